@@ -1,0 +1,1 @@
+"""Device profiles as data (TOML) and their loader."""

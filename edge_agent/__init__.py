@@ -1,0 +1,1 @@
+"""``edge-agent``: verify, install, infer, spool and report on the device."""

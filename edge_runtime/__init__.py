@@ -1,0 +1,1 @@
+"""What runs a bundle's model: the same code on the device and at compile time."""

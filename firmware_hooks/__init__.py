@@ -1,0 +1,1 @@
+"""The versioned hook protocol and its runner."""

@@ -1,0 +1,1 @@
+"""``edge-fleet``: publish, roll out in gated waves, collect telemetry and drift."""
