@@ -1,0 +1,109 @@
+"""The typed model manifest inside a bundle (``model.json``): what the model is and how to run it.
+
+Model, preprocessing, labels and thresholds stand in one document, so they change and roll back
+as one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from edge_contract.codec import DOCUMENT_LIMIT_BYTES, decode_json
+from edge_contract.errors import ContractError
+from edge_contract.manifest import check_layer_path
+from edge_contract.preprocess import PreprocessSpec
+
+MODEL_FILE = "model.json"
+DRIFT_REFERENCE_FILE = "drift-reference.msgpack"
+EVIDENCE_FILE = "evidence.json"
+MODEL_CARD_FILE = "model-card.md"
+
+LineName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+"""A model line: lower-case letters, digits and '-'."""
+
+Version = Annotated[
+    str, msgspec.Meta(pattern=r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]{1,40})?$")
+]
+"""A semantic version without build metadata."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One input or output. ``None`` in ``shape`` is the batch or another free axis."""
+
+    name: str
+    dtype: str
+    shape: list[int | None]
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """The model as it runs on one target.
+
+    ``scheme`` names the int8 scheme: ``s8s8`` (ARM), ``u8s8`` (x86-64) or ``float32``.
+    ``golden`` is the file of golden vectors made with this very variant.
+    """
+
+    target: str
+    runtime: Literal["onnxruntime"]
+    scheme: Literal["s8s8", "u8s8", "float32"]
+    file: str
+    golden: str
+
+
+class Lineage(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the bundle came from: digests and options, never paths or times."""
+
+    source_digest: str
+    calibration_digest: str
+    test_digest: str
+    tools: dict[str, str]
+    options: dict[str, str]
+
+
+class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """``model.json``. One ``Variant`` a target, each with its own golden vectors."""
+
+    schema: Literal[1] = 1
+    name: LineName
+    version: Version
+    task: Literal["classification"]
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    labels: list[str]
+    preprocess: PreprocessSpec
+    variants: list[Variant]
+    lineage: Lineage
+    min_confidence: float = 0.0
+    """Predictions below this are reported as "unsure"."""
+
+    def variant_for(self, target: str) -> Variant:
+        """The variant for a device profile.
+
+        Raises:
+            ContractError: the bundle was not compiled for it.
+        """
+        for variant in self.variants:
+            if variant.target == target:
+                return variant
+        raise ContractError(
+            f"{self.name} {self.version} has no variant for {target!r}; it was compiled for"
+            f" {sorted(v.target for v in self.variants)}",
+            hint=f"build it again with --target {target}",
+        )
+
+
+def decode_model_manifest(data: bytes, *, where: str) -> ModelManifest:
+    """Parse and check ``model.json``.
+
+    Raises:
+        ContractError: malformed, no variant, two for one target, or a refused file path.
+    """
+    model = decode_json(data, ModelManifest, what=where, limit_bytes=DOCUMENT_LIMIT_BYTES)
+    targets = [variant.target for variant in model.variants]
+    if not targets or len(set(targets)) != len(targets):
+        raise ContractError(f"{where}: expected one variant a target and at least one: {targets}")
+    for variant in model.variants:
+        check_layer_path(variant.file, where=where)
+        check_layer_path(variant.golden, where=where)
+    return model
