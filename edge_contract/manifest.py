@@ -135,9 +135,7 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
             f"{where}: expected a config of {CONFIG_MEDIA_TYPE}, got {manifest.config.media_type!r}"
         )
     if not 0 < len(manifest.layers) <= MAX_LAYERS:
-        raise ContractError(
-            f"{where}: {len(manifest.layers)} layers, expected 1 to {MAX_LAYERS}"
-        )
+        raise ContractError(f"{where}: {len(manifest.layers)} layers, expected 1 to {MAX_LAYERS}")
     seen: set[str] = set()
     for layer in manifest.layers:
         check_layer_path(layer.path, where=where)

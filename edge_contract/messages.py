@@ -1,0 +1,166 @@
+"""Every MQTT payload that is not telemetry, a drift sketch or TUF metadata.
+
+Control messages are flat JSON with a unit in every numeric name and always ``ts``, ``seq``,
+``boot_id``, ``model_version``, ``schema``. ``ts`` is the device's wall clock in unix seconds, to
+be corrected by the fleet; ``seq`` grows by one per (boot_id, class).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Phase = Literal[
+    "accepted",
+    "downloading",
+    "staged",
+    "self_test",
+    "trial",
+    "committed",
+    "failed",
+    "rolled_back",
+    "refused",
+    "held",
+]
+"""Steps of an update as the fleet sees them. ``failed``: slot A never left; ``rolled_back``: the
+new version ran in trial and the device returned; ``refused``: not even begun (trust, hardware)."""
+
+TERMINAL_PHASES: frozenset[str] = frozenset({"committed", "failed", "rolled_back", "refused"})
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields that every message from a device carries."""
+
+    schema: Literal[1] = 1
+    ts: float
+    seq: int
+    boot_id: str
+    model_version: str
+
+
+class AgentState(Header, frozen=True, kw_only=True):
+    """``state/agent``, retained: what the device is and runs now."""
+
+    connection_id: str
+    agent_version: str
+    hardware: str
+    device_key: str
+    line: str
+    active_digest: str
+    fallback_digest: str
+    active_slot: str
+    update_phase: str
+    desired_epoch: int
+    desired_seq: int
+    held: bool
+    spool_used_bytes: int
+    spool_dropped_count: int
+
+
+class Online(Header, frozen=True, kw_only=True):
+    """``state/online``, retained; the will is the same with ``online`` false.
+
+    A will is written at connect time: one whose ``connection_id`` is not the newest is stale.
+    """
+
+    connection_id: str
+    online: bool
+
+
+class UpdateStatus(Header, frozen=True, kw_only=True):
+    """``status/update``: one step of one update."""
+
+    rollout: str
+    desired_seq: int
+    digest: str
+    version: str
+    phase: Phase
+    reason: str = ""
+    progress_percent: float = 0.0
+
+
+class Event(Header, frozen=True, kw_only=True):
+    """``event/{name}``: something a person may want to know, drift alarms among them."""
+
+    name: str
+    severity: Literal["info", "warning", "alarm"]
+    text: str
+    detail: dict[str, str | float | int | list[str] | list[float]] = {}
+
+
+class DriftWindow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """``drift/summary``, packed MessagePack: one window's sketch (``edge_contract.sketch``)."""
+
+    schema: int
+    ts: float
+    seq_first: int
+    seq: int
+    boot_id: str
+    model_version: str
+    window_s: float
+    sketch: bytes
+
+
+class Ack(msgspec.Struct, frozen=True, kw_only=True):
+    """``rsp/ack``: the fleet has *committed* these records; the device may trim them.
+
+    ranges: closed intervals of ``seq``.
+    """
+
+    schema: Literal[1] = 1
+    cls: str
+    boot_id: str
+    ranges: list[tuple[int, int]]
+
+
+class Enrol(msgspec.Struct, frozen=True, kw_only=True):
+    """``_fleet/enroll/{device}``, signed by the very key that it announces (proof of possession).
+
+    public: the raw Ed25519 public key, hex. The manager pins the first key that it sees.
+    """
+
+    schema: Literal[1] = 1
+    device: str
+    hardware: str
+    line: str
+    public: str
+    agent_version: str
+
+
+class EnrolAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """``rsp/enrol``: whether this key is the device's pinned one."""
+
+    schema: Literal[1] = 1
+    accepted: bool
+    reason: str = ""
+
+
+class BlobAsk(msgspec.Struct, frozen=True, kw_only=True):
+    """``blob/ask``: send me these blocks of this blob.
+
+    missing: closed ranges of block numbers; the bitmap on the device's disk as intervals.
+    """
+
+    schema: Literal[1] = 1
+    digest: str
+    block_bytes: int
+    missing: list[tuple[int, int]]
+
+
+class BlobBlock(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """``blob/data``, MessagePack at QoS 0: one block. What is lost is asked for again."""
+
+    digest: str
+    index: int
+    size_bytes: int
+    """Of the whole blob."""
+    data: bytes
+
+
+class BlobRefused(msgspec.Struct, frozen=True, kw_only=True):
+    """``blob/refused``: the manager has no such blob, or not for this device."""
+
+    schema: Literal[1] = 1
+    digest: str
+    reason: str
