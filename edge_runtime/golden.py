@@ -49,7 +49,7 @@ def to_tensor(array: npt.NDArray[np.generic]) -> Tensor:
     if array.dtype.name not in ("uint8", "int8", "float32", "int64"):
         raise ModelRuntimeError(f"dtype {array.dtype} cannot be stored as a golden vector")
     plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return Tensor(array.dtype.name, list(array.shape), plain.tobytes())  # type: ignore[arg-type]
+    return Tensor(array.dtype.name, list(array.shape), plain.tobytes())
 
 
 def from_tensor(tensor: Tensor) -> npt.NDArray[np.generic]:

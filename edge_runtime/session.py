@@ -73,7 +73,7 @@ class ModelSession:
                 providers=["CPUExecutionProvider"],
             )
         # onnxruntime raises a family of types without a common base, RuntimeError among them.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise ModelRuntimeError(
                 f"onnxruntime cannot load {variant.file} of {manifest.name} {manifest.version}:"
                 f" {str(error).splitlines()[0][:300]}"
@@ -133,7 +133,7 @@ class ModelSession:
         try:
             (output,) = self._session.run([self._output], {self._input: batch})
         # As above: the runtime's exceptions have no common base.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise ModelRuntimeError(
                 f"{self.variant.file}: inference failed: {str(error).splitlines()[0][:300]}"
             ) from error
