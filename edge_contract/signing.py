@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import Error as SignatureLibraryError
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
 from edge_contract.codec import MESSAGE_LIMIT_BYTES
 from edge_contract.errors import ContractError, TrustError
@@ -78,7 +78,7 @@ def verify_document(
         raise ContractError(
             f"{what}: expected payload type {payload_type}, got {envelope.payload_type!r}"
         )
-    trusted = [ed25519_key(public) for public in keys]
+    trusted: list[Key] = [ed25519_key(public) for public in keys]
     try:
         accepted = envelope.verify(trusted, 1) if trusted else {}
     except (SignatureLibraryError, ValueError) as error:

@@ -99,7 +99,7 @@ class Preprocessor:
         sized = cv2.resize(
             np.ascontiguousarray(frame), (spec.width_px, spec.height_px), interpolation=how
         )
-        return sized[:, :, None] if sized.ndim == 2 else sized  # type: ignore[no-any-return]
+        return sized[:, :, None] if sized.ndim == 2 else sized
 
     def _check_shape(self, got: tuple[int, ...], raw: tuple[int, ...]) -> None:
         want = self.input_shape
