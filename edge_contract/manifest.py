@@ -157,9 +157,11 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
     return manifest
 
 
-def describe(data: bytes, media_type: str, path: str = "") -> Descriptor:
+def describe(data: bytes, media_type: str, path: str | None = None) -> Descriptor:
     """The descriptor of ``data`` as a blob of ``media_type``, named ``path`` in the bundle."""
-    annotations = {FILEPATH: check_layer_path(path, where="new layer")} if path else {}
+    annotations = {}
+    if path is not None:
+        annotations[FILEPATH] = check_layer_path(path, where="new layer")
     return Descriptor(
         media_type=media_type, digest=digest_of(data), size=len(data), annotations=annotations
     )

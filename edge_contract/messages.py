@@ -86,7 +86,7 @@ class Event(Header, frozen=True, kw_only=True):
     name: str
     severity: Literal["info", "warning", "alarm"]
     text: str
-    detail: dict[str, str | float | int | list[str] | list[float]] = {}
+    detail: dict[str, str | float | list[str | float]] = {}
 
 
 class DriftWindow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
