@@ -1,15 +1,47 @@
-# The README's commands. Each target creates what it needs; nothing is assumed but Python and make.
+# Every target makes what it needs: nothing is assumed but make and Python 3.10 or newer.
 PYTHON ?= python3
 VENV   ?= .venv
+BROKER ?= auto
+SERVE  ?=
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check bench clean install
+.PHONY: help demo test check bench install clean
+
+help:
+	@echo "make demo [BROKER=auto|mosquitto|embedded] [SERVE=1]   the whole journey, under two minutes"
+	@echo "make test                                              every test (installs Debian packages where it may)"
+	@echo "make check                                             lint, types, layers, schemas, docs"
+	@echo "make bench                                             the figures, beside their peers"
+	@echo "make clean                                             remove what these made"
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "wherry needs Python 3.10 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "wherry needs Python 3.10 or newer, $(PYTHON) is older; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "installing wherry into $(VENV) (once; a minute or two)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
 	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m examples.demo --broker $(BROKER) $(if $(SERVE),--serve)
+
+test: $(STAMP)
+	sh tests/debian_packages.sh
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
+	$(BIN)/python docs/protocols/generate_schemas.py --check
+	$(BIN)/python docs/check.py
+
+bench: $(STAMP)
+	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo-out demo-report.json build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
