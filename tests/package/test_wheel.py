@@ -79,5 +79,9 @@ except AgentError as error:
 def test_bundled_profiles_and_migrations_travel_in_the_wheel(agent_python: Path) -> None:
     code = "from device_configs.loader import profile_ids; print(profile_ids())"
     assert "raspberry-pi-4" in run_there(agent_python, code)
-    code = "import fleet.store, pathlib; print(len(list(pathlib.Path(fleet.store.__file__).parent.rglob('versions/*.py'))))"
+    code = """
+import importlib.util, pathlib
+(package,) = importlib.util.find_spec("fleet").submodule_search_locations
+print(len(list(pathlib.Path(package).glob("store/migrations/versions/*.py"))))
+"""
     assert int(run_there(agent_python, code)) >= 1
