@@ -1,0 +1,1 @@
+"""The whole journey on one machine, with separate real processes: ``make demo``."""
