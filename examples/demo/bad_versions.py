@@ -74,7 +74,7 @@ def swap_weights(data: bytes) -> bytes:
 
 
 def slow_down(data: bytes, factor: float = 12.0) -> bytes:
-    """Add work that ends in ``+ 0 * something``, until one answer takes ``factor`` times as long."""
+    """Add work that ends in ``+ 0 * something`` until an answer takes ``factor`` times as long."""
     base_s = seconds_a_run(data)
     layers = 4
     while True:
