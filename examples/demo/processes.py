@@ -1,4 +1,4 @@
-"""Start, stop, freeze and kill the demo's processes; each one's output goes to a file of its own."""
+"""Start, stop, freeze and kill the demo's processes; each one's output goes to a file."""
 
 from __future__ import annotations
 
