@@ -194,13 +194,13 @@ _EMPTY = (math.inf, -math.inf)
 
 def pack_range(low: float, high: float) -> bytes:
     """Smallest and largest value as two float32; what lies beyond float32 becomes infinite."""
-    return _RANGE.pack(_to_float32_range(low), _to_float32_range(high))
+    rounded = _RANGE.unpack(_RANGE.pack(_clamped(low), _clamped(high)))
+    # -0.0 and 0.0 must have the same bytes, or merging would depend on the order.
+    return _RANGE.pack(0.0 + rounded[0], 0.0 + rounded[1])
 
 
-def _to_float32_range(value: float) -> float:
-    if abs(value) > _FLOAT32_MAX:
-        return math.copysign(math.inf, value)
-    return 0.0 + value  # -0.0 and 0.0 must have the same bytes, or merging has an order
+def _clamped(value: float) -> float:
+    return math.copysign(math.inf, value) if abs(value) > _FLOAT32_MAX else value
 
 
 def psi(expected: Sequence[int], observed: Sequence[int]) -> float:
