@@ -79,9 +79,19 @@ class Binner:
                 f"expected N rows of features and N class ids, got shapes {features.shape} "
                 f"and {class_ids.shape}"
             )
+        if features.shape[1] != self._features:
+            raise ValueError(
+                f"expected {self._features} drift features as the reference has, "
+                f"got shape {features.shape}"
+            )
         found = np.empty((len(features), self._features + 1), np.int64)
-        for index, (row, class_id) in enumerate(zip(features, class_ids, strict=True)):
-            found[index] = self.bins(row, int(class_id))
+        for index, edges in enumerate(self._edges):
+            column = features[:, index]
+            size = int(self._nan_bin[index]) - 1
+            found[:, index] = np.searchsorted(edges[:size], column, side="right")
+            found[np.isnan(column), index] = self._nan_bin[index]
+        other = len(self._class_bin)
+        found[:, -1] = [self._class_bin.get(class_id, other) for class_id in class_ids.tolist()]
         return found
 
 

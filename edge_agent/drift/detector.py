@@ -43,8 +43,8 @@ class Alarm:
         features: (name, share of the score in 0..1) of what moved, largest first.
         score_log: natural logarithm of the score, at least ln A.
         samples_since_reset: samples since the detector started or last alarmed.
-        onset_samples_ago: samples since the score last stood at or below its bound while nothing
-            changes; an estimate of when the change began.
+        onset_samples_ago: how many samples ago the change began, the last sample being 1: the
+            mean over all beginnings, each weighted with its part of the score.
     """
 
     features: tuple[tuple[str, float], ...]
@@ -56,8 +56,8 @@ class Alarm:
 class _State(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     reference_digest: str
     samples: int
-    quiet_at: int
     scores: bytes
+    onsets: bytes
 
 
 def alarm_threshold(*, alarms_per_device_year: float, samples_per_s: float) -> float:
@@ -96,9 +96,11 @@ class DriftDetector:
         bets, widest = self.bets.factors.shape
         self._flat_factors = self.bets.factors.ravel()
         self._first_cell = np.arange(bets) * widest
+        # S is the sum over beginnings k of the product of factors since k; the same sum with
+        # each term times k gives the mean beginning.
         self._scores = np.zeros(bets)
+        self._onsets = np.zeros(bets)
         self._samples = 0
-        self._quiet_at = 0
 
     def update(self, bins: npt.NDArray[np.int64]) -> Alarm | None:
         """Takes one sample's bins, int64 ``[F + 1]``, as ``edge_runtime.reference.Binner`` gives.
@@ -107,19 +109,21 @@ class DriftDetector:
         """
         cells = bins.take(self.bets.feature)
         cells += self._first_cell
-        self._scores += 1.0
-        self._scores *= self._flat_factors.take(cells)
+        factors = self._flat_factors.take(cells)
         self._samples += 1
+        self._scores += 1.0
+        self._scores *= factors
+        self._onsets += self._samples
+        self._onsets *= factors
         score = float(self._scores.dot(self.bets.share))
-        if score <= self._samples:
-            self._quiet_at = self._samples
         if score < self.threshold:
             return None
+        onset = float(self._onsets.dot(self.bets.share)) / score
         alarm = Alarm(
             features=self._contributions(score),
             score_log=float(np.log(score)),
             samples_since_reset=self._samples,
-            onset_samples_ago=self._samples - self._quiet_at,
+            onset_samples_ago=self._samples - round(onset) + 1,
         )
         self.reset()
         return alarm
@@ -127,8 +131,8 @@ class DriftDetector:
     def reset(self) -> None:
         """Forgets all evidence."""
         self._scores[:] = 0.0
+        self._onsets[:] = 0.0
         self._samples = 0
-        self._quiet_at = 0
 
     def _contributions(self, score: float) -> tuple[tuple[str, float], ...]:
         names = self.reference.names
@@ -141,13 +145,13 @@ class DriftDetector:
         )
 
     def state_bytes(self) -> bytes:
-        """All that ``restore`` needs, about 8 bytes a bet."""
+        """All that ``restore`` needs, about 16 bytes a bet."""
         return msgspec.msgpack.encode(
             _State(
                 reference_digest=self._digest,
                 samples=self._samples,
-                quiet_at=self._quiet_at,
                 scores=self._scores.astype("<f8").tobytes(),
+                onsets=self._onsets.astype("<f8").tobytes(),
             )
         )
 
@@ -164,23 +168,31 @@ class DriftDetector:
                 f"got one for {state.reference_digest}",
                 hint=FRESH_STATE_HINT,
             )
-        if len(state.scores) != self._scores.nbytes:
+        scores, onsets = (self._vector(data) for data in (state.scores, state.onsets))
+        if state.samples < 0 or (onsets > scores * state.samples * (1 + 1e-9)).any():
             raise ContractError(
-                f"drift detector state: expected {self._scores.nbytes} bytes of scores, "
-                f"got {len(state.scores)}",
+                f"drift detector state: expected a change that began within the "
+                f"{state.samples} samples; the state is damaged",
                 hint=FRESH_STATE_HINT,
             )
-        scores = np.frombuffer(state.scores, "<f8")
-        if not (np.isfinite(scores) & (scores >= 0)).all() or not (
-            0 <= state.quiet_at <= state.samples
-        ):
+        self._scores[:] = scores
+        self._onsets[:] = onsets
+        self._samples = state.samples
+
+    def _vector(self, data: bytes) -> npt.NDArray[np.float64]:
+        if len(data) != self._scores.nbytes:
+            raise ContractError(
+                f"drift detector state: expected {self._scores.nbytes} bytes of scores, "
+                f"got {len(data)}",
+                hint=FRESH_STATE_HINT,
+            )
+        values = np.frombuffer(data, "<f8")
+        if not (np.isfinite(values) & (values >= 0)).all():
             raise ContractError(
                 "drift detector state: expected finite scores from 0 up; the state is damaged",
                 hint=FRESH_STATE_HINT,
             )
-        self._scores[:] = scores
-        self._samples = state.samples
-        self._quiet_at = state.quiet_at
+        return values
 
 
 def reference_digest(reference: DriftReference) -> str:
