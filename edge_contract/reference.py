@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import msgspec
 
@@ -188,3 +189,44 @@ def check_bin_counts(where: str, counts: tuple[int, ...], nan_count: int, *, n: 
     total = sum(counts) + nan_count
     if total != n:
         raise ContractError(f"{where}: expected counts that sum to n = {n}, got {total}")
+
+
+def pool_bins(counts: Sequence[int], *, least: float, tail: float = 0.0) -> tuple[int, ...]:
+    """Joins neighbouring bins into cells that hold enough to be judged by.
+
+    A reference has bins well outside its own data, so that a device whose data lies there still
+    has a resolution; where they are empty they must not count as evidence one by one.
+
+    Args:
+        counts: of ordered bins, NaN left out.
+        least: every cell but the tails holds at least this share of the counts.
+        tail: the outermost bins that hold at most this share together, below one half, become a
+            cell of their own at either end; 0 makes no tails.
+
+    Returns:
+        the cell of each bin, counted from 0, never decreasing.
+    """
+    total, size = sum(counts), len(counts)
+    if not total:
+        return (0,) * size
+    low = _tail_bins(counts, tail * total) if tail > 0 else 0
+    high = size - (_tail_bins(counts[::-1], tail * total) if tail > 0 else 0)
+    starts, held = [], math.inf
+    for index in range(low, high):
+        if held >= least * total:
+            starts.append(index)
+            held = 0
+        held += counts[index]
+    if len(starts) > 1 and held < least * total:
+        starts.pop()
+    boundaries = {*starts, high} - {0}
+    cells, cell = [], 0
+    for index in range(size):
+        cell += index in boundaries
+        cells.append(cell)
+    return tuple(cells)
+
+
+def _tail_bins(counts: Sequence[int], most: float) -> int:
+    """How many leading bins hold at most ``most`` together."""
+    return sum(held <= most for held in accumulate(counts))

@@ -5,7 +5,7 @@ merge adds integers: exact, in any order and grouping, after weeks offline. Sket
 edges are refused. A feature of 32 bins costs at most 128 bytes on the wire while no bin holds
 more than 65,535 samples (18 hours at 1 Hz if all fell into one bin).
 
-The two distances between counts on shared bins live here as well, because a device states its
+The distances between counts on shared bins live here as well, because a device states its
 deployment gap and the fleet its drift with the same numbers.
 """
 
@@ -26,6 +26,7 @@ from edge_contract.reference import (
     MAX_FEATURES,
     DriftReference,
     check_bin_counts,
+    pool_bins,
 )
 
 MAX_SKETCH_BYTES = 64 * 1024
@@ -203,18 +204,58 @@ def _clamped(value: float) -> float:
     return math.copysign(math.inf, value) if abs(value) > _FLOAT32_MAX else value
 
 
-def psi(expected: Sequence[int], observed: Sequence[int]) -> float:
-    """Population stability index ``sum((q - p) * ln(q / p))`` of two rows of counts.
+class Distance(msgspec.Struct, frozen=True):
+    """How far the observed counts of one feature are from the expected ones.
 
-    Bins empty in both rows do not count. Half a sample is added to every other bin of both, so a
-    bin empty in one is a large term and not an infinite one. 0 means equal; practice reads 0.1
-    as a moderate and 0.25 as a major shift (Siddiqi, Credit Risk Scorecards, 2006). When nothing
-    has changed, its mean is about ``(bins - 1) * (1 / sum(expected) + 1 / sum(observed))``.
+    Attributes:
+        psi: population stability index, over cells of bins that hold at least 5 % of the
+            expected counts; NaN is a cell of its own.
+        ks: Kolmogorov-Smirnov distance over all bins, NaN last; for bins without an order the
+            total variation distance, which is the same supremum over all sets of bins.
+        cells: cells that PSI was summed over, those empty on both sides left out.
+    """
+
+    psi: float
+    ks: float
+    cells: int
+
+
+_LEAST_SHARE = 0.05
+
+
+def distance(
+    expected: tuple[Sequence[int], int], observed: tuple[Sequence[int], int], *, ordered: bool
+) -> Distance:
+    """Compares two rows of counts, each with its NaN count, on the same bins.
 
     Raises:
         ContractError: the rows have unequal lengths.
     """
-    _check_lengths(expected, observed)
+    p, q = (*expected[0], expected[1]), (*observed[0], observed[1])
+    if len(p) != len(q):
+        raise ContractError(
+            f"distances need counts on the same bins, got {len(p) - 1} and {len(q) - 1} of them"
+        )
+    if not ordered:
+        return Distance(psi(p, q), total_variation(p, q), _filled(p, q))
+    cells = pool_bins(expected[0], least=_LEAST_SHARE)
+    cells = (*cells, cells[-1] + 1)
+    pooled_p, pooled_q = [0] * (cells[-1] + 1), [0] * (cells[-1] + 1)
+    for cell, a, b in zip(cells, p, q, strict=True):
+        pooled_p[cell] += a
+        pooled_q[cell] += b
+    return Distance(psi(pooled_p, pooled_q), ks(p, q), _filled(pooled_p, pooled_q))
+
+
+def psi(expected: Sequence[int], observed: Sequence[int]) -> float:
+    """Population stability index ``sum((q - p) * ln(q / p))`` of two rows of counts.
+
+    Cells empty in both rows do not count. Half a sample is added to every other cell of both, so
+    a cell empty in one is a large term and not an infinite one. 0 means equal; practice reads
+    0.1 as a moderate and 0.25 as a major shift (Siddiqi, Credit Risk Scorecards, 2006). When
+    nothing has changed, its mean is about
+    ``(cells - 1) * (1 / sum(expected) + 1 / sum(observed))``.
+    """
     used = [(a + 0.5, b + 0.5) for a, b in zip(expected, observed, strict=True) if a or b]
     n = sum(a for a, _ in used)
     m = sum(b for _, b in used)
@@ -226,33 +267,22 @@ def ks(expected: Sequence[int], observed: Sequence[int]) -> float:
 
     The largest gap between the cumulative shares at the bin edges; it never exceeds the distance
     of the raw samples. 0 when either row is empty.
-
-    Raises:
-        ContractError: the rows have unequal lengths.
     """
-    p, q = _shares(expected, observed)
-    return max((abs(a - b) for a, b in zip(accumulate(p), accumulate(q), strict=True)), default=0.0)
+    gaps = [q - p for p, q in _shares(expected, observed)]
+    return max((abs(gap) for gap in accumulate(gaps)), default=0.0)
 
 
 def total_variation(expected: Sequence[int], observed: Sequence[int]) -> float:
-    """Half the summed absolute difference of shares, in [0, 1]: KS for bins without an order.
-
-    Raises:
-        ContractError: the rows have unequal lengths.
-    """
-    p, q = _shares(expected, observed)
-    return sum(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
+    """Half the summed absolute difference of shares, in [0, 1]; 0 when either row is empty."""
+    return sum(abs(q - p) for p, q in _shares(expected, observed)) / 2
 
 
-def _check_lengths(row: Sequence[int], other: Sequence[int]) -> None:
-    if len(row) != len(other):
-        raise ContractError(
-            f"distances need counts on the same bins, got {len(row)} and {len(other)} of them"
-        )
+def _shares(expected: Sequence[int], observed: Sequence[int]) -> list[tuple[float, float]]:
+    n, m = sum(expected), sum(observed)
+    if not n or not m:
+        return []
+    return [(a / n, b / m) for a, b in zip(expected, observed, strict=True)]
 
 
-def _shares(row: Sequence[int], other: Sequence[int]) -> tuple[list[float], list[float]]:
-    _check_lengths(row, other)
-    if not sum(row) or not sum(other):
-        return [0.0] * len(row), [0.0] * len(row)
-    return [c / sum(row) for c in row], [c / sum(other) for c in other]
+def _filled(row: Sequence[int], other: Sequence[int]) -> int:
+    return sum(1 for a, b in zip(row, other, strict=True) if a or b)

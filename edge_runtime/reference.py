@@ -11,13 +11,20 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edge_contract.reference import MAX_BINS, DriftReference
+from edge_contract.reference import DriftReference
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 DEFAULT_BINS = 10
 """Deciles: what the detector's bets and its confidence box are made for."""
+
+MAX_QUANTILE_BINS = 32
+
+_REACH = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Outer edges below the first and above the last quantile, in spreads (last minus first). They
+are nearly empty here. A device that counts its own reference far from this one needs them: with
+all of its data in one overflow bin it could not see any further change."""
 
 MAX_CLASS_BINS = 31
 """Classes with a bin of their own; with 'every other class' that makes 32 bins."""
@@ -131,7 +138,7 @@ def build_reference(
         names: the F feature names.
         classes: number of classes of the model. Above ``MAX_CLASS_BINS`` the classes that were
             predicted most often in the edge half get a bin each and the others share one.
-        bins: quantile bins of a numeric feature, 2 to 64.
+        bins: quantile bins of a numeric feature, 2 to 32; up to 16 outer bins come on top.
         seed: of the split in halves; the same input and seed give the same reference.
         edges_from: whose edges, class ids and names to inherit.
 
@@ -148,8 +155,8 @@ def build_reference(
             f"a drift reference needs at least {MIN_ROWS} rows (and 5,000 to find small shifts), "
             f"got {len(features)}"
         )
-    if not 2 <= bins <= MAX_BINS:
-        raise ValueError(f"expected 2 to {MAX_BINS} bins, got {bins}")
+    if not 2 <= bins <= MAX_QUANTILE_BINS:
+        raise ValueError(f"expected 2 to {MAX_QUANTILE_BINS} bins, got {bins}")
     if edges_from is not None:
         if tuple(names) != edges_from.features:
             raise ValueError(
@@ -202,12 +209,12 @@ def _quantile_edges(column: Array, bins: int) -> tuple[float, ...]:
     edges: list[float] = []
     for value, repeats in zip(*np.unique(quantiles, return_counts=True), strict=True):
         edges += [value - margin] if repeats == 1 else [value - margin, value + margin]
-    edges.sort()
-    spaced = edges[:1]
-    for edge in edges[1:]:
-        if edge > spaced[-1]:
-            spaced.append(edge)
-    return tuple(float(edge) for edge in spaced)
+    low, high = min(edges), max(edges)
+    spread = high - low
+    if spread > 4 * margin:  # else there is one value and no scale to reach out by
+        edges += [low - reach * spread for reach in _REACH]
+        edges += [high + reach * spread for reach in _REACH]
+    return tuple(float(edge) for edge in np.unique(edges) if np.isfinite(edge))
 
 
 def _binned_classes(class_ids: npt.NDArray[np.integer], classes: int) -> tuple[int, ...]:

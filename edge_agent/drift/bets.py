@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.drift.confidence import binomial_limits
-from edge_contract.reference import DriftReference
+from edge_contract.reference import DriftReference, pool_bins
 
 Array = npt.NDArray[np.float64]
 
@@ -32,6 +32,14 @@ _TILTS = (1.0, 3.0, 6.0)
 
 _SPREADS = (2.0, 5.0)
 """Strengths of the bets on mass moving to both ends, or to the middle."""
+
+_TAILS = (0.1, 0.01)
+"""Mid-ranks below which, and above one minus which, bins are bet on as a tail."""
+
+_LEAST_SHARE = 0.05
+_TAIL_SHARE = 0.01
+"""Bins are pooled into cells of at least 5 % of the reference, and into one tail of at most 1 % at
+either end: the box is tight around cells that hold something."""
 
 _CLASS_BETS = ((1.0, 0.45), (1.0, _FLOOR), (0.1, 1.0))
 """(weight of one class, weight of the rest): twice as common, stuck on it, gone."""
@@ -56,33 +64,51 @@ class BetTable:
 def build_bets(reference: DriftReference, *, delta: float = DELTA) -> BetTable:
     """The bets against a reference, normalised over its confidence box.
 
-    The box has Clopper-Pearson limits for every bin of every feature, Bonferroni-corrected, so
-    that with probability ``1 - delta`` it holds the true masses of all of them at once.
+    The box has Clopper-Pearson limits for every cell of every feature, so that with probability
+    ``1 - delta`` it holds the true masses of all of them at once. Cells are pooled by the very
+    counts that the limits come from, so the Bonferroni correction counts every run of
+    neighbouring bins that could have become a cell, not only those that did.
     """
+    cells = [_cells(reference, index) for index in range(len(reference.names))]
     rows = [
-        np.array([*counts, nan], np.int64)
-        for counts, nan in zip(reference.counts, reference.nan_counts, strict=True)
+        np.bincount(cell, (*counts, nan)[: len(cell)]).astype(np.int64)
+        for cell, counts, nan in zip(cells, reference.counts, reference.nan_counts, strict=True)
     ]
-    cells = sum(len(row) for row in rows)
-    widest = max(len(row) for row in rows)
-    lower, upper = binomial_limits(np.concatenate(rows), reference.n, delta / (2 * cells))
+    limits = 2 * possible_cells(reference)
+    lower, upper = binomial_limits(np.concatenate(rows), reference.n, delta / limits)
+    widest = max(len(cell) for cell in cells)
     factors: list[Array] = []
     feature: list[int] = []
     share: list[float] = []
     start = 0
-    for index, row in enumerate(rows):
+    for index, (cell, row) in enumerate(zip(cells, rows, strict=True)):
         box = slice(start, start + len(row))
         start += len(row)
-        mass = row / reference.n
         is_class = index == len(rows) - 1
-        bets = _class_bets(len(row)) if is_class else _ordered_bets(mass)
+        bets = _class_bets(len(row)) if is_class else _ordered_bets(row / reference.n)
         for weights in bets:
             factor = np.zeros(widest)
-            factor[: len(row)] = weights / worst_case_mean(weights, lower[box], upper[box])
+            per_cell = weights / worst_case_mean(weights, lower[box], upper[box])
+            factor[: len(cell)] = per_cell[cell]
             factors.append(factor)
             feature.append(index)
             share.append(1 / (len(rows) * len(bets)))
     return BetTable(np.array(factors), np.array(feature, np.int64), np.array(share))
+
+
+def possible_cells(reference: DriftReference) -> int:
+    """Cells that pooling could have made of all features: runs of bins, NaN, and classes."""
+    *ordered, classes = reference.bins
+    return sum(size * (size + 1) // 2 + 1 for size in ordered) + classes
+
+
+def _cells(reference: DriftReference, index: int) -> npt.NDArray[np.int64]:
+    """The cell of each bin of a feature, NaN last and apart; classes are neither pooled nor NaN."""
+    counts = reference.counts[index]
+    if index == len(reference.features):
+        return np.arange(len(counts))
+    pooled = pool_bins(counts, least=_LEAST_SHARE, tail=_TAIL_SHARE)
+    return np.array([*pooled, pooled[-1] + 1], np.int64)
 
 
 def worst_case_mean(weights: Array, lower: Array, upper: Array) -> float:
@@ -99,9 +125,9 @@ def worst_case_mean(weights: Array, lower: Array, upper: Array) -> float:
 
 
 def _ordered_bets(mass: Array) -> list[Array]:
-    """Bets on one numeric feature with masses ``[K + 1]``, the last being NaN.
+    """Bets on one numeric feature whose cells have the masses ``[K + 1]``, the last being NaN.
 
-    They are functions of the mid-rank u of a bin, so they fit any masses: deciles, a value that
+    They are functions of the mid-rank u of a cell, so they fit any masses: deciles, a value that
     repeats, or old edges under new data. NaN has no rank: it is worth a bet's mean, so nothing
     is won or lost by it, except in the one bet that is on NaN.
     """
@@ -114,22 +140,18 @@ def _ordered_bets(mass: Array) -> list[Array]:
     away = np.abs(2 * u - 1)
     for strength in _SPREADS:
         shapes += [np.exp(strength * (away - 1)), np.exp(-strength * away)]
-    last = len(values) - 1
-    shapes += [_on_bin(last, len(values)), _on_bin(0, len(values))]
+    for tail in _TAILS:
+        shapes += [np.where(end, 1.0, _FLOOR) for end in (u > 1 - tail, u < tail) if end.any()]
     bets = [np.append(shape, shape @ values / total) for shape in shapes]
-    return [*bets, _on_bin(len(values), len(mass))]
-
-
-def _on_bin(index: int, size: int) -> Array:
-    weights = np.full(size, _FLOOR)
-    weights[index] = 1.0
-    return weights
+    on_nan = np.full(len(mass), _FLOOR)
+    on_nan[-1] = 1.0
+    return [*bets, on_nan]
 
 
 def _class_bets(size: int) -> list[Array]:
-    """Bets on each class bin becoming more or less common; ``size`` counts the unused NaN bin."""
+    """Bets on each of ``size`` class bins becoming more or less common."""
     bets = []
-    for index in range(size - 1):
+    for index in range(size):
         for own, rest in _CLASS_BETS:
             weights = np.full(size, rest)
             weights[index] = own

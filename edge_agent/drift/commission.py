@@ -18,7 +18,7 @@ from edge_agent.drift.counts import BinCounts
 from edge_agent.drift.state import FRESH_STATE_HINT, decode_state
 from edge_contract.errors import ContractError
 from edge_contract.reference import MAX_COUNT, DriftReference
-from edge_contract.sketch import ks, psi, total_variation
+from edge_contract.sketch import distance
 
 MIN_SAMPLES = 100
 """Fewer could not find anything but a camera that has died."""
@@ -178,12 +178,13 @@ def deployment_gap(reference: DriftReference, commissioned: DriftReference) -> G
             f"a deployment gap needs references on one set of edges, got "
             f"{reference.edges_digest} and {commissioned.edges_digest}"
         )
-    psi_by_name, ks_by_name = {}, {}
+    psi, ks = {}, {}
     for index, name in enumerate(reference.names):
-        expected = (*reference.counts[index], reference.nan_counts[index])
-        observed = (*commissioned.counts[index], commissioned.nan_counts[index])
-        distance = total_variation if index == len(reference.features) else ks
-        psi_by_name[name] = psi(expected, observed)
-        ks_by_name[name] = distance(expected, observed)
-    worst = sorted(psi_by_name, key=lambda name: -psi_by_name[name])[:3]
-    return Gap(psi_by_name, ks_by_name, tuple(worst))
+        found = distance(
+            (reference.counts[index], reference.nan_counts[index]),
+            (commissioned.counts[index], commissioned.nan_counts[index]),
+            ordered=index < len(reference.features),
+        )
+        psi[name], ks[name] = found.psi, found.ks
+    worst = sorted(psi, key=lambda name: -psi[name])[:3]
+    return Gap(psi, ks, tuple(worst))

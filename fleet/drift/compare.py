@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 from edge_contract.errors import ContractError
 from edge_contract.reference import DriftReference
-from edge_contract.sketch import DriftSketch, ks, psi, total_variation
+from edge_contract.sketch import DriftSketch, distance
 
 MODERATE_PSI = 0.1
 MAJOR_PSI = 0.25
@@ -91,19 +91,20 @@ def compare(reference: DriftReference, sketch: DriftSketch) -> Comparison:
         )
     features = []
     for index, (name, seen) in enumerate(zip(reference.names, sketch.features, strict=True)):
-        expected = (*reference.counts[index], reference.nan_counts[index])
-        observed = (*seen.counts, seen.nan_count)
-        distance = total_variation if index == len(reference.features) else ks
-        value = psi(expected, observed)
-        chance = psi_by_chance(expected, observed)
+        found = distance(
+            (reference.counts[index], reference.nan_counts[index]),
+            (seen.counts, seen.nan_count),
+            ordered=index < len(reference.features),
+        )
+        chance = psi_by_chance(found.cells, reference.n, sketch.n)
         features.append(
             FeatureComparison(
                 name=name,
-                psi=value,
+                psi=found.psi,
                 psi_by_chance=chance,
-                ks=distance(expected, observed),
+                ks=found.ks,
                 nan_share=seen.nan_count / sketch.n if sketch.n else 0.0,
-                verdict=_verdict(value, chance),
+                verdict=_verdict(found.psi, chance),
             )
         )
     order = list(DriftVerdict)
@@ -111,17 +112,16 @@ def compare(reference: DriftReference, sketch: DriftSketch) -> Comparison:
     return Comparison(sketch.n, reference.n, tuple(features), worst)
 
 
-def psi_by_chance(expected: tuple[int, ...], observed: tuple[int, ...]) -> float:
+def psi_by_chance(cells: int, n: int, m: int) -> float:
     """The level that PSI of two samples of one law exceeds with probability ``CHANCE``.
 
     PSI over (1/n + 1/m) is then about chi-squared with one degree of freedom less than there are
-    filled bins (Yurdakul, 2018); its quantile is Wilson and Hilferty's (1931). Infinite where
-    either row is empty.
+    cells (Yurdakul, 2018); its quantile is Wilson and Hilferty's (1931). Infinite for an empty
+    sample.
     """
-    n, m = sum(expected), sum(observed)
     if not n or not m:
         return math.inf
-    freedom = sum(1 for a, b in zip(expected, observed, strict=True) if a or b) - 1
+    freedom = cells - 1
     if freedom == 0:
         return 0.0
     spread = 2 / (9 * freedom)

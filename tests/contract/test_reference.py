@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from edge_contract.reference import (
     MAX_FEATURES,
     MAX_REFERENCE_BYTES,
     DriftReference,
+    pool_bins,
 )
 
 SMALL = DriftReference(
@@ -151,3 +153,33 @@ def test_damaged_bytes_raise_nothing_but_contract_errors(at: int, patch: bytes) 
     data = SMALL.encode()
     with contextlib.suppress(ContractError):
         DriftReference.decode(data[:at] + patch + data[at + 1 :])
+
+
+@given(
+    st.lists(st.integers(0, 1000), min_size=1, max_size=20),
+    st.sampled_from([0.02, 0.05, 0.3]),
+    st.sampled_from([0.0, 0.01, 0.02]),
+)
+def test_pooled_cells_are_runs_of_bins_that_hold_enough(
+    counts: list[int], least: float, tail: float
+) -> None:
+    cells = pool_bins(counts, least=least, tail=tail)
+    assert len(cells) == len(counts)
+    assert cells[0] == 0
+    assert all(b - a in (0, 1) for a, b in pairwise(cells))
+    held = [0] * (cells[-1] + 1)
+    for cell, count in zip(cells, counts, strict=True):
+        held[cell] += count
+    total = sum(counts)
+    small = [cell for cell, count in enumerate(held) if count < least * total]
+    ends = {0, cells[-1]} if tail else set()
+    assert set(small) <= ends
+    assert all(held[cell] <= tail * total for cell in small)
+
+
+def test_pooling_joins_empty_outer_bins_and_keeps_tails_apart() -> None:
+    counts = (0, 0, 5, 95, 400, 0, 400, 95, 5, 0)
+    assert pool_bins(counts, least=0.05) == (0, 0, 0, 0, 1, 2, 2, 3, 3, 3)
+    assert pool_bins(counts, least=0.05, tail=0.01) == (0, 0, 0, 1, 2, 3, 3, 4, 5, 5)
+    assert pool_bins((0, 9, 0), least=0.05, tail=0.01) == (0, 1, 2)
+    assert pool_bins((0, 0, 0), least=0.05, tail=0.01) == (0, 0, 0)

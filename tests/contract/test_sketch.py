@@ -16,6 +16,7 @@ from edge_contract.reference import DriftReference
 from edge_contract.sketch import (
     DriftSketch,
     FeatureSketch,
+    distance,
     ks,
     merge_all,
     pack_range,
@@ -203,7 +204,30 @@ def test_equal_shares_have_no_distance_and_empty_bins_do_not_count() -> None:
     assert total_variation((1, 0), (0, 1)) == 1.0
 
 
+def test_psi_pools_what_the_reference_never_filled_and_ks_does_not() -> None:
+    expected = ((0, 0, 500, 500, 0), 0)
+    found = distance(expected, ((0, 100, 400, 500, 0), 0), ordered=True)
+    assert found.psi == pytest.approx(0.0, abs=1e-3)
+    assert found.ks == pytest.approx(0.1)
+    assert found.cells == 2
+    gone = distance(expected, ((1000, 0, 0, 0, 0), 0), ordered=True)
+    assert gone.psi > 3
+    assert gone.ks == 1.0
+
+
+def test_nan_is_a_cell_of_its_own() -> None:
+    found = distance(((500, 500), 0), ((250, 250), 500), ordered=True)
+    assert found.cells == 3
+    assert found.psi > 2
+    assert found.ks == pytest.approx(0.5)
+
+
+def test_classes_are_neither_ordered_nor_pooled() -> None:
+    found = distance(((50, 1, 49), 0), ((1, 50, 49), 0), ordered=False)
+    assert found.ks == pytest.approx(0.49)
+    assert found.cells == 3
+
+
 def test_distances_need_the_same_bins() -> None:
-    for distance in (psi, ks, total_variation):
-        with pytest.raises(ContractError, match="same bins"):
-            distance((1, 2), (1, 2, 3))
+    with pytest.raises(ContractError, match="same bins"):
+        distance(((1, 2), 0), ((1, 2, 3), 0), ordered=True)
