@@ -7,8 +7,8 @@ A program of its own: it imports nothing of the product. It reads
 - what an outsider heard on the wire (``wire_log.py``),
 - the timeline of what the demo did to the world (killed the broker, darkened a camera).
 
-``python -m examples.demo.audit demo-out`` writes ``demo-report.json`` and exits 1 when a promise was
-not kept.
+``python -m examples.demo.audit demo-out`` writes ``demo-report.json`` and exits 1 when a promise
+was not kept.
 """
 
 from __future__ import annotations
