@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from base64 import b85encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,9 @@ import pytest
 from edge_agent.telemetry.spool import Spool, SpoolRecord
 
 QUOTAS = {"telemetry": 0.4, "drift": 0.2, "event": 0.2, "status": 0.2}
-CAP_BYTES = 1024 * 1024
 
 
-def merge_spans(earlier: bytes, later: bytes) -> bytes | None:
+def _merge_spans(earlier: bytes, later: bytes) -> bytes | None:
     """Merges payloads of ``span``; refuses across models, and to join what is not adjacent."""
     a, b = json.loads(earlier), json.loads(later)
     assert a["last"] + 1 == b["first"], "only neighbours may be offered"
@@ -26,12 +26,24 @@ def merge_spans(earlier: bytes, later: bytes) -> bytes | None:
 
 
 @pytest.fixture
+def merge() -> dict[str, Callable[[bytes, bytes], bytes | None]]:
+    """Merges telemetry made by ``span``."""
+    return {"telemetry": _merge_spans}
+
+
+@pytest.fixture
+def cap_bytes() -> int:
+    """What ``open_spool`` sets unless told otherwise."""
+    return 1024 * 1024
+
+
+@pytest.fixture
 def span() -> Callable[..., Callable[[int], bytes]]:
     """``append(cls, span(size_bytes=...))``: a payload that cannot be compressed away."""
 
     def make(size_bytes: int = 0, model: str = "1.0.0") -> Callable[[int], bytes]:
         def payload(seq: int) -> bytes:
-            filler = random.Random(seq).randbytes(size_bytes // 2).hex()
+            filler = b85encode(random.Random(seq).randbytes(size_bytes * 4 // 5)).decode()
             return json.dumps(
                 {"first": seq, "last": seq, "sum": seq, "model": model, "filler": filler}
             ).encode()
@@ -42,14 +54,14 @@ def span() -> Callable[..., Callable[[int], bytes]]:
 
 
 @pytest.fixture
-def open_spool(tmp_path: Path) -> Iterator[Callable[..., Spool]]:
+def open_spool(tmp_path: Path, cap_bytes: int) -> Iterator[Callable[..., Spool]]:
     """Opens spools in one directory; what is still open at the end is closed."""
     opened: list[Spool] = []
 
     def open_(**changes: Any) -> Spool:
         settings: dict[str, Any] = {
             "path": tmp_path / "spool.db",
-            "cap_bytes": CAP_BYTES,
+            "cap_bytes": cap_bytes,
             "quotas": QUOTAS,
             "boot_id": "boot-1",
             "merge": {},
