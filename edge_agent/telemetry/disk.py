@@ -58,6 +58,9 @@ class SpoolDisk:
             store = self._usable_store()
         except StorageError as error:
             raise _cannot_open(path, error) from error
+        if not store.boots and spool_file.quarantined_bytes(path) and not findings.listed():
+            # The process that set it aside ended before its first flush.
+            findings.note("quarantined", _quarantine_text(path, "found at an earlier start"))
         self.boot = _boot_of(store, boot_id, token, lost=bool(findings.listed()))
         if store.pages > self._cap_pages:
             self._fit_lowered_cap(store)

@@ -111,7 +111,7 @@ def open_database(path: Path, cap_bytes: int) -> sqlite3.Connection:
                 raise StorageError(
                     Fault.CORRUPT,
                     f"{path}: expected a spool of version {_SCHEMA_VERSION}, got"
-                    f" {path.stat().st_size} bytes with application id and version {found}",
+                    f" {_size(path)} bytes with application id and version {found}",
                 )
             check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if check != "ok":
@@ -141,7 +141,7 @@ def open_or_replace(path: Path, cap_bytes: int) -> tuple[sqlite3.Connection, str
         StorageError: BUSY, FULL or IO; nothing was changed.
     """
     lost = ""
-    if path.exists():
+    if _size(path) is not None:
         try:
             return open_database(path, cap_bytes), ""
         except StorageError as error:
@@ -149,7 +149,7 @@ def open_or_replace(path: Path, cap_bytes: int) -> tuple[sqlite3.Connection, str
                 raise
             lost = error.message
             quarantine(path)
-    elif quarantine_path(path).exists() or _beside(path, "-wal").exists():
+    elif quarantined_bytes(path) or _size(_beside(path, "-wal")):
         lost = f"{path}: set aside earlier and not replaced before the process ended"
         quarantine(path)
     create_database(path)
@@ -181,9 +181,16 @@ def quarantine(path: Path) -> None:
 
 
 def remove_quarantined(path: Path) -> None:
-    """Give up the evidence: its space is needed."""
-    for suffix in ("", "-wal"):
-        _beside(quarantine_path(path), suffix).unlink(missing_ok=True)
+    """Give up the evidence: its space is needed.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    try:
+        for suffix in ("", "-wal"):
+            _beside(quarantine_path(path), suffix).unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(Fault.IO, f"removing what {path} was set aside as: {error}") from error
 
 
 def compact(connection: sqlite3.Connection, path: Path) -> None:
@@ -207,14 +214,13 @@ def compact(connection: sqlite3.Connection, path: Path) -> None:
 
 def disk_bytes(path: Path) -> int:
     """Bytes of everything that belongs to the spool at ``path``, what was set aside included."""
-    return sum(_size(_beside(path, suffix)) for suffix in ("", "-wal", "-shm")) + quarantined_bytes(
-        path
-    )
+    own = (_size(_beside(path, suffix)) or 0 for suffix in ("", "-wal", "-shm"))
+    return sum(own) + quarantined_bytes(path)
 
 
 def quarantined_bytes(path: Path) -> int:
     """Bytes of what was set aside."""
-    return sum(_size(_beside(quarantine_path(path), suffix)) for suffix in ("", "-wal"))
+    return sum(_size(_beside(quarantine_path(path), suffix)) or 0 for suffix in ("", "-wal"))
 
 
 def check_cap(cap_bytes: int) -> int:
@@ -228,11 +234,12 @@ def check_cap(cap_bytes: int) -> int:
     return cap_bytes
 
 
-def _size(path: Path) -> int:
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None where none is, or none can be seen (making one then says why)."""
     try:
         return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    except OSError:
+        return None
 
 
 def _beside(path: Path, suffix: str) -> Path:

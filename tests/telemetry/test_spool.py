@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from edge_agent.telemetry.batch import PAYLOAD_MAX_BYTES
 from edge_agent.telemetry.errors import SpoolError
 from edge_agent.telemetry.spool import AcceptedRange, Spool, SpoolRecord
+from edge_agent.telemetry.spool_file import open_database
 from edge_contract.errors import ContractError
 
 OpenSpool = Callable[..., Spool]
@@ -238,6 +240,27 @@ def test_ledger_names_every_flushed_range_and_survives_a_torn_line(
         {"boot_id": "boot-1", "class": cls, "seq_a": a, "seq_b": b, "t": 1_700_000_000.0}
         for cls, a, b in [("telemetry", 1, 3), ("event", 1, 1), ("telemetry", 4, 4)]
     ]
+
+
+def test_commit_and_ledger_line_are_synced_before_the_caller_hears(
+    open_spool: OpenSpool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_spool().close()
+    connection = open_database(tmp_path / "spool.db", 1 << 20)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    connection.close()
+    synced: list[int] = []
+    really_sync = os.fsync
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        really_sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    spool = open_spool(ledger_path=tmp_path / "ledger.jsonl")
+    spool.append("telemetry", payload, durable=True)
+    assert synced == [(tmp_path / "ledger.jsonl").stat().st_size]
 
 
 def test_second_agent_on_one_spool_is_refused(open_spool: OpenSpool) -> None:

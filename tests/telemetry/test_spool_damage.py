@@ -129,6 +129,20 @@ def test_power_cut_while_setting_aside_is_noticed_at_the_next_start(
     assert spool.boot_id == "boot-1.f00d"
 
 
+def test_crash_before_the_first_flush_after_damage_reuses_no_number(
+    open_spool: OpenSpool, span: Span, tmp_path: Path
+) -> None:
+    garbage_in_the_header(filled(open_spool, span, tmp_path))
+    open_spool().close()  # made a fresh spool and flushed nothing
+    spool = open_spool()
+    assert codes(spool) == {"quarantined": True}
+    assert spool.boot_id == "boot-1.f00d"
+    spool.append("telemetry", span(), durable=True)
+    spool.close()
+    spool = open_spool(boot_id="boot-2")
+    assert (spool.boot_id, spool.findings) == ("boot-2", [])
+
+
 def test_power_cut_while_making_the_spool_leaves_nothing_odd(
     open_spool: OpenSpool, span: Span, tmp_path: Path
 ) -> None:
@@ -226,6 +240,24 @@ def test_disk_full_from_the_start_keeps_a_bounded_rest_in_memory(
     assert [t.reason for t in spool.tombstones()] == ["unwritten"]
     assert spool.tombstones()[0].seq_last == accepted.seq_first - 1
     assert len(drain(spool)) == stats.pending_records
+
+
+def test_acknowledgement_holds_through_a_full_disk(
+    open_spool: OpenSpool, span: Span, drain: Drain
+) -> None:
+    spool = open_spool()
+    for _ in range(3):
+        spool.append("telemetry", span(8000), durable=True)
+    drain(spool)
+    spool.ack("boot-1", "telemetry", [[1, 2]])
+    with no_file_grows_beyond(1000):
+        spool.append("telemetry", span(8000), durable=True)  # refused and rolled back
+        spool.reset_in_flight()
+        assert spool.stats().pending_records == 1
+        assert spool.stats().classes["telemetry"].records == 1
+    spool.flush()
+    assert [r.seq_first for r in drain(spool)] == [3, 4]
+    assert spool.stats().dropped_count == 0
 
 
 def test_full_disk_at_the_first_start_is_one_clear_error(
