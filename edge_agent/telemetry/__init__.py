@@ -1,0 +1,1 @@
+"""What the device says about itself, kept on disk until the fleet has it."""
