@@ -143,7 +143,7 @@ def _report(turn: _Turn, event: DeviceReport) -> None:
     plan = turn.state.plan
     if event.digest == plan.digest_to and record.phase in RANK and event.seq >= record.floor:
         _answer(turn, event, record)
-    elif event.phase is Phase.DONE:
+    elif event.phase is Phase.COMMITTED:
         _committed(turn, event.device, event.digest, event.seq)
     elif event.phase in BAD and event.digest == record.digest_from and event.seq >= record.floor:
         phase = stepped(record.phase, "return failed")
@@ -161,11 +161,11 @@ def _answer(turn: _Turn, event: DeviceReport, record: DeviceRecord) -> None:
     phase = heard(record.phase, event.phase)
     if phase is not record.phase:
         changed = replace(changed, phase=phase)
-        if phase is Phase.DONE:
-            changed = _done(turn, changed)
+        if phase is Phase.COMMITTED:
+            changed = _with_commit(turn, changed)
         elif phase in BAD:
-            back = record.digest_from if record.phase is Phase.DONE else record.digest
-            changed = replace(changed, digest=back, reason=event.reason)
+            back = record.digest_from if record.phase is Phase.COMMITTED else record.digest
+            changed = replace(changed, digest=back, reason=event.reason, committed_at_s=None)
             how = verdict.failed_how(changed)
             turn.effects.append(Log(f"{event.device} {how}: {event.reason}"))
     turn.put(event.device, changed)
@@ -180,8 +180,8 @@ def _committed(turn: _Turn, device: str, digest: str, seq: int) -> None:
     if digest == turn.state.plan.digest_to:
         told = replace(told, digest=digest)
         if record.phase in IN_FLIGHT and seq >= record.floor:
-            told = _done(turn, replace(told, phase=Phase.DONE))
-    elif record.phase is Phase.DONE and seq == record.seq:
+            told = _with_commit(turn, replace(told, phase=Phase.COMMITTED))
+    elif record.phase is Phase.COMMITTED and seq == record.seq:
         return  # older than the commit that answered the same ``desired``
     else:
         told = replace(told, digest=digest)
@@ -193,8 +193,8 @@ def _committed(turn: _Turn, device: str, digest: str, seq: int) -> None:
     turn.put(device, told)
 
 
-def _done(turn: _Turn, record: DeviceRecord) -> DeviceRecord:
-    return replace(record, digest=turn.state.plan.digest_to, done_at_s=turn.state.now_s)
+def _with_commit(turn: _Turn, record: DeviceRecord) -> DeviceRecord:
+    return replace(record, digest=turn.state.plan.digest_to, committed_at_s=turn.state.now_s)
 
 
 def _signed(turn: _Turn, event: Signed) -> None:
@@ -293,7 +293,7 @@ def _roll_back(turn: _Turn, event: Rollback) -> None:
         elif record.phase in IN_FLIGHT or (record.phase in BAD and not halted):
             turn.take(name, "withdraw")
             turn.effects.append(WithdrawDevice(name, record.digest_from))
-        elif record.phase is Phase.DONE and record.digest == plan.digest_to:
+        elif record.phase is Phase.COMMITTED and record.digest == plan.digest_to:
             turn.effects.append(Log(f"{name} had no version before and keeps {plan.version_to}"))
 
 
@@ -356,12 +356,12 @@ def _soaked(state: RolloutState) -> int:
     tally = state.tallies[state.wave]
     soak_s = state.plan.gate.soak_s
     if soak_s == 0:
-        return tally.done
+        return tally.committed
     records = (state.devices[name] for name in state.plan.waves[state.wave])
     return sum(
-        record.phase is Phase.DONE
-        and record.done_at_s is not None
-        and state.now_s - record.done_at_s >= soak_s
+        record.phase is Phase.COMMITTED
+        and record.committed_at_s is not None
+        and state.now_s - record.committed_at_s >= soak_s
         for record in records
     )
 
@@ -380,7 +380,7 @@ def _abort_by_gate(turn: _Turn, wave: int) -> None:
     _withdraw_uncommitted(turn)
     if turn.state.plan.on_abort == "return":
         for name, record in list(turn.state.devices.items()):
-            if record.phase is Phase.DONE and record.digest_from:
+            if record.phase is Phase.COMMITTED and record.digest_from:
                 _return(turn, name)
     turn.finish(sentence, "fail")
 

@@ -23,17 +23,25 @@ class Status(str, Enum):
 
 
 class Phase(str, Enum):
-    """Where a device stands in one rollout. It moves by ``RANK`` and ``table.STEPS``."""
+    """Where a device stands in one rollout. It moves by ``RANK`` and ``table.STEPS``.
+
+    What a device reports has the words of ``edge_contract.messages.Phase``.
+    """
 
     PENDING = "pending"
     ASKED = "asked"
+    HELD = "held"
+    """Its owner holds updates: like offline, neither success nor failure."""
+    ACCEPTED = "accepted"
     DOWNLOADING = "downloading"
     STAGED = "staged"
-    VERIFYING = "verifying"
-    """The self-test: golden vectors, in the slot that is not in use."""
+    SELF_TEST = "self_test"
+    """The golden vectors, in the slot that is not in use."""
     TRIAL = "trial"
-    DONE = "done"
-    """Committed: the device runs the new version."""
+    COMMITTED = "committed"
+    """The device runs the new version."""
+    REFUSED = "refused"
+    """Not even begun: trust, line or hardware."""
     FAILED = "failed"
     """The new version never ran; the old one does."""
     ROLLED_BACK = "rolled_back"
@@ -49,21 +57,24 @@ class Phase(str, Enum):
 
 RANK: dict[Phase, int] = {
     Phase.ASKED: 1,
-    Phase.DOWNLOADING: 2,
-    Phase.STAGED: 3,
-    Phase.VERIFYING: 4,
-    Phase.TRIAL: 5,
-    Phase.DONE: 6,
-    Phase.FAILED: 7,
-    Phase.ROLLED_BACK: 8,
+    Phase.HELD: 2,
+    Phase.ACCEPTED: 3,
+    Phase.DOWNLOADING: 4,
+    Phase.STAGED: 5,
+    Phase.SELF_TEST: 6,
+    Phase.TRIAL: 7,
+    Phase.COMMITTED: 8,
+    Phase.REFUSED: 9,
+    Phase.FAILED: 10,
+    Phase.ROLLED_BACK: 11,
 }
 """A device that was asked stands at the highest of these that it has reported, so the order and
 the number of its reports do not matter. Bad news outranks good: whoever commits and then leaves
 the version has left it, whichever report came first."""
 
 REPORTABLE = frozenset(RANK) - {Phase.ASKED}
-IN_FLIGHT = frozenset(phase for phase, rank in RANK.items() if rank < RANK[Phase.DONE])
-BAD = frozenset({Phase.FAILED, Phase.ROLLED_BACK})
+IN_FLIGHT = frozenset(phase for phase, rank in RANK.items() if rank < RANK[Phase.COMMITTED])
+BAD = frozenset({Phase.REFUSED, Phase.FAILED, Phase.ROLLED_BACK})
 
 
 class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -76,7 +87,7 @@ class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         seq: the highest ``desired`` sequence seen for it.
         floor: reports with a lower ``seq`` answer something older than the last effect.
         reached: how far it came before it failed or succeeded.
-        done_at_s: when it was first known to have committed; its soak counts from here.
+        committed_at_s: when it was first known to have committed; its soak counts from here.
         set_aside: it failed, and an operator resumed knowing that.
     """
 
@@ -89,7 +100,7 @@ class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     phase: Phase = Phase.PENDING
     reached: Phase = Phase.PENDING
     reason: str = ""
-    done_at_s: float | None = None
+    committed_at_s: float | None = None
     set_aside: bool = False
 
 
@@ -100,7 +111,9 @@ class Tally(msgspec.Struct, frozen=True):
     in_flight: int = 0
     offline: int = 0
     """Asked, without a result, and not connected: neither success nor failure."""
-    done: int = 0
+    held: int = 0
+    """Asked and connected, but its owner holds updates; likewise neither."""
+    committed: int = 0
     failed: int = 0
     set_aside: int = 0
     returning: int = 0
@@ -110,18 +123,29 @@ class Tally(msgspec.Struct, frozen=True):
     @property
     def members(self) -> int:
         """Devices that the wave's quorum is counted over."""
-        return (
-            self.waiting + self.in_flight + self.offline + self.done + self.failed + self.set_aside
-        )
+        return self.waiting + self.may_answer + self.committed + self.failed + self.set_aside
+
+    @property
+    def may_answer(self) -> int:
+        """Devices that were asked and have no result yet."""
+        return self.in_flight + self.offline + self.held
 
     @property
     def answered(self) -> int:
         """Devices with a result that counts."""
-        return self.done + self.failed
+        return self.committed + self.failed
 
 
 Bucket = Literal[
-    "waiting", "in_flight", "offline", "done", "failed", "set_aside", "returning", "out"
+    "waiting",
+    "in_flight",
+    "offline",
+    "held",
+    "committed",
+    "failed",
+    "set_aside",
+    "returning",
+    "out",
 ]
 
 
@@ -131,9 +155,11 @@ def bucket_of(record: DeviceRecord) -> Bucket:
     if phase is Phase.PENDING:
         return "waiting"
     if phase in IN_FLIGHT:
-        return "in_flight" if record.online else "offline"
-    if phase is Phase.DONE:
-        return "done"
+        if not record.online:
+            return "offline"
+        return "held" if phase is Phase.HELD else "in_flight"
+    if phase is Phase.COMMITTED:
+        return "committed"
     if phase in BAD:
         return "set_aside" if record.set_aside else "failed"
     return "returning" if phase is Phase.RETURNING else "out"

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from fleet.errors import FleetError
-from fleet.rollout.state import IN_FLIGHT, RANK, Phase, Status
+from fleet.rollout.state import BAD, IN_FLIGHT, RANK, Phase, Status
 
 
 class Move(NamedTuple):
@@ -115,8 +115,9 @@ def device_diagram() -> str:
     head = ["[*] --> pending", "state in_flight {"]
     head += [f"    {a.value} --> {b.value}" for a, b in pairwise(flight)]
     head.append("}")
-    arrows = [("in_flight", "report", phase.value) for phase in (_P.DONE, _P.FAILED)]
-    arrows += [(a, "report", _P.ROLLED_BACK.value) for a in ("in_flight", _P.DONE.value)]
+    ends = [phase for phase in RANK if phase not in IN_FLIGHT]
+    arrows = [("in_flight", "report", end.value) for end in ends]
+    arrows += [(_P.COMMITTED.value, "report", end.value) for end in ends if end in BAD]
     for step in STEPS:
         names = {"in_flight" if phase in IN_FLIGHT else phase.value for phase in step.before}
         arrows += [(name, step.cause, step.after.value) for name in sorted(names)]

@@ -12,7 +12,7 @@ from fleet.rollout.state import BAD, DeviceRecord, Phase, RolloutState, Tally
 
 _STAGE = {
     Phase.DOWNLOADING: "failed its download",
-    Phase.VERIFYING: "failed its self-test",
+    Phase.SELF_TEST: "failed its self-test",
     Phase.TRIAL: "broke its health spec in trial",
 }
 
@@ -67,10 +67,9 @@ def judge_wave(
         return Judgement.FAIL
     if over and soaked_count >= needed:
         return Judgement.PASS
-    if tally.done >= needed:
+    if tally.committed >= needed:
         return Judgement.WAIT
-    may_still_answer = tally.waiting + tally.in_flight + tally.offline
-    if late or tally.done + may_still_answer < needed:
+    if late or tally.committed + tally.waiting + tally.may_answer < needed:
         return Judgement.INSUFFICIENT
     return Judgement.WAIT
 
@@ -91,6 +90,8 @@ def failed_how(record: DeviceRecord) -> str:
     """The step at which a device failed, in words."""
     if record.phase is Phase.ROLLED_BACK:
         return "broke its health spec in trial and returned by itself"
+    if record.phase is Phase.REFUSED:
+        return "refused it"
     return _STAGE.get(record.reached, "failed to install it")
 
 
@@ -111,7 +112,7 @@ def shown_phase(record: DeviceRecord) -> str:
 
 
 _SETTLED = frozenset(
-    {Phase.DONE, *BAD, Phase.WITHDRAWN, Phase.RETURNED, Phase.RETURN_FAILED, Phase.EXCLUDED}
+    {Phase.COMMITTED, *BAD, Phase.WITHDRAWN, Phase.RETURNED, Phase.RETURN_FAILED, Phase.EXCLUDED}
 )
 
 
@@ -148,7 +149,7 @@ def insufficient_sentence(state: RolloutState) -> str:
     tally = state.tallies[state.wave]
     gate = state.plan.gate
     told = (
-        f"{tally.done} of {tally.members} devices of wave {state.wave + 1} succeeded, "
+        f"{tally.committed} of {tally.members} devices of wave {state.wave + 1} succeeded, "
         f"{gate.needed(tally.members)} needed within {gate.wave_deadline_s:g} s"
     )
     return f"Paused, insufficient data: {'; '.join([told, *_remainder(tally)])}"
@@ -157,7 +158,7 @@ def insufficient_sentence(state: RolloutState) -> str:
 def completed_sentence(state: RolloutState) -> str:
     """How far the version got, once the last wave has passed."""
     total = _sum(state)
-    told = f"{total.done} of {total.members} devices run {state.plan.version_to}"
+    told = f"{total.committed} of {total.members} devices run {state.plan.version_to}"
     parts = [told, *_remainder(total)]
     return f"Completed: {'; '.join(parts)}"
 
@@ -173,7 +174,7 @@ def rolled_back_sentence(state: RolloutState) -> str:
     if open_count:
         parts.append(f"{open_count} not heard from, and told to return when they come back")
     kept = sum(
-        record.digest == state.plan.digest_to and record.phase is Phase.DONE
+        record.digest == state.plan.digest_to and record.phase is Phase.COMMITTED
         for record in state.devices.values()
     )
     if kept:
@@ -191,6 +192,7 @@ def _remainder(tally: Tally) -> list[str]:
         ("failed", tally.failed),
         ("failed, set aside", tally.set_aside),
         ("without a result", tally.in_flight),
+        ("held by their owners", tally.held),
         ("offline", tally.offline),
     )
     return [f"{count} {name}" for name, count in named if count]

@@ -91,9 +91,9 @@ class Drive:
             )
         )
 
-    def done(self, *devices: str) -> None:
+    def commit(self, *devices: str) -> None:
         for device in devices:
-            self.report(device, Phase.DONE)
+            self.report(device, Phase.COMMITTED)
 
     def facts(self, device: str, digest: str, seq: int | None = None) -> list[Effect]:
         seq = self.signed[device] if seq is None else seq

@@ -101,7 +101,7 @@ def test_every_device_left_out_is_listed_with_its_reason():
 
 
 def test_a_plan_for_nobody_is_refused_and_says_why():
-    with pytest.raises(FleetError, match="got none of 2 .2 held by its owner"):
+    with pytest.raises(FleetError, match=r"got none of 2 \(2 held by its owner"):
         make([Candidate(f"d{i}", "pi4", "digits", held=True) for i in range(2)])
     with pytest.raises(FleetError, match="got none of 0"):
         make([])
@@ -126,7 +126,7 @@ def test_a_digest_of_another_form_is_refused():
 def test_a_stored_plan_whose_waves_do_not_hold_its_devices_is_refused():
     good = plan_of(3)
     for waves in ((("d0",),), (("d0", "d1"), ("d1", "d2")), (("d0", "d1", "d2"), ()), ()):
-        with pytest.raises(FleetError, match="waves|wave"):
+        with pytest.raises(FleetError, match="wave"):
             msgspec.structs.replace(good, waves=waves)
     with pytest.raises(FleetError, match="on_abort"):
         msgspec.structs.replace(good, on_abort="explode")
@@ -140,7 +140,6 @@ def test_the_plan_as_saved_is_the_plan_that_was_previewed():
     assert [tuple(wave["devices"]) for wave in shown["waves"]] == list(plan.waves)
     assert [wave["failures_limit"] for wave in shown["waves"]] == [0, 0, 1]
     assert shown == preview_dict(plan)
-    assert msgspec.json.decode(msgspec.json.encode(shown)) == shown
 
 
 def test_the_preview_names_counts_limits_reasons_and_what_no_failure_would_leave_open():
