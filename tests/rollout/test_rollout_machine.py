@@ -54,6 +54,8 @@ NAMES = [f"d{i}" for i in range(8)]
 TERMINAL = {Phase.COMMITTED, *BAD, Phase.WITHDRAWN, Phase.RETURNED, Phase.RETURN_FAILED}
 TERMINAL |= {Phase.EXCLUDED, Phase.PENDING}
 device = st.sampled_from(NAMES)
+lever = st.integers(0, 5)
+"""The commands that end a rollout are pulled at 0 only, or few runs would get far."""
 path = [Phase.ACCEPTED, Phase.DOWNLOADING, Phase.STAGED, Phase.SELF_TEST, Phase.TRIAL]
 
 
@@ -69,8 +71,9 @@ class Rollouts(RuleBasedStateMachine):
         soak_s=st.sampled_from([0.0, 50.0]),
         on_abort=st.sampled_from(["halt", "return"]),
         firsts=st.lists(st.sampled_from([OLD, OTHER, ""]), min_size=8, max_size=8),
+        started=st.sampled_from([True, True, True, False]),
     )
-    def plan(self, count, sizes, share, limit, quorum, soak_s, on_abort, firsts):
+    def plan(self, count, sizes, share, limit, quorum, soak_s, on_abort, firsts, started):
         gate = Gate(
             max_failures_share=share,
             max_failures_count=limit,
@@ -105,6 +108,8 @@ class Rollouts(RuleBasedStateMachine):
         self.failed: set[str] = set()
         self.forgiven: set[str] = set()
         self.excluded: set[str] = set()
+        if started:
+            self.start()
 
     def feed(self, event: Event) -> list[object]:
         """One step, with what must hold of every single one."""
@@ -219,15 +224,15 @@ class Rollouts(RuleBasedStateMachine):
         if not self.command(Promote(now_s=self.now_s, who="ann", everything=everything)):
             self.promoted = had
 
-    @precondition(lambda self: len(self.sent) > 3)
-    @rule()
-    def abort(self):
-        self.command(Abort(now_s=self.now_s, who="ann", reason="enough"))
+    @rule(lever=lever)
+    def abort(self, lever):
+        if lever == 0:
+            self.command(Abort(now_s=self.now_s, who="ann", reason="enough"))
 
-    @precondition(lambda self: len(self.sent) > 3)
-    @rule()
-    def rollback(self):
-        self.command(Rollback(now_s=self.now_s, who="ann"))
+    @rule(lever=lever)
+    def rollback(self, lever):
+        if lever == 0:
+            self.command(Rollback(now_s=self.now_s, who="ann"))
 
     @precondition(lambda self: len(self.excluded) < 2)
     @rule(name=device)
@@ -263,6 +268,11 @@ class Rollouts(RuleBasedStateMachine):
         told = path[skip : skip + steps]
         for phase in reversed(told) if backwards else told:
             self.report(name, phase, digest, seq)
+
+    @rule(names=st.lists(device, min_size=1, max_size=4, unique=True))
+    def several_obey(self, names):
+        for name in names:
+            self.obey(name)
 
     @rule(name=device)
     def obey(self, name):
@@ -386,4 +396,4 @@ class Rollouts(RuleBasedStateMachine):
 
 
 TestRollouts = Rollouts.TestCase
-TestRollouts.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRollouts.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
