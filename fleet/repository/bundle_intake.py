@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from edge_contract.layout import BundleDir, unpack_tar
 from edge_contract.manifest import ModelConfig
 from edge_contract.model import MODEL_FILE, ModelManifest, decode_model_manifest
 
+_PREFIX = "incoming-"
+
 
 @contextmanager
 def opened_bundle(path: Path, scratch: Path) -> Iterator[BundleDir]:
@@ -20,7 +23,7 @@ def opened_bundle(path: Path, scratch: Path) -> Iterator[BundleDir]:
 
     Args:
         path: the directory or the tar.
-        scratch: where a tar may be unpacked; it must be on a disk with space for it.
+        scratch: where a tar may be unpacked, used by nobody else at the time.
 
     Raises:
         ContractError: not a bundle.
@@ -31,8 +34,9 @@ def opened_bundle(path: Path, scratch: Path) -> Iterator[BundleDir]:
         bundle.verify()
         yield bundle
         return
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="incoming-", dir=scratch) as directory:
+    for left_by_a_crash in scratch.glob(f"{_PREFIX}*"):
+        shutil.rmtree(left_by_a_crash, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=scratch) as directory:
         unpacked = Path(directory) / "bundle"
         unpack_tar(path, unpacked)
         bundle = BundleDir(unpacked)

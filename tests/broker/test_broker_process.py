@@ -219,7 +219,7 @@ def test_broker_is_never_bound_beyond_loopback(kind: str, host: str, tmp_path: P
 @pytest.mark.debian
 def test_damaged_mosquitto_database_is_said_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "mosquitto.db").write_bytes(b"not a database")
-    with pytest.raises(FleetError, match="mosquitto broker .* ended at once") as caught:
+    with pytest.raises(FleetError, match=r"mosquitto broker .* ended at once") as caught:
         BrokerProcess.start("mosquitto", free_port(), tmp_path)
     assert "broker.log" in caught.value.hint
     assert "remove the file" in caught.value.hint
