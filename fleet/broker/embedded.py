@@ -21,9 +21,9 @@ id = 0
 id = 0
 max_connections = 1010
 max_outgoing_packet_count = 200
-# A subscriber that lags more than segment size times count behind loses the oldest messages.
-max_segment_size = 10485760
-max_segment_count = 10
+# Kept for each subscription filter; a subscriber that lags further loses the oldest messages.
+max_segment_size = 4194304
+max_segment_count = 5
 
 [v5.1]
 name = "loopback"

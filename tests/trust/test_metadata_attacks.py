@@ -209,6 +209,9 @@ def test_arbitrary_software_is_not_approved(publisher: Publisher, store: TrustSt
 
 def test_line_key_cannot_approve_for_another_line(publisher: Publisher, store: TrustStore) -> None:
     publisher.approve("9.9.9", line="faces")
+    publisher.line.targets["8.8.8"] = TargetFile.from_data("8.8.8", b"{}", ["sha256"])
+    publisher.line.version += 1
+    publisher.bump()
     approved = verify(store, publisher.metadata_set())
     assert set(approved.targets) == {"1.0.0"}
     with pytest.raises(TrustError, match="delegates no model line 'faces'"):

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bundle_maker import bundle_files, make_bundle, write_files
+from securesystemslib.signer import CryptoSigner
+from tuf.api.exceptions import DownloadHTTPError
+from tuf.api.metadata import Metadata, MetaFile
+from tuf.ngclient import FetcherInterface, Updater
 from tuf_simulator import DAY_S, NOW_S
 
 from edge_agent.trust.bundle_check import check_manifest
@@ -17,7 +23,7 @@ from edge_agent.trust.verifier import TrustStore
 from edge_contract.errors import ContractError, ExitCode, TrustError
 from edge_contract.layout import pack_tar
 from edge_contract.metadata import decode_metadata_set
-from edge_contract.signing import public_bytes
+from edge_contract.signing import ed25519_key, public_bytes
 from fleet.errors import FleetError
 from fleet.repository.edition_signer import Lifetimes
 from fleet.repository.tuf_repository import PublishedVersion, Repository
@@ -74,6 +80,23 @@ def test_every_blob_of_a_published_bundle_can_be_served(tmp_path: Path) -> None:
         "raspberry-pi-4",
         "x86-64",
     }
+
+
+def test_stock_tuf_client_reads_the_repository(tmp_path: Path) -> None:
+    class FromDisk(FetcherInterface):
+        def _fetch(self, url: str) -> Iterator[bytes]:
+            path = tmp_path / "state" / url.removeprefix("disk:/")
+            if not path.is_file():
+                raise DownloadHTTPError("not found", 404)
+            return iter([path.read_bytes()])
+
+    repo, bundle = repository(tmp_path, time.time), make_bundle(tmp_path / "b")
+    repo.publish(bundle.path)
+    client = Updater(str(tmp_path), "disk:/tuf/", fetcher=FromDisk(), bootstrap=repo.root_bytes())
+    target = client.get_targetinfo("digits/1.0.0")
+    assert target is not None
+    assert "sha256:" + target.hashes["sha256"] == bundle.digest
+    assert client.get_targetinfo("digits/2.0.0") is None
 
 
 def test_bundle_as_a_tar_is_the_same_bundle(tmp_path: Path) -> None:
@@ -153,8 +176,9 @@ def test_tampered_blob_is_refused_and_nothing_is_published(tmp_path: Path) -> No
     with pytest.raises(TrustError, match="digest differs"):
         repo.publish(bundle.path)
     assert repo.published() == []
-    with pytest.raises(FleetError, match="no blob"):
-        repo.blob_path(bundle.digest)
+    for descriptor in bundle.descriptors():
+        with pytest.raises(FleetError, match="no blob"):
+            repo.blob_path(descriptor.digest)
 
 
 def test_bundle_whose_documents_disagree_is_refused(tmp_path: Path) -> None:
@@ -275,6 +299,29 @@ def test_metadata_changed_on_disk_is_not_signed_over(tmp_path: Path) -> None:
     path = tmp_path / "state" / "tuf" / "1.line-digits.json"
     path.write_bytes(path.read_bytes().replace(b"1.0.0", b"6.6.6"))
     with pytest.raises(TrustError, match="is not what was signed"):
+        repo.publish(make_bundle(tmp_path / "c", version="1.1.0").path)
+
+
+def test_line_signed_by_a_strange_key_is_not_signed_over(tmp_path: Path) -> None:
+    """Although the snapshot and the timestamp above it are in order."""
+    repo = repository(tmp_path)
+    repo.publish(make_bundle(tmp_path / "b").path)
+    folder = tmp_path / "state" / "tuf"
+
+    def sign_again(name: str, key_name: str, change: MetaFile | None = None) -> MetaFile:
+        metadata: Metadata[Any] = Metadata.from_bytes((folder / name).read_bytes())
+        if metadata.signed.type == "snapshot":
+            metadata.signed.meta["line-digits.json"] = change
+        if metadata.signed.type == "timestamp":
+            metadata.signed.snapshot_meta = change
+        key = repo.keys.load(key_name)
+        metadata.sign(CryptoSigner(key, ed25519_key(public_bytes(key))))
+        (folder / name).write_bytes(metadata.to_bytes())
+        return MetaFile.from_data(metadata.signed.version, metadata.to_bytes(), ["sha256"])
+
+    line = sign_again("1.line-digits.json", "root")
+    sign_again("timestamp.json", "timestamp", sign_again("2.snapshot.json", "snapshot", line))
+    with pytest.raises(TrustError, match="line-digits was signed by 0/1 keys"):
         repo.publish(make_bundle(tmp_path / "c", version="1.1.0").path)
 
 
