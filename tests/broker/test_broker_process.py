@@ -23,6 +23,7 @@ from edge_contract.errors import ExitCode
 from fleet.broker import mosquitto
 from fleet.broker.process import PID_FILE, BrokerProcess, answers, choose
 from fleet.errors import FleetError
+from tests.programs import require_program
 
 KINDS = [pytest.param("mosquitto", marks=pytest.mark.debian), "embedded"]
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,8 @@ class Peer:
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
+    if request.param == "mosquitto":
+        require_program("mosquitto")
     return str(request.param)
 
 
@@ -142,6 +145,7 @@ def test_killed_broker_starts_again_on_its_port_and_state(
 
 @pytest.mark.debian
 def test_mosquitto_keeps_retained_messages_over_a_stop(tmp_path: Path) -> None:
+    require_program("mosquitto")
     port = free_port()
     broker = BrokerProcess.start("mosquitto", port, tmp_path)
     writer = Peer(port)
@@ -218,6 +222,7 @@ def test_broker_is_never_bound_beyond_loopback(kind: str, host: str, tmp_path: P
 
 @pytest.mark.debian
 def test_damaged_mosquitto_database_is_said_with_the_way_out(tmp_path: Path) -> None:
+    require_program("mosquitto")
     (tmp_path / "mosquitto.db").write_bytes(b"not a database")
     with pytest.raises(FleetError, match=r"mosquitto broker .* ended at once") as caught:
         BrokerProcess.start("mosquitto", free_port(), tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bundle_maker import bundle_files, make_bundle, write_files
 
 from edge_agent.trust.approved import ApprovedTarget
 from edge_agent.trust.bundle_check import (
@@ -19,6 +18,7 @@ from edge_contract.errors import ContractError, TrustError
 from edge_contract.layout import BundleDir
 from edge_contract.manifest import WEIGHT_CONFIG
 from edge_contract.model import MODEL_FILE
+from tests.trust.bundle_maker import bundle_files, make_bundle, write_files
 
 
 @pytest.fixture

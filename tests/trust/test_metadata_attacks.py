@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tuf.api.metadata import MetaFile, TargetFile
-from tuf_simulator import DAY_S, LINE, NOW_S, ROLE, Publisher, date
 
 from edge_agent.trust.approved import ApprovedLine
 from edge_agent.trust.verifier import TrustStore
@@ -20,6 +19,7 @@ from edge_contract.digest import digest_of
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.metadata import MetadataSet, decode_metadata_set
 from edge_contract.signing import ed25519_key, public_bytes
+from tests.trust.tuf_simulator import DAY_S, LINE, NOW_S, ROLE, Publisher, date
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tuf_simulator import DAY_S, DEVICE_KEY, LINE, NOW_S, Publisher
 
 from edge_agent.trust.approved import ApprovedLine
 from edge_agent.trust.order import AcceptedOrder, DeviceFacts, accept_order
@@ -18,6 +17,7 @@ from edge_agent.trust.verifier import TrustStore
 from edge_contract.digest import digest_of
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.signing import sign_document
+from tests.trust.tuf_simulator import DAY_S, DEVICE_KEY, LINE, NOW_S, Publisher
 
 FACTS = DeviceFacts(
     fleet="shop",

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_maker import bundle_files, make_bundle, write_files
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.api.metadata import Metadata, MetaFile
 from tuf.ngclient import FetcherInterface, Updater
-from tuf_simulator import DAY_S, NOW_S
 
 from edge_agent.trust.bundle_check import check_manifest
 from edge_agent.trust.verifier import TrustStore
@@ -27,6 +25,8 @@ from edge_contract.signing import ed25519_key, public_bytes
 from fleet.errors import FleetError
 from fleet.repository.edition_signer import Lifetimes
 from fleet.repository.tuf_repository import PublishedVersion, Repository
+from tests.trust.bundle_maker import bundle_files, make_bundle, write_files
+from tests.trust.tuf_simulator import DAY_S, NOW_S
 
 
 class Clock:
