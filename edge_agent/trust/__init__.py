@@ -1,0 +1,1 @@
+"""What the device believes: TUF metadata, the director's orders, bundles, and what time it is."""

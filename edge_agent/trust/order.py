@@ -1,0 +1,134 @@
+"""Whether the device obeys a ``desired`` document. Pure: all facts come in, nothing is written.
+
+Uptane's rule: the director chooses, among what the image repository approved. So a stolen
+director key can order another approved version of the same line, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
+from edge_contract.desired import DESIRED_TYPE, Desired, decode_desired
+from edge_contract.errors import TrustError
+from edge_contract.signing import fingerprint, verify_document
+
+
+@dataclass(frozen=True)
+class LastOrder:
+    """The last accepted order, as the caller keeps it.
+
+    document: SHA-256 (hex) of the envelope's bytes.
+    """
+
+    epoch: int
+    seq: int
+    document: str
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What this device is, and what it has accepted so far.
+
+    device_key: fingerprint of its own key.
+    reference_s: the time to check expiry against (``TimeFloor.reference_s``).
+    last: None before the first accepted order.
+    """
+
+    fleet: str
+    device: str
+    device_key: str
+    line: str
+    hardware: str
+    reference_s: float
+    last: LastOrder | None = None
+
+
+@dataclass(frozen=True)
+class AcceptedOrder:
+    """An order to carry out.
+
+    target: the approved bundle that it names; None when it is a repeat.
+    last: what to keep, durably, before acting on the order.
+    issued_at: what to raise the time floor to.
+    repeat: the very order accepted before. Nothing is to be done for it: what came of it
+        stands in the device's journal.
+    """
+
+    desired: Desired
+    target: ApprovedTarget | None
+    last: LastOrder
+    issued_at: float
+    repeat: bool
+
+
+def accept_order(envelope: bytes, approved: ApprovedLine, facts: DeviceFacts) -> AcceptedOrder:
+    """Check one ``desired`` envelope.
+
+    The order's own ``issued_at`` counts as the present where it is later than what the device
+    knows: neither the director's key nor any of the metadata may have expired by then. That is
+    also what bounds how far a stolen director key can push the time floor.
+
+    Args:
+        envelope: the retained payload, as it came.
+        approved: the verified metadata of the device's line.
+        facts: this device.
+
+    Raises:
+        ContractError: malformed.
+        TrustError: refused; the message says why. Nothing of the order counts, its ``seq``
+            neither.
+    """
+    document = hashlib.sha256(envelope).hexdigest()
+    keys = {bytes.fromhex(key.public): key for key in approved.directors.keys}
+    last = facts.last
+    payload, signer = verify_document(envelope, DESIRED_TYPE, keys, what="desired document")
+    desired = decode_desired(payload)
+    number = LastOrder(desired.epoch, desired.seq, document)
+    if last == number:
+        return AcceptedOrder(desired, None, number, desired.issued_at, repeat=True)
+
+    now_s = max(facts.reference_s, desired.issued_at)
+    trusted = approved.directors.trusted(facts.fleet, facts.line, now_s)
+    if signer not in {fingerprint(public) for public in trusted}:
+        raise _refused(
+            f"its director key {signer[:16]}… may not give orders for fleet {facts.fleet!r}, line"
+            f" {facts.line!r}, or has expired by {now_s:.0f}"
+        )
+    _check_addressee(desired, facts)
+    if last is not None and (desired.epoch, desired.seq) <= (last.epoch, last.seq):
+        raise _refused(
+            f"replay: expected an order after epoch {last.epoch} seq {last.seq}, got epoch"
+            f" {desired.epoch} seq {desired.seq}"
+        )
+    if desired.expires <= now_s:
+        raise _refused(f"expired at {desired.expires:.0f}, the time is {now_s:.0f} or later")
+    if approved.expires_s <= now_s:
+        raise _refused(
+            f"the metadata of {facts.line!r} expires at {approved.expires_s:.0f}, the order was"
+            f" issued, or the time is, {now_s:.0f}"
+        )
+    if approved.timestamp_version < desired.timestamp_version_min:
+        raise _refused(
+            f"the device's metadata is held back: it has timestamp version"
+            f" {approved.timestamp_version}, the order demands {desired.timestamp_version_min}"
+        )
+    target = approved.require(desired.version, desired.manifest_digest)
+    return AcceptedOrder(desired, target, number, desired.issued_at, repeat=False)
+
+
+def _check_addressee(desired: Desired, facts: DeviceFacts) -> None:
+    for what, ordered, own in (
+        ("fleet", desired.fleet, facts.fleet),
+        ("device", desired.device, facts.device),
+        ("device key", desired.device_key, facts.device_key),
+        ("model line", desired.line, facts.line),
+        ("hardware", desired.hardware, facts.hardware),
+    ):
+        if ordered != own:
+            raise _refused(f"it is for {what} {ordered!r}, this is {own!r}")
+
+
+def _refused(reason: str) -> TrustError:
+    return TrustError(f"order refused: {reason}", docs="explanation/trust.md")

@@ -1,0 +1,69 @@
+"""The time that expiry is checked against, on a device whose clock may be anything.
+
+The floor moves only on a signed ``issued_at`` that was accepted, never on the local clock: one
+NTP answer from 2038 would otherwise expire everything, for good. The local clock only counts
+while something says that it is synchronised, and what it says is forgotten again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from edge_contract.codec import decode_json, encode_json
+from edge_contract.errors import ContractError, TrustError
+from edge_contract.layout import write_durably
+
+_LATEST_S = 253_402_300_799.0
+"""The last second of the year 9999, the latest that TUF metadata can name."""
+
+
+@dataclass(frozen=True)
+class TimeFloor:
+    """The latest time (unix s) that is known, by signature, to have passed. 0: none yet."""
+
+    floor_s: float = 0.0
+
+    def raised_to(self, issued_at: float) -> TimeFloor:
+        """The floor after an accepted, signed ``issued_at``; it never goes down."""
+        return replace(self, floor_s=max(self.floor_s, min(issued_at, _LATEST_S)))
+
+    def reference_s(self, local_s: float, *, synchronised: bool) -> float:
+        """The time to check expiry against, unix seconds.
+
+        Args:
+            local_s: the device's wall clock.
+            synchronised: whether the system says that this clock was set from the network.
+        """
+        return max(self.floor_s, min(local_s, _LATEST_S)) if synchronised else self.floor_s
+
+
+class _FloorFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    schema: int = 1
+    floor_s: float
+
+
+def load_floor(path: Path) -> TimeFloor:
+    """The floor that was kept; that of a new device if there is no file.
+
+    Raises:
+        TrustError: the file is damaged. Starting again at 0 would let expired metadata in.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return TimeFloor()
+    try:
+        return TimeFloor(decode_json(data, _FloorFile, what=str(path)).floor_s)
+    except ContractError as error:
+        raise TrustError(
+            f"{error}; new installs stop, what runs keeps running",
+            hint=f"if the disk was damaged and the device is yours, remove {path}",
+        ) from error
+
+
+def save_floor(path: Path, floor: TimeFloor) -> None:
+    """Keep the floor; durable when this returns."""
+    write_durably(path, encode_json(_FloorFile(floor_s=floor.floor_s)))

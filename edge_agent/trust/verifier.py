@@ -1,0 +1,295 @@
+"""Verifying TUF metadata on the device, and remembering what was verified.
+
+The decisions are python-tuf's (``TrustedMetadataSet``: the client workflow of the TUF
+specification, section 5), with our own reference time instead of the system clock; ADR 0004 says
+why, and what would notice a change inside python-tuf. This module orders the steps, finds the
+delegation of the line and keeps what was verified, so that a rollback is refused after a restart
+as well. It has no network and no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+from tuf.api import exceptions
+from tuf.api.metadata import Metadata, Root, Targets
+from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
+from tuf.ngclient.config import EnvelopeType
+
+from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
+from edge_contract.codec import decode_json, encode_json
+from edge_contract.desired import DIRECTORS_TARGET, Directors, decode_directors
+from edge_contract.errors import ContractError, TrustError
+from edge_contract.layout import write_durably
+from edge_contract.metadata import MetadataSet, target_path
+
+_STATE_LIMIT_BYTES = 512 * 1024
+"""Above the largest metadata set in base64, with a root of the largest size beside it."""
+
+_ATTACKS: tuple[tuple[type[Exception], str], ...] = (
+    (exceptions.UnsignedMetadataError, "not signed by a threshold of the keys of its role"),
+    (exceptions.ExpiredMetadataError, "expired: the metadata is old, or is being held back"),
+    (exceptions.BadVersionNumberError, "rollback, or a version out of sequence"),
+    (exceptions.LengthOrHashMismatchError, "mix-and-match: not the file that was signed for"),
+)
+
+
+class _Trusted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was verified last. Empty bytes: nothing yet."""
+
+    schema: int = 1
+    anchor: bytes
+    root: bytes
+    timestamp: bytes = b""
+    snapshot: bytes = b""
+    line: str = ""
+    targets: bytes = b""
+    line_role: bytes = b""
+    directors: bytes = b""
+
+
+class TrustStore:
+    """The device's verified metadata, in one durable file.
+
+    Args:
+        directory: where ``trusted.json`` is kept; made if it does not exist.
+        root: the bytes of the root file that a person gave this device. Needed the first time;
+            later it may be given again, and must then belong to the same repository.
+
+    Raises:
+        TrustError: no root is known; the root is not signed by its own keys; it belongs to
+            another repository than the one trusted so far; or the file is damaged.
+    """
+
+    def __init__(self, directory: Path, *, root: bytes | None = None) -> None:
+        self._path = directory / "trusted.json"
+        kept = self._load()
+        if kept is None:
+            if root is None:
+                raise TrustError(
+                    f"{directory}: this device trusts no repository yet",
+                    hint="give it the fleet's root file once: `trust_root` in its configuration,"
+                    " or --trust ROOT",
+                    docs="explanation/trust.md",
+                )
+            with _refusals("root"):
+                TrustedMetadataSet(root, EnvelopeType.METADATA)
+            directory.mkdir(parents=True, exist_ok=True)
+            self._state = _Trusted(anchor=root, root=root)
+            write_durably(self._path, encode_json(self._state))
+        else:
+            self._state = kept
+            if root is not None and root not in (kept.anchor, kept.root):
+                self._check_same_repository(root)
+
+    @property
+    def root_version(self) -> int:
+        """The version of the root that is trusted now."""
+        return Metadata[Root].from_bytes(self._state.root).signed.version
+
+    def verify(self, metadata: MetadataSet, *, reference_s: float) -> ApprovedLine:
+        """Check a metadata set by TUF's rules, and remember it.
+
+        What was verified before a refusal is kept, as TUF demands: a new root counts although
+        the timestamp after it was refused.
+
+        Args:
+            metadata: as it came from the wire or from a file.
+            reference_s: the time to check expiry against (``TimeFloor.reference_s``).
+
+        Raises:
+            TrustError: refused; the message names the role and the attack that it looks like.
+            ContractError: ``directors.json`` is malformed.
+        """
+        before = self._state
+        try:
+            return self._verify(metadata, reference_s)
+        finally:
+            if self._state is not before:
+                write_durably(self._path, encode_json(self._state))
+
+    def approved(self, *, reference_s: float) -> ApprovedLine | None:
+        """What was verified last, checked again at ``reference_s``; None if nothing was.
+
+        Raises:
+            TrustError: it has expired since.
+        """
+        kept = self._state
+        if not kept.directors:
+            return None
+        return self.verify(
+            MetadataSet(
+                line=kept.line,
+                roots=[],
+                timestamp=kept.timestamp,
+                snapshot=kept.snapshot,
+                targets=kept.targets,
+                line_role=kept.line_role,
+                directors=kept.directors,
+            ),
+            reference_s=reference_s,
+        )
+
+    def _verify(self, metadata: MetadataSet, reference_s: float) -> ApprovedLine:
+        with _refusals("root"):
+            trusted = TrustedMetadataSet(self._state.root, EnvelopeType.METADATA)
+            trusted.reference_time = datetime.fromtimestamp(reference_s, timezone.utc)
+            for data in metadata.roots:
+                if Metadata[Root].from_bytes(data).signed.version > trusted.root.version:
+                    trusted.update_root(data)
+                    self._keep(root=data)
+        with _refusals("timestamp"):
+            self._update_timestamp(trusted, metadata.timestamp)
+        with _refusals("snapshot"):
+            self._update_snapshot(trusted, metadata.snapshot)
+        with _refusals("targets"):
+            targets = trusted.update_targets(metadata.targets)
+        role = _delegated_role(targets, metadata.line)
+        with _refusals(f"{role!r}"):
+            line_role = trusted.update_delegated_targets(metadata.line_role, role, Targets.type)
+        directors = _directors(targets, metadata.directors)
+        self._keep(
+            line=metadata.line,
+            targets=metadata.targets,
+            line_role=metadata.line_role,
+            directors=metadata.directors,
+        )
+        roles = (trusted.root, trusted.timestamp, trusted.snapshot, targets, line_role)
+        return ApprovedLine(
+            line=metadata.line,
+            timestamp_version=trusted.timestamp.version,
+            expires_s=min(role.expires for role in roles).timestamp(),
+            targets=_approved_targets(line_role, metadata.line),
+            directors=directors,
+        )
+
+    def _update_timestamp(self, trusted: TrustedMetadataSet, data: bytes) -> None:
+        if self._state.timestamp:
+            # The one from before guards against rollback even when it has expired. It no longer
+            # counts when a new root names other keys for it: that is how a stolen timestamp key,
+            # used to sign a version far ahead, is recovered from (specification, 5.3.11).
+            try:
+                trusted.update_timestamp(self._state.timestamp)
+            except exceptions.RepositoryError:
+                pass
+            else:
+                if data == self._state.timestamp:
+                    return
+        try:
+            trusted.update_timestamp(data)
+        except exceptions.EqualVersionNumberError:
+            if trusted.timestamp.is_expired(trusted.reference_time):
+                raise exceptions.ExpiredMetadataError("timestamp.json is expired") from None
+            return
+        self._keep(timestamp=data)
+
+    def _update_snapshot(self, trusted: TrustedMetadataSet, data: bytes) -> None:
+        if self._state.snapshot:
+            try:
+                trusted.update_snapshot(self._state.snapshot, trusted=True)
+            except exceptions.RepositoryError:
+                pass
+            else:
+                if data == self._state.snapshot:
+                    return
+        trusted.update_snapshot(data)
+        self._keep(snapshot=data)
+
+    def _keep(self, **verified: bytes | str) -> None:
+        changed = msgspec.structs.replace(self._state, **verified)
+        if changed != self._state:
+            self._state = changed
+
+    def _load(self) -> _Trusted | None:
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return decode_json(data, _Trusted, what=str(self._path), limit_bytes=_STATE_LIMIT_BYTES)
+        except ContractError as error:
+            raise TrustError(
+                f"{error}; new installs stop, what runs keeps running",
+                hint=f"if the disk was damaged and the device is yours, remove {self._path} and"
+                " give the device its root file again",
+            ) from error
+
+    def _check_same_repository(self, root: bytes) -> None:
+        """A root given again is the same repository's if one of the two signed for the other."""
+        with _refusals("root"):
+            TrustedMetadataSet(root, EnvelopeType.METADATA)
+        given = Metadata[Root].from_bytes(root)
+        known = Metadata[Root].from_bytes(self._state.root)
+        for signer, signed in ((known, given), (given, known)):
+            try:
+                signer.signed.verify_delegate(Root.type, signed.signed_bytes, signed.signatures)
+            except exceptions.UnsignedMetadataError:
+                continue
+            return
+        raise TrustError(
+            f"the root file given (version {given.signed.version}) belongs to another repository"
+            f" than the one that this device trusts ({self._path})",
+            hint=f"to move the device to another fleet, stop the agent and remove {self._path}",
+            docs="explanation/trust.md",
+        )
+
+
+def _delegated_role(targets: Targets, line: str) -> str:
+    """The role that alone may approve versions of ``line``."""
+    if targets.delegations is not None:
+        probe = target_path(line, "0.0.0")
+        for name, terminating in targets.delegations.get_roles_for_target(probe):
+            if terminating:
+                return name
+            break
+    raise TrustError(
+        f"the targets role delegates no model line {line!r}",
+        hint="publish a version of it first, or correct the line in the device's configuration",
+    )
+
+
+def _approved_targets(line_role: Targets, line: str) -> dict[str, ApprovedTarget]:
+    """Targets of this line only: whatever else the role lists is not its to approve."""
+    prefix = target_path(line, "")
+    found: dict[str, ApprovedTarget] = {}
+    for path, target in line_role.targets.items():
+        version = path.removeprefix(prefix)
+        digest = target.hashes.get("sha256")
+        if path.startswith(prefix) and "/" not in version and digest is not None:
+            found[version] = ApprovedTarget(version, f"sha256:{digest}", target.length)
+    return found
+
+
+def _directors(targets: Targets, data: bytes) -> Directors:
+    target = targets.targets.get(DIRECTORS_TARGET)
+    if target is None:
+        raise TrustError(f"the targets role lists no {DIRECTORS_TARGET}: nobody may give orders")
+    with _refusals(DIRECTORS_TARGET):
+        target.verify_length_and_hashes(data)
+    directors = decode_directors(data)
+    for key in directors.keys:
+        try:
+            size = len(bytes.fromhex(key.public))
+        except ValueError:
+            size = 0
+        if size != 32:
+            raise ContractError(
+                f"{DIRECTORS_TARGET}: expected a key of 32 bytes in hex, got {key.public[:80]!r}"
+            )
+    return directors
+
+
+@contextmanager
+def _refusals(role: str) -> Iterator[None]:
+    """Turn python-tuf's refusals into ours, with the role and the attack in the message."""
+    try:
+        yield
+    except exceptions.RepositoryError as error:
+        attack = next((text for kind, text in _ATTACKS if isinstance(error, kind)), "malformed")
+        raise TrustError(
+            f"{role} metadata refused: {attack}: {error}", docs="explanation/trust.md"
+        ) from error

@@ -1,0 +1,1 @@
+"""A broker for one machine, as a process of its own: mosquitto if installed, else iotcore."""
