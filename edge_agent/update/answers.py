@@ -121,7 +121,7 @@ def returned(state: UpdateState, event: Switched) -> Outcome:
     return _return_ends(state)
 
 
-def returned_to_nothing(state: UpdateState, event: SwitchFailed) -> Outcome:
+def not_returned(state: UpdateState, event: SwitchFailed) -> Outcome:
     """The pointer is right, yet its version does not load: somebody must know."""
     return _return_ends(state, Alarm(f"the version before cannot be brought back: {event.reason}"))
 

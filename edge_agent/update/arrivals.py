@@ -41,7 +41,7 @@ def supersede_trial(state: UpdateState, event: Superseded) -> Outcome:
     return roll_back(state, reason, seen=order.key, waiting=order, ran=True)
 
 
-def supersede_commit(state: UpdateState, event: Superseded) -> Outcome:
+def finish_first(state: UpdateState, event: Superseded) -> Outcome:
     """The verdict is given and the pointer about to move: finish, then begin the newer order."""
     order = event.order
     if order.key > state.seen and order.digest == order_of(state).digest:
