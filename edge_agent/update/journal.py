@@ -1,0 +1,204 @@
+"""The journal: what was decided, before it is done. One JSON line an entry, each with its CRC.
+
+Guarantee: when ``append`` returns, the entry survives a power cut; when it raises, the entry is
+not there. So after a cut the last entry is the last decision, and at most its effects are missing.
+A torn last line is the cut itself and is dropped; a bad line elsewhere is damage: it is kept aside
+and said.
+
+The journal is also the audit trail. ``facts`` say which version was in which slot, and when;
+compaction drops old states, never a fact. Anyone can read it: every line is plain JSON, and
+``crc`` is the CRC-32 of the line's bytes before ``,"crc"``.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edge_agent.errors import AgentError
+from edge_agent.update.effects import Fact
+from edge_agent.update.state import UpdateState
+from edge_contract.codec import encode_json
+from edge_contract.errors import ContractError
+from edge_contract.layout import fsync_dir, write_durably
+
+_CRC_KEY = b',"crc":"'
+_TAIL_BYTES = len(_CRC_KEY) + 8 + len(b'"}')
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One step of the update machine.
+
+    n: grows by one an entry; a gap shows that a damaged line was lost.
+    ts: unix s of the device's wall clock, as wrong as that may be.
+    state: after the event; None in an old entry that compaction kept for its facts.
+    """
+
+    n: int
+    ts: float
+    event: str
+    state: UpdateState | None = None
+    facts: list[Fact] = []
+
+
+class Journal:
+    """The journal in ``path``, opened for writing: replayed, mended and compacted.
+
+    Args:
+        path: the file; its directory exists.
+        wall_s: the device's wall clock, unix seconds.
+
+    ``state`` is the last one written, ``notes`` are sentences about damage that was found.
+
+    Raises:
+        AgentError: the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, wall_s: Callable[[], float]) -> None:
+        self._path = path
+        self._wall_s = wall_s
+        self._n = 0
+        self._file = -1
+        self._size_bytes = 0
+        self.state = UpdateState()
+        self.notes: list[str] = []
+        try:
+            self._open()
+        except OSError as error:
+            raise _unusable(path, error) from error
+
+    def append(self, event: str, state: UpdateState, facts: Sequence[Fact] = ()) -> None:
+        """Write one step durably.
+
+        Raises:
+            AgentError: the disk refused; nothing of the entry remains.
+        """
+        n = self._n + 1
+        entry = Entry(n=n, ts=self._wall_s(), event=event, state=state, facts=list(facts))
+        line = encode_line(entry)
+        try:
+            _write_all(self._file, line)
+            os.fsync(self._file)
+        except OSError as error:
+            # Half a line would spoil the next one; after a failed fsync nothing is certain.
+            os.ftruncate(self._file, self._size_bytes)
+            raise _unusable(self._path, error) from error
+        self._n = n
+        self._size_bytes += len(line)
+        self.state = state
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._file)
+
+    def _open(self) -> None:
+        for leftover in self._path.parent.glob(f".{self._path.name}.*.part"):
+            leftover.unlink()
+        if not self._path.exists():
+            write_durably(self._path, b"")
+        data = self._path.read_bytes()
+        entries, damaged, torn_bytes = _split(data)
+        self.state = next((e.state for e in reversed(entries) if e.state), UpdateState())
+        self._n = entries[-1].n if entries else 0
+        if not self._rewritten(data, entries, damaged, torn_bytes) and torn_bytes:
+            os.truncate(self._path, len(data) - torn_bytes)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+        self._size_bytes = os.fstat(self._file).st_size
+        os.fsync(self._file)
+        fsync_dir(self._path.parent)
+
+    def _rewritten(
+        self, data: bytes, entries: list[Entry], damaged: list[int], torn_bytes: int
+    ) -> bool:
+        """Whether the file was replaced by a shorter one. A full disk leaves it as it is."""
+        compact = b"".join(encode_line(entry) for entry in _compacted(entries))
+        if len(compact) >= len(data) - torn_bytes:
+            return False
+        try:
+            if damaged:
+                aside = self._path.with_name(f"{self._path.name}.damaged-{self._n}")
+                write_durably(aside, data)
+                self.notes.append(
+                    f"{len(damaged)} lines of {self._path} are damaged (the first is line"
+                    f" {damaged[0]}); the whole is kept as {aside.name}, the rest is used"
+                )
+            write_durably(self._path, compact)
+        except OSError as error:
+            self.notes.append(f"{self._path} could not be compacted: {error.strerror}")
+            return False
+        return True
+
+
+def read_journal(path: Path) -> list[Entry]:
+    """Every readable entry, oldest first; changes nothing.
+
+    Raises:
+        AgentError: the file cannot be read.
+    """
+    try:
+        return _split(path.read_bytes())[0]
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def encode_line(entry: Entry) -> bytes:
+    """One line: the entry's JSON with its CRC as the last key."""
+    body = encode_json(entry)[:-1]
+    return body + _CRC_KEY + b'%08x"}\n' % zlib.crc32(body)
+
+
+def decode_line(line: bytes) -> Entry:
+    """The entry of one line, without its line feed.
+
+    Raises:
+        ContractError: the CRC or the form is wrong.
+    """
+    body, tail = line[:-_TAIL_BYTES], line[-_TAIL_BYTES:]
+    if tail != _CRC_KEY + b'%08x"}' % zlib.crc32(body):
+        raise ContractError("journal line: the CRC differs")
+    try:
+        return msgspec.json.decode(body + b"}", type=Entry)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ContractError(f"journal line: {error}") from error
+
+
+def _split(data: bytes) -> tuple[list[Entry], list[int], int]:
+    """(entries, numbers of damaged lines, bytes of the torn tail)."""
+    lines = data.split(b"\n")
+    tail = lines.pop()  # after the last line feed: nothing, or what a cut left
+    entries: list[Entry] = []
+    bad: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(decode_line(line))
+        except ContractError:
+            bad.append(number)
+    return entries, bad, len(tail)
+
+
+def _compacted(entries: list[Entry]) -> list[Entry]:
+    """The last state, and every entry that holds a fact."""
+    last = next((e.n for e in reversed(entries) if e.state), None)
+    kept = []
+    for entry in entries:
+        if entry.n == last:
+            kept.append(entry)
+        elif entry.facts:
+            kept.append(Entry(n=entry.n, ts=entry.ts, event=entry.event, facts=entry.facts))
+    return kept
+
+
+def _write_all(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _unusable(path: Path, error: OSError) -> AgentError:
+    return AgentError(
+        f"the update journal {path} cannot be used: {error.strerror or error}",
+        hint=f"free some space or give the file to the agent's user: ls -l {path}; df {path}",
+    )

@@ -1,0 +1,298 @@
+"""The update manager: journal, machine, slots and ports put together. One loop owns it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+from edge_agent.errors import AgentError
+from edge_agent.update.effects import AskAgain, Asked, Effect, Fact, Record, RunHook, Watch
+from edge_agent.update.events import (
+    Boot,
+    DeadlinePassed,
+    Event,
+    Held,
+    Released,
+    Restarted,
+    SwitchFailed,
+    TrialVerdict,
+)
+from edge_agent.update.executor import BACKGROUND, Executor, Ports
+from edge_agent.update.journal import Journal
+from edge_agent.update.machine import step
+from edge_agent.update.order import Order
+from edge_agent.update.slots import Slot, Slots
+from edge_agent.update.state import Stage, UpdateState, deadline_s
+from edge_agent.update.trial import Baseline, TrialJudge
+
+LATER_S = 60.0
+"""How long after "later" a hook is asked again."""
+
+_UNDOABLE = frozenset(Stage) - {Stage.COMMITTING, Stage.ROLLING_BACK}
+_JUDGED = frozenset({Stage.TRIAL, Stage.HEALTH})
+
+
+class UpdateManager:
+    """Carries out orders, one at a time, and can be cut off at any instant.
+
+    Every method is called by one loop; ports post events into that loop's queue, which hands them
+    to ``handle``. No method waits for a network, a hook, a model or a copy.
+
+    Args:
+        journal: opened, so replayed.
+        slots: not yet recovered.
+        ports: the rest of the agent.
+        monotonic_s: seconds that never go back.
+        later_s: how long after "later" a hook is asked again.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        slots: Slots,
+        ports: Ports,
+        monotonic_s: Callable[[], float],
+        *,
+        later_s: float = LATER_S,
+    ) -> None:
+        self.slots = slots
+        self._journal = journal
+        self._ports = ports
+        self._monotonic_s = monotonic_s
+        self._later_s = later_s
+        self._baseline = Baseline()
+        self._executor = Executor(slots, ports, lambda: self._baseline.latency_p95_ms)
+        self._inbox: deque[Event] = deque()
+        self._handling = False
+        self._undone: list[Asked] = []
+        self._ask_again: tuple[float, RunHook] | None = None
+        self._judge: TrialJudge | None = None
+        self._judge_digest = ""
+        self._stage_began_s = monotonic_s()
+        self.blocked = ""
+        """Why the next step cannot be taken now (the disk), or ""."""
+
+    @property
+    def state(self) -> UpdateState:
+        """What the journal says."""
+        return self._journal.state
+
+    def start(self, boot: Boot) -> None:
+        """Take up what the last run of the agent left. Call it once, before anything else.
+
+        Args:
+            boot: how the last run ended (``boot.BootMarker`` tells).
+
+        Raises:
+            AgentError, OSError: the state directory cannot be read.
+        """
+        found = self.slots.recover(self.state.active, announced=boot == "clean")
+        for note in (*self._journal.notes, *found.notes):
+            self._ports.sink.alarm(note)
+        active = self.slots.active()
+        self._stage_began_s = self._monotonic_s()
+        self.handle(
+            Restarted(
+                boot=boot,
+                active=active.digest if active else "",
+                active_slot=active.name if active else "",
+                active_version=active.version if active else "",
+                trial=self.slots.pointer.trial_digest,
+                note=found.active_note,
+                trial_lost=found.trial_lost,
+            )
+        )
+
+    def handle(self, event: Event) -> None:
+        """Take one step: decide, write it down, do it. Events that come meanwhile wait.
+
+        A disk that refuses the journal stops the update, and nothing else: the event is kept and
+        tried again at every ``tick``.
+        """
+        self._inbox.append(event)
+        self._drain()
+
+    def tick(self, now_s: float, wall_s: float | None = None) -> None:
+        """Look at the clocks and at the trial; call it about once a second.
+
+        Args:
+            now_s: monotonic seconds.
+            wall_s: unix seconds, where they are known to be right; None where they are not.
+        """
+        self._drain()
+        if self._inbox:
+            return
+        undone, self._undone = self._undone, []
+        for effect in undone:
+            if effect.ticket == self.state.ticket:
+                self._perform(effect)
+        if self._ask_again is not None and now_s >= self._ask_again[0]:
+            question, self._ask_again = self._ask_again[1], None
+            if question.ticket == self.state.ticket:
+                self._perform(question)
+        self._hear_judge(now_s)
+        overdue = self._overdue(now_s, wall_s)
+        if overdue:
+            self.handle(DeadlinePassed(overdue))
+
+    def observe(self, digest: str, infer_ms: float, ok: bool) -> None:
+        """One answered frame, by the version with ``digest``.
+
+        It is the evidence of a trial, or the baseline for the next one.
+        """
+        if self._judge is not None and digest == self._judge_digest:
+            self._judge.observe(infer_ms, ok)
+        elif ok and digest == self.state.active:
+            self._baseline.observe(infer_ms)
+
+    def hold(self) -> None:
+        """No updates for now; one that is switched in already is judged to its end."""
+        self.handle(Held())
+
+    def release(self) -> None:
+        """Let updates come again; one that waited begins."""
+        self.handle(Released())
+
+    def status(self) -> dict[str, object]:
+        """Plain facts for ``edge-agent status`` and the device's state message."""
+        state, judge = self.state, self._judge
+        p95_ms = judge.latency_p95_ms if judge else math.nan
+        return {
+            "stage": state.stage.value,
+            "held": state.held,
+            "blocked": self.blocked,
+            "order": _order_facts(state.order),
+            "waiting": _order_facts(state.waiting),
+            "desired_epoch": state.seen[0],
+            "desired_seq": state.seen[1],
+            "active": _slot_facts(self.slots.active()),
+            "trial": _slot_facts(self.slots.trial()),
+            "fallback": _slot_facts(self.slots.fallback()),
+            "trial_frames": judge.frames if judge else 0,
+            "trial_errors": judge.errors if judge else 0,
+            "trial_latency_p95_ms": None if math.isnan(p95_ms) else p95_ms,
+            "trial_limit_ms": judge.limit_ms if judge else None,
+            "restarts": state.crashes,
+            "ended": _order_facts(state.ended.order) if state.ended else None,
+            "ended_phase": state.ended.phase if state.ended else "",
+            "ended_reason": state.ended.reason if state.ended else "",
+        }
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._inbox and self._take(self._inbox[0]):
+                self._inbox.popleft()
+        finally:
+            self._handling = False
+
+    def _take(self, event: Event) -> bool:
+        """Whether the event is dealt with; False where the disk refused the journal."""
+        if isinstance(event, SwitchFailed) and event.ticket == BACKGROUND:
+            self._ports.sink.alarm(f"the active version does not run: {event.reason}")
+            return True
+        before = self.state
+        after, effects = step(before, event)
+        facts = [effect.fact for effect in effects if isinstance(effect, Record)]
+        if (after != before or facts) and not self._written(event, after, facts):
+            return False
+        if after.ticket != before.ticket:
+            self._stage_began_s = self._monotonic_s()
+            self._undone, self._ask_again = [], None
+        if after.stage not in _JUDGED:
+            self._judge = None
+        if after.active != before.active:
+            self._baseline.clear()
+        for effect in effects:
+            if not isinstance(effect, Record):
+                self._perform(effect)
+        return True
+
+    def _written(self, event: Event, state: UpdateState, facts: list[Fact]) -> bool:
+        try:
+            self._journal.append(type(event).__name__, state, facts)
+        except AgentError as error:
+            self.blocked = error.message
+            return False
+        self.blocked = ""
+        return True
+
+    def _perform(self, effect: Effect) -> None:
+        if isinstance(effect, Watch):
+            self._watch(effect.order)
+        elif isinstance(effect, AskAgain):
+            due_s = self._monotonic_s() + self._later_s
+            self._ask_again = (due_s, RunHook(effect.ticket, effect.hook, effect.order))
+        else:
+            try:
+                answer = self._executor.perform(effect)
+            except OSError as error:
+                self._not_done(effect, error)
+                return
+            if isinstance(effect, Asked):
+                self.blocked = ""
+            if answer is not None:
+                self.handle(answer)
+
+    def _not_done(self, effect: Effect, error: OSError) -> None:
+        """A stage waits for an answer, so its effect is tried again; the others are dropped."""
+        self.blocked = f"{type(effect).__name__}: {error}"
+        if isinstance(effect, Asked):
+            self._undone.append(effect)
+        else:
+            self._ports.sink.alarm(self.blocked)
+
+    def _watch(self, order: Order) -> None:
+        judge = self._judge
+        if judge and (judge.spec, self._judge_digest) == (order.health, order.digest):
+            return
+        self._judge = TrialJudge(
+            order.health,
+            self.slots.pointer.trial_baseline_p95_ms,
+            started_s=self._monotonic_s(),
+            restarts=self.state.crashes,
+        )
+        self._judge_digest = order.digest
+
+    def _hear_judge(self, now_s: float) -> None:
+        verdict = self._judge.verdict(now_s) if self._judge else None
+        if verdict is None or (verdict.healthy and self.state.stage is Stage.HEALTH):
+            return
+        self.handle(TrialVerdict(self.state.ticket, verdict.healthy, verdict.reason))
+
+    def _overdue(self, now_s: float, wall_s: float | None) -> str:
+        state = self.state
+        lasted_s, limit_s = now_s - self._stage_began_s, deadline_s(state)
+        if lasted_s >= limit_s:
+            return f"stage {state.stage.value} lasted {lasted_s:.0f} s, limit {limit_s:.0f} s"
+        order = state.order or state.waiting
+        if order is None or wall_s is None or state.stage not in _UNDOABLE:
+            return ""
+        if 0 < order.deadline_ts <= wall_s:
+            late_s = wall_s - order.deadline_ts
+            return f"the order's deadline passed {late_s:.0f} s ago, in stage {state.stage.value}"
+        return ""
+
+
+def _order_facts(order: Order | None) -> dict[str, object] | None:
+    if order is None:
+        return None
+    return {
+        "epoch": order.epoch,
+        "seq": order.seq,
+        "digest": order.digest,
+        "line": order.line,
+        "version": order.version,
+        "rollout": order.rollout,
+    }
+
+
+def _slot_facts(slot: Slot | None) -> dict[str, object] | None:
+    if slot is None:
+        return None
+    return {"slot": slot.name, "digest": slot.digest, "line": slot.line, "version": slot.version}
