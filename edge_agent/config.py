@@ -1,0 +1,170 @@
+"""The agent's configuration file: one TOML, every key typed, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edge_agent.errors import AgentError
+from edge_contract.errors import ContractError, ExitCode
+from edge_contract.health import HealthSpec
+from edge_contract.model import LineName
+from edge_contract.profile import ProfileId
+from edge_contract.topics import check_id
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class DeviceSection(_Section, frozen=True, kw_only=True):
+    """Who this device is. ``hardware`` is a profile id; ``line`` the model line that it runs."""
+
+    fleet: str
+    id: str
+    hardware: ProfileId
+    line: LineName
+    state_dir: str
+
+    def __post_init__(self) -> None:
+        check_id(self.fleet, what="device.fleet")
+        check_id(self.id, what="device.id")
+        if not Path(self.state_dir).is_absolute():
+            raise ContractError(
+                f"device.state_dir: expected an absolute path, got {self.state_dir}"
+            )
+
+
+class TrustSection(_Section, frozen=True, kw_only=True):
+    """``root``: the TUF root that this device starts from (``edge-fleet root`` prints it)."""
+
+    root: str
+
+
+class MqttSection(_Section, frozen=True, kw_only=True):
+    """Where the broker is. ``resend_s``: records without an acknowledgement go again after this."""
+
+    host: str
+    port: int = 1883
+    keepalive_s: int = 30
+    resend_s: float = 15.0
+    reconnect_max_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.port < 65536 or self.keepalive_s < 5 or self.resend_s <= 0:
+            raise ContractError(
+                f"mqtt: expected a port of 1 to 65535, keepalive_s of at least 5 and resend_s above"
+                f" 0, got {self.port}, {self.keepalive_s} and {self.resend_s}"
+            )
+
+
+class SourceSection(_Section, frozen=True, kw_only=True):
+    """Where frames come from.
+
+    ``directory``: image or ``.npy`` files below ``path``, in sorted order, again and again where
+    ``loop`` is set. ``video``: a file. ``camera``: ``path`` is a device number or URL.
+    """
+
+    kind: Literal["directory", "video", "camera"]
+    path: str
+    rate_hz: float = 10.0
+    loop: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate_hz <= 1000:
+            raise ContractError(f"source.rate_hz: expected above 0 to 1000, got {self.rate_hz}")
+
+
+class OutputSection(_Section, frozen=True, kw_only=True):
+    """``predictions``: a JSON-lines file that gets one line a frame ("" for none)."""
+
+    predictions: str = ""
+
+
+class TelemetrySection(_Section, frozen=True, kw_only=True):
+    """``window_s``: seconds that one summary covers. ``ledger``: keep a list of spooled records."""
+
+    window_s: float = 300.0
+    spool_cap_mb: float = 64.0
+    ledger: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.window_s <= 86400 or self.spool_cap_mb < 1:
+            raise ContractError(
+                f"telemetry: expected window_s of 0.5 to 86400 and spool_cap_mb of at least 1, got"
+                f" {self.window_s} and {self.spool_cap_mb}"
+            )
+
+
+class DriftSection(_Section, frozen=True, kw_only=True):
+    """Drift detection on the device (docs/explanation/drift.md).
+
+    ``sample_hz`` should be low enough that two samples show different scenes.
+    """
+
+    enabled: bool = True
+    sample_hz: float = 1.0
+    alarms_per_device_year: float = 1.0
+    commission_samples: int = 5000
+    window_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.sample_hz <= 0 or self.alarms_per_device_year <= 0 or self.commission_samples < 100:
+            raise ContractError(
+                "drift: expected sample_hz and alarms_per_device_year above 0 and"
+                f" commission_samples of at least 100, got {self.sample_hz},"
+                f" {self.alarms_per_device_year} and {self.commission_samples}"
+            )
+
+
+class HooksSection(_Section, frozen=True, kw_only=True):
+    """``directory`` holds ``v1/pre-install`` and so on ("" for none)."""
+
+    directory: str = ""
+
+
+class AgentConfig(_Section, frozen=True, kw_only=True):
+    """The whole file. Without ``[mqtt]`` the agent stays offline; without ``[source]`` it only
+    installs."""
+
+    device: DeviceSection
+    trust: TrustSection
+    mqtt: MqttSection | None = None
+    source: SourceSection | None = None
+    output: OutputSection = OutputSection()
+    telemetry: TelemetrySection = TelemetrySection()
+    drift: DriftSection = DriftSection()
+    hooks: HooksSection = HooksSection()
+    health: HealthSpec = HealthSpec(
+        trial_s=10.0,
+        frames_min=20,
+        latency_p95_ratio_max=10.0,
+        errors_share_max=0.05,
+        restarts_max=3,
+        deadline_s=3600.0,
+    )
+    """The device's own policy: an order's health spec may be stricter, never looser."""
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Read and check the configuration file.
+
+    Raises:
+        AgentError: missing, not TOML, an unknown key, or a value out of range; names it.
+    """
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=AgentConfig)
+    except FileNotFoundError as error:
+        raise AgentError(
+            f"no configuration file {path}",
+            hint="docs/reference/edge-agent.md shows one to start from",
+            exit_code=ExitCode.NOT_FOUND,
+        ) from error
+    except OSError as error:
+        raise AgentError(f"cannot read {path}: {error.strerror}") from error
+    except ContractError as error:
+        raise AgentError(f"{path}: {error.message}", exit_code=ExitCode.USAGE) from error
+    except (msgspec.DecodeError, ValueError) as error:
+        raise AgentError(f"{path}: {error}", exit_code=ExitCode.USAGE) from error

@@ -1,0 +1,1 @@
+"""Inference, offline, always: frames in, answers out, models swapped between two frames."""

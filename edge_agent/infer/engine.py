@@ -1,0 +1,162 @@
+"""The capture and inference threads. Neither ever waits for a disk or a network of ours.
+
+``capture`` puts the newest frames into a short queue and drops the oldest when inference is
+behind. ``infer`` takes one, reads the current model reference once, answers, and appends the
+answer to a bounded deque that the recorder drains. Swapping a model is one assignment between two
+frames: no frame is dropped by it, none is answered by a half-loaded model.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_agent.clock import SystemClock
+from edge_agent.infer.model import LoadedModel
+from edge_agent.infer.source import Frame, RawFrame, Source
+from edge_contract.errors import WherryError
+from edge_runtime.errors import InputRefusedError
+from edge_runtime.session import Prediction
+
+QUEUE_FRAMES = 4
+RESULTS_MAX = 20_000
+"""Answers waiting for the recorder: minutes at camera rates. Beyond it the oldest are dropped."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one frame. ``prediction`` is None where it was refused or failed."""
+
+    ts: float
+    monotonic_s: float
+    name: str
+    digest: str
+    version: str
+    slot: str
+    frame: RawFrame | None
+    prediction: Prediction | None
+    error: str = ""
+    refused: bool = False
+
+
+class InferenceEngine:
+    """Owns the two threads and the reference to the model that answers.
+
+    Args:
+        source: where frames come from.
+        rate_hz: how many frames a second to take from it.
+        clock: the device's clocks.
+    """
+
+    def __init__(self, source: Source, rate_hz: float, clock: SystemClock) -> None:
+        self._source = source
+        self._period_s = 1.0 / rate_hz
+        self._clock = clock
+        self._model: LoadedModel | None = None
+        self._frames: queue.Queue[Frame] = queue.Queue(QUEUE_FRAMES)
+        self._stop = threading.Event()
+        self.answers: deque[Answer] = deque(maxlen=RESULTS_MAX)
+        self.frames_dropped_count = 0
+        self.answered_count = 0
+        self.source_ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._capture, name="capture", daemon=True),
+            threading.Thread(target=self._infer, name="infer", daemon=True),
+        ]
+
+    @property
+    def model(self) -> LoadedModel | None:
+        """The model that answers the next frame."""
+        return self._model
+
+    def swap(self, model: LoadedModel | None) -> None:
+        """Let the next frame be answered by ``model``. Safe from any thread."""
+        self._model = model
+
+    def start(self) -> None:
+        """Start both threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Ask both threads to end and wait for them."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    def _colour(self) -> str:
+        model = self._model
+        return model.colour if model else "RGB"
+
+    def _capture(self) -> None:
+        due_s = self._clock.monotonic_s()
+        for frame in self._source.frames(self._colour):
+            # A source without a model has nobody to answer: wait rather than drop its frames.
+            while self._model is None and not self._stop.wait(0.05):
+                due_s = self._clock.monotonic_s()
+            due_s += self._period_s
+            wait_s = due_s - self._clock.monotonic_s()
+            if self._stop.wait(max(0.0, wait_s)):
+                return
+            if wait_s < -1.0:  # far behind: do not race to catch up
+                due_s = self._clock.monotonic_s()
+            self._offer(frame)
+        self.source_ended.set()
+
+    def _offer(self, frame: Frame) -> None:
+        while True:
+            try:
+                self._frames.put_nowait(frame)
+                return
+            except queue.Full:
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        try:
+            self._frames.get_nowait()
+            self.frames_dropped_count += 1
+        except queue.Empty:
+            pass
+
+    def _infer(self) -> None:
+        while not self._stop.is_set():
+            try:
+                frame = self._frames.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            model = self._model
+            if model is None:
+                continue
+            self.answers.append(answer(model, frame, self._clock.wall_s, self._clock.monotonic_s))
+            self.answered_count += 1
+
+
+def answer(
+    model: LoadedModel, frame: Frame, wall_s: Callable[[], float], monotonic_s: Callable[[], float]
+) -> Answer:
+    """Let ``model`` answer one frame; every trouble becomes part of the answer."""
+    prediction: Prediction | None = None
+    error = frame.error
+    refused = frame.pixels is None
+    if frame.pixels is not None:
+        try:
+            prediction = model.session.predict(frame.pixels)
+        except InputRefusedError as trouble:
+            error, refused = trouble.message, True
+        except WherryError as trouble:
+            error = trouble.message
+    return Answer(
+        ts=wall_s(),
+        monotonic_s=monotonic_s(),
+        name=frame.name,
+        digest=model.digest,
+        version=model.version,
+        slot=model.slot,
+        frame=frame.pixels,
+        prediction=prediction,
+        error=error,
+        refused=refused,
+    )

@@ -1,0 +1,1 @@
+"""Pull blobs by digest, block by block, resuming from what the disk already holds."""
