@@ -117,7 +117,7 @@ class Link:
         return info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _signed(self, topic: str, payload: bytes) -> Properties:
-        properties = Properties(PacketTypes.PUBLISH)
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.UserProperty = [(SIGNATURE_PROPERTY, self._identity.sign(topic, payload))]
         return properties
 
@@ -125,7 +125,7 @@ class Link:
         # A will is fixed at connect time, so each connection gets one with an id of its own.
         self._connection_id = secrets.token_hex(8)
         topic, payload = self._will(self._connection_id)
-        properties = Properties(PacketTypes.WILLMESSAGE)
+        properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
         properties.UserProperty = [(SIGNATURE_PROPERTY, self._identity.sign(topic, payload))]
         client.will_set(topic, payload, qos=1, retain=True, properties=properties)
 
@@ -152,4 +152,4 @@ class Link:
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         pairs = getattr(message.properties, "UserProperty", None) or []
         signature = next((value for key, value in pairs if key == SIGNATURE_PROPERTY), "")
-        self._post(Inbound(message.topic, message.payload, signature))
+        self._post(Inbound(message.topic, bytes(message.payload), signature))
