@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge_agent.clock import SystemClock
 from edge_agent.infer.model import LoadedModel
@@ -36,8 +37,11 @@ class Answer:
     digest: str
     version: str
     slot: str
+    directory: Path
     frame: RawFrame | None
     prediction: Prediction | None
+    label: str = ""
+    unsure: bool = False
     error: str = ""
     refused: bool = False
 
@@ -148,6 +152,8 @@ def answer(
             error, refused = trouble.message, True
         except WherryError as trouble:
             error = trouble.message
+    manifest = model.manifest
+    known = prediction is not None and prediction.class_id < len(manifest.labels)
     return Answer(
         ts=wall_s(),
         monotonic_s=monotonic_s(),
@@ -155,8 +161,11 @@ def answer(
         digest=model.digest,
         version=model.version,
         slot=model.slot,
+        directory=model.directory,
         frame=frame.pixels,
         prediction=prediction,
+        label=manifest.labels[prediction.class_id] if prediction and known else "",
+        unsure=prediction is not None and prediction.confidence < manifest.min_confidence,
         error=error,
         refused=refused,
     )
