@@ -1,0 +1,199 @@
+"""From metadata and ``desired`` documents to orders that this device obeys. Owned by the loop.
+
+Metadata and orders arrive on different topics, in any order. An order that the metadata at hand does
+not cover waits a while for newer metadata before it is refused aloud; whatever the outcome, what
+runs keeps running.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edge_agent.clock import SystemClock
+from edge_agent.trust.approved import ApprovedLine
+from edge_agent.trust.order import AcceptedOrder, DeviceFacts, LastOrder, accept_order
+from edge_agent.trust.time_floor import load_floor, save_floor
+from edge_agent.trust.verifier import TrustStore
+from edge_contract.codec import decode_json, encode_json
+from edge_contract.errors import ContractError, TrustError
+from edge_contract.layout import write_durably
+from edge_contract.metadata import MetadataSet, decode_metadata_set
+from edge_contract.signing import verify_message
+
+GRACE_S = 10.0
+"""How long an order waits for the metadata that covers it: retained messages of one connection
+arrive within a round trip of each other, a manager that just published within a second."""
+
+_SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
+
+
+class _LastFile(msgspec.Struct, frozen=True, kw_only=True):
+    schema: int = 1
+    epoch: int
+    seq: int
+    document: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An order or metadata that was refused; ``seq`` and so on are 0 or "" where unknown."""
+
+    reason: str
+
+
+class OrderDesk:
+    """Verifies, in the order of TUF and then Uptane, and remembers across restarts.
+
+    Args:
+        state_dir: holds ``trust/``.
+        root: bytes of the root file from the configuration.
+        fleet, device, device_key, line, hardware: what this device is.
+        clock: the device's clocks.
+
+    Raises:
+        TrustError: no root is known, or what was kept is damaged.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        root: bytes,
+        *,
+        fleet: str,
+        device: str,
+        device_key: str,
+        line: str,
+        hardware: str,
+        clock: SystemClock,
+    ) -> None:
+        directory = state_dir / "trust"
+        directory.mkdir(parents=True, exist_ok=True)
+        self._store = TrustStore(directory, root=root)
+        self._floor_path = directory / "time-floor.json"
+        self._floor = load_floor(self._floor_path)
+        self._last_path = directory / "last-order.json"
+        self._last = _load_last(self._last_path)
+        self._fleet, self._device, self._device_key = fleet, device, device_key
+        self._line, self._hardware = line, hardware
+        self._clock = clock
+        self._approved: ApprovedLine | None = None
+        self._waiting: bytes | None = None
+        self._waiting_since_s = 0.0
+        self._complained = False
+        self.last_refusal = ""
+
+    @property
+    def desired_epoch(self) -> int:
+        """Epoch of the last order obeyed."""
+        return self._last.epoch if self._last else 0
+
+    @property
+    def desired_seq(self) -> int:
+        """Sequence of the last order obeyed."""
+        return self._last.seq if self._last else 0
+
+    def metadata(self, data: bytes) -> Refusal | None:
+        """A metadata set arrived (retained, or from a file). None: verified and kept.
+
+        The refusal is for the log; the verified state of before stays in force.
+        """
+        try:
+            received = decode_metadata_set(data, where="metadata from the broker")
+            self.approve(received)
+        except (TrustError, ContractError) as error:
+            self.last_refusal = error.message
+            return Refusal(error.message)
+        return None
+
+    def approve(self, metadata: MetadataSet) -> ApprovedLine:
+        """Verify a metadata set and keep it.
+
+        Raises:
+            TrustError: refused, or for another line than this device's.
+            ContractError: malformed.
+        """
+        if metadata.line != self._line:
+            raise TrustError(f"metadata of line {metadata.line!r}, this device runs {self._line!r}")
+        self._approved = self._store.verify(metadata, reference_s=self._reference_s())
+        return self._approved
+
+    def desired(self, envelope: bytes, now_s: float) -> None:
+        """A ``desired`` document arrived; ``decide`` says what becomes of it."""
+        self._waiting = envelope
+        self._waiting_since_s = now_s
+        self._complained = False
+
+    def decide(self, now_s: float) -> AcceptedOrder | Refusal | None:
+        """An order to obey, a refusal to report (once an order), or nothing new."""
+        if self._waiting is None:
+            return None
+        try:
+            order = accept_order(self._waiting, self._current(), self._facts())
+        except (TrustError, ContractError) as error:
+            self.last_refusal = error.message
+            if self._complained or now_s - self._waiting_since_s < GRACE_S:
+                return None
+            self._complained = True
+            return Refusal(error.message)
+        self._waiting = None
+        if order.repeat:
+            return None
+        # Kept before it is acted upon: an order counts once, whatever happens next.
+        self._remember(order)
+        return order
+
+    def verify_director(self, topic: str, payload: bytes, signature: str) -> None:
+        """Check a live message of the manager (acks and the like) against the directors' keys.
+
+        Raises:
+            TrustError: not by a director key that is in force for this fleet and line.
+        """
+        approved = self._current()
+        keys = approved.directors.trusted(self._fleet, self._line, self._reference_s())
+        for public in keys:
+            try:
+                verify_message(public, topic, payload, signature)
+            except TrustError:
+                continue
+            return
+        raise TrustError(f"{topic}: not signed by a director key in force")
+
+    def _current(self) -> ApprovedLine:
+        if self._approved is None:
+            self._approved = self._store.approved(reference_s=self._reference_s())
+        if self._approved is None:
+            raise TrustError(f"no metadata of line {self._line!r} has arrived yet")
+        return self._approved
+
+    def _facts(self) -> DeviceFacts:
+        return DeviceFacts(
+            fleet=self._fleet,
+            device=self._device,
+            device_key=self._device_key,
+            line=self._line,
+            hardware=self._hardware,
+            reference_s=self._reference_s(),
+            last=self._last,
+        )
+
+    def _reference_s(self) -> float:
+        return self._floor.reference_s(self._clock.wall_s(), synchronised=_SYNCHRONISED.exists())
+
+    def _remember(self, order: AcceptedOrder) -> None:
+        self._last = order.last
+        kept = _LastFile(epoch=order.last.epoch, seq=order.last.seq, document=order.last.document)
+        write_durably(self._last_path, encode_json(kept))
+        self._floor = self._floor.raised_to(order.issued_at)
+        save_floor(self._floor_path, self._floor)
+
+
+def _load_last(path: Path) -> LastOrder | None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    kept = decode_json(data, _LastFile, what=str(path))
+    return LastOrder(kept.epoch, kept.seq, kept.document)
