@@ -1,8 +1,8 @@
 """From metadata and ``desired`` documents to orders that this device obeys. Owned by the loop.
 
-Metadata and orders arrive on different topics, in any order. An order that the metadata at hand does
-not cover waits a while for newer metadata before it is refused aloud; whatever the outcome, what
-runs keeps running.
+Metadata and orders arrive on different topics, in any order. An order that the metadata at hand
+does not cover waits a while for newer metadata before it is refused aloud; whatever the outcome,
+what runs keeps running.
 """
 
 from __future__ import annotations

@@ -205,9 +205,13 @@ class Reports:
 
         self._spool.append("drift", payload)
 
-    def drift(self, found: DriftEvent, *, ts: float, model_version: str) -> None:
-        """Spool what the drift monitor found as an event."""
+    def drift(
+        self, found: DriftEvent, *, ts: float, model_version: str, sample_hz: float
+    ) -> None:
+        """Spool what the drift monitor found as an event; an alarm tells when the change began."""
         name, severity, text, detail = drift_words(found)
+        if isinstance(found, DriftAlarm):
+            detail["onset_ts"] = ts - found.onset_samples_ago / sample_hz
         self.event(name, severity, text, ts=ts, model_version=model_version, detail=detail)
 
     def _next_state_seq(self) -> int:

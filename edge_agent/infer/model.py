@@ -25,8 +25,8 @@ class LoadedModel:
 
     @property
     def version(self) -> str:
-        """``line/version``, as telemetry names it."""
-        return f"{self.manifest.name}/{self.manifest.version}"
+        """The semantic version, as telemetry names it."""
+        return self.manifest.version
 
     @property
     def colour(self) -> str:
