@@ -205,9 +205,7 @@ class Reports:
 
         self._spool.append("drift", payload)
 
-    def drift(
-        self, found: DriftEvent, *, ts: float, model_version: str, sample_hz: float
-    ) -> None:
+    def drift(self, found: DriftEvent, *, ts: float, model_version: str, sample_hz: float) -> None:
         """Spool what the drift monitor found as an event; an alarm tells when the change began."""
         name, severity, text, detail = drift_words(found)
         if isinstance(found, DriftAlarm):
