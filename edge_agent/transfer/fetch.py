@@ -111,7 +111,8 @@ class BundleFetcher:
         return first_blobs(self._manifest)
 
     def _variant_blobs(self) -> list[Descriptor]:
-        assert self._target is not None and self._manifest is not None
+        assert self._target is not None
+        assert self._manifest is not None
         data = self._read(self._manifest.layer(MODEL_FILE).digest)
         model = check_model(data, self._manifest, line=self._line, version=self._target.version)
         _, self._needed = variant_blobs(self._manifest, model, self._hardware)
