@@ -1,0 +1,176 @@
+"""``edge-agent``: run, status, hold, release, install, doctor. argparse, to stay light."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edge_agent.board import default_hardware, default_state_dir
+from edge_contract.errors import ExitCode, WherryError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="edge-agent", description="Runs a model on this device and keeps it honest."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="infer, update, report; until SIGTERM")
+    run.add_argument("--config", type=Path, required=True, help="the agent's TOML file")
+    run.add_argument("--log-level", default="info", choices=["debug", "info", "warning"])
+
+    status = commands.add_parser("status", help="what this device runs and how it is")
+    _where(status)
+
+    for name, text in (
+        ("hold", "no updates for now; an update on trial returns to the old version"),
+        ("release", "let updates come again"),
+    ):
+        _where(commands.add_parser(name, help=text))
+
+    install = commands.add_parser("install", help="install a bundle from a file, without a fleet")
+    install.add_argument("bundle", type=Path, help="a bundle directory or .tar")
+    install.add_argument("--trust", type=Path, required=True, help="the TUF root file to trust")
+    install.add_argument(
+        "--approval", type=Path, help="signed metadata of the line (default: beside the bundle)"
+    )
+    install.add_argument("--hardware", default="", help="device profile (default: this board's)")
+    _where(install)
+
+    doctor = commands.add_parser("doctor", help="look for what would keep the agent from working")
+    _where(doctor)
+    return parser
+
+
+def _where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="take the state directory from this file")
+    parser.add_argument("--state-dir", type=Path, help="where the agent keeps its state")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code of ``edge_contract.errors.ExitCode``."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(_COMMANDS[arguments.command](arguments))
+    except WherryError as error:
+        _print_error(error, as_json=getattr(arguments, "json", False))
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: argparse.Namespace) -> ExitCode:
+    from edge_agent.agent import run_agent
+    from edge_agent.config import load_config
+
+    run_agent(load_config(arguments.config), log_level=arguments.log_level)
+    return ExitCode.OK
+
+
+def _status(arguments: argparse.Namespace) -> ExitCode:
+    (reply,) = _call(arguments, {"do": "status"})
+    if arguments.json:
+        print(json.dumps(reply))
+    else:
+        from edge_agent.status_text import status_lines
+
+        print("\n".join(status_lines(reply)))
+    return ExitCode.OK
+
+
+def _hold_or_release(arguments: argparse.Namespace) -> ExitCode:
+    (reply,) = _call(arguments, {"do": arguments.command})
+    text = "updates are held" if arguments.command == "hold" else "updates may come again"
+    print(json.dumps(reply) if arguments.json else text)
+    return ExitCode.OK
+
+
+def _install(arguments: argparse.Namespace) -> ExitCode:
+    from edge_agent.install import install_bundle
+
+    outcome = install_bundle(
+        arguments.bundle,
+        trust=arguments.trust,
+        approval=arguments.approval,
+        state_dir=_state_dir(arguments),
+        hardware=arguments.hardware or _configured_hardware(arguments) or default_hardware(),
+        progress=lambda text: print(text, file=sys.stderr),
+    )
+    print(json.dumps(outcome) if arguments.json else outcome["text"])
+    return ExitCode.OK
+
+
+def _doctor(arguments: argparse.Namespace) -> ExitCode:
+    from edge_agent.doctor import examine
+
+    findings = list(examine(arguments.config, _state_dir(arguments)))
+    if arguments.json:
+        print(json.dumps({"findings": [finding.as_json() for finding in findings]}))
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}")
+            if not finding.ok:
+                print(f"      {finding.hint}")
+    return ExitCode.OK if all(finding.ok for finding in findings) else ExitCode.FAILURE
+
+
+_COMMANDS = {
+    "run": _run,
+    "status": _status,
+    "hold": _hold_or_release,
+    "release": _hold_or_release,
+    "install": _install,
+    "doctor": _doctor,
+}
+
+
+def _state_dir(arguments: argparse.Namespace) -> Path:
+    if arguments.state_dir:
+        return Path(arguments.state_dir).absolute()
+    if arguments.config:
+        from edge_agent.config import load_config
+
+        return Path(load_config(arguments.config).device.state_dir)
+    return default_state_dir()
+
+
+def _configured_hardware(arguments: argparse.Namespace) -> str:
+    if not arguments.config:
+        return ""
+    from edge_agent.config import load_config
+
+    return load_config(arguments.config).device.hardware
+
+
+def _call(arguments: argparse.Namespace, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    from edge_agent.api import call
+
+    for reply in call(_state_dir(arguments), body):
+        if "error" in reply:
+            raise WherryError(
+                str(reply["error"]),
+                hint=str(reply.get("hint", "")),
+                exit_code=ExitCode(int(reply.get("code", 1))),
+            )
+        yield {key: value for key, value in reply.items() if key != "done"}
+
+
+def _print_error(error: WherryError, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(error.as_json()))
+        return
+    print(f"edge-agent: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
+    if error.docs:
+        print(f"  see docs/{error.docs}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
