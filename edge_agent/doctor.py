@@ -1,0 +1,103 @@
+"""``edge-agent doctor``: what would keep the agent from working, each with the next step."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.config import AgentConfig, load_config
+from edge_contract.errors import WherryError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    ok: bool
+    text: str
+    hint: str = ""
+
+    def as_json(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {"ok": self.ok, "text": self.text, "hint": self.hint}
+
+
+def examine(config_path: Path | None, state_dir: Path) -> Iterator[Finding]:
+    """Look at the runtime, the configuration, the disk, the source and the broker."""
+    yield _runtime()
+    config: AgentConfig | None = None
+    if config_path is not None:
+        try:
+            config = load_config(config_path)
+            yield Finding(True, f"{config_path} is a valid configuration")
+        except WherryError as error:
+            yield Finding(False, error.message, error.hint)
+    yield _disk(state_dir)
+    if config is None:
+        return
+    yield _profile(config)
+    root = Path(config.trust.root)
+    yield Finding(
+        root.is_file(),
+        f"trust root {root} {'is there' if root.is_file() else 'is missing'}",
+        f"on the fleet's machine: edge-fleet root > {root.name}; then copy it to {root}",
+    )
+    if config.source is not None and config.source.kind == "directory":
+        readable = os.access(config.source.path, os.R_OK | os.X_OK)
+        yield Finding(
+            readable,
+            f"source {config.source.path} {'is readable' if readable else 'cannot be read'}",
+            "create it or set source.path",
+        )
+    if config.mqtt is not None:
+        yield _broker(config.mqtt.host, config.mqtt.port)
+
+
+def _runtime() -> Finding:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return Finding(
+            False, f"onnxruntime cannot be imported: {error}", "pip install 'wherry[agent]'"
+        )
+    return Finding(True, f"onnxruntime {onnxruntime.__version__} loads")
+
+
+def _disk(state_dir: Path) -> Finding:
+    place = state_dir
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        return Finding(False, f"{state_dir} cannot be written", f"sudo chown $(id -u) {place}")
+    stat = os.statvfs(place)
+    free_mb = stat.f_bavail * stat.f_frsize / 1e6
+    return Finding(
+        free_mb >= 100,
+        f"{free_mb:.0f} MB free for {state_dir}",
+        "free some space: two model slots, the blobs and the spool live there",
+    )
+
+
+def _profile(config: AgentConfig) -> Finding:
+    from device_configs.loader import load_profile
+
+    try:
+        profile = load_profile(config.device.hardware)
+    except WherryError as error:
+        return Finding(False, error.message, error.hint)
+    return Finding(True, f"device profile {profile.id}: {profile.title}")
+
+
+def _broker(host: str, port: int) -> Finding:
+    try:
+        with socket.create_connection((host, port), timeout=3):
+            return Finding(True, f"a broker answers at {host}:{port}")
+    except OSError as error:
+        return Finding(
+            False,
+            f"no broker answers at {host}:{port}: {error}",
+            "the agent works offline meanwhile; on the fleet's machine: edge-fleet doctor",
+        )

@@ -1,0 +1,53 @@
+"""What ``edge-agent status`` prints for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def status_lines(status: dict[str, Any]) -> list[str]:
+    """The agent's own status (``Agent.status``) as a few aligned lines."""
+    update = status["update"]
+    inference = status["inference"]
+    spool = status["spool"]
+    link = status["link"]
+    lines = [
+        ("device", f"{status['fleet']}/{status['device']}  {status['hardware']}"),
+        ("runs", _version(status)),
+        ("inference", _inference(inference)),
+        ("link", "online" if link["up"] else f"offline: {link['reason'] or 'not configured'}"),
+        (
+            "spool",
+            f"{spool['waiting_records_count']} records wait, {spool['used_bytes'] / 1e6:.1f} of"
+            f" {spool['cap_bytes'] / 1e6:.0f} MB, {spool['dropped_count']} dropped",
+        ),
+        ("update", _update(update)),
+    ]
+    if status["last_refusal"]:
+        lines.append(("refused", status["last_refusal"]))
+    return [f"{name:<10} {text}" for name, text in lines]
+
+
+def _version(status: dict[str, Any]) -> str:
+    if not status["active_digest"]:
+        return "nothing yet"
+    return (
+        f"{status['line']} {status['active_version']} in slot {status['active_slot']}"
+        f"  {status['active_digest'][:19]}…"
+    )
+
+
+def _inference(inference: dict[str, Any]) -> str:
+    if not inference["answered_count"]:
+        return "no frame answered yet"
+    return (
+        f"{inference['answered_count']} frames answered, p95 {inference['latency_p95_ms']:.2f} ms,"
+        f" {inference['frames_dropped_count']} dropped"
+    )
+
+
+def _update(update: dict[str, Any]) -> str:
+    held = "held; " if update["held"] else ""
+    if update["stage"] == "idle":
+        return held + "none under way"
+    return f"{held}{update['stage']} {update['version']} ({update['progress_percent']:.0f} %)"
