@@ -18,8 +18,10 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         ("link", "online" if link["up"] else f"offline: {link['reason'] or 'not configured'}"),
         (
             "spool",
-            f"{spool['waiting_records_count']} records wait, {spool['used_bytes'] / 1e6:.1f} of"
-            f" {spool['cap_bytes'] / 1e6:.0f} MB, {spool['dropped_count']} dropped",
+            (
+                f"{spool['waiting_records_count']} records wait, {spool['used_bytes'] / 1e6:.1f} of"
+                f" {spool['cap_bytes'] / 1e6:.0f} MB, {spool['dropped_count']} dropped"
+            ),
         ),
         ("update", _update(update)),
     ]
