@@ -126,13 +126,12 @@ class HooksSection(_Section, frozen=True, kw_only=True):
 
 
 class AgentConfig(_Section, frozen=True, kw_only=True):
-    """The whole file. Without ``[mqtt]`` the agent stays offline; without ``[source]`` it only
-    installs."""
+    """The whole file. Without ``[mqtt]`` the agent stays offline."""
 
     device: DeviceSection
     trust: TrustSection
+    source: SourceSection
     mqtt: MqttSection | None = None
-    source: SourceSection | None = None
     output: OutputSection = OutputSection()
     telemetry: TelemetrySection = TelemetrySection()
     drift: DriftSection = DriftSection()

@@ -45,7 +45,7 @@ def examine(config_path: Path | None, state_dir: Path) -> Iterator[Finding]:
         f"trust root {root} {'is there' if root.is_file() else 'is missing'}",
         f"on the fleet's machine: edge-fleet root > {root.name}; then copy it to {root}",
     )
-    if config.source is not None and config.source.kind == "directory":
+    if config.source.kind == "directory":
         readable = os.access(config.source.path, os.R_OK | os.X_OK)
         yield Finding(
             readable,

@@ -7,17 +7,20 @@ what runs keeps running.
 
 from __future__ import annotations
 
+import base64
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from edge_agent.clock import SystemClock
-from edge_agent.trust.approved import ApprovedLine
+from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
 from edge_agent.trust.order import AcceptedOrder, DeviceFacts, LastOrder, accept_order
 from edge_agent.trust.time_floor import load_floor, save_floor
 from edge_agent.trust.verifier import TrustStore
 from edge_contract.codec import decode_json, encode_json
+from edge_contract.desired import Desired, decode_desired
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.layout import write_durably
 from edge_contract.metadata import MetadataSet, decode_metadata_set
@@ -39,9 +42,13 @@ class _LastFile(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Refusal:
-    """An order or metadata that was refused; ``seq`` and so on are 0 or "" where unknown."""
+    """An order or metadata that was refused.
+
+    claimed: what the document says of itself, unverified: to name it in the report, no more.
+    """
 
     reason: str
+    claimed: Desired | None = None
 
 
 class OrderDesk:
@@ -137,7 +144,7 @@ class OrderDesk:
             if self._complained or now_s - self._waiting_since_s < GRACE_S:
                 return None
             self._complained = True
-            return Refusal(error.message)
+            return Refusal(error.message, _claimed(self._waiting))
         self._waiting = None
         if order.repeat:
             return None
@@ -160,6 +167,14 @@ class OrderDesk:
                 continue
             return
         raise TrustError(f"{topic}: not signed by a director key in force")
+
+    def target(self, version: str, digest: str) -> ApprovedTarget:
+        """The approved bundle of an order that is being carried out.
+
+        Raises:
+            TrustError: it is no longer approved, or the approval has expired.
+        """
+        return self._current().require(version, digest)
 
     def _current(self) -> ApprovedLine:
         if self._approved is None:
@@ -188,6 +203,13 @@ class OrderDesk:
         write_durably(self._last_path, encode_json(kept))
         self._floor = self._floor.raised_to(order.issued_at)
         save_floor(self._floor_path, self._floor)
+
+
+def _claimed(envelope: bytes) -> Desired | None:
+    try:
+        return decode_desired(base64.b64decode(json.loads(envelope)["payload"]))
+    except (ContractError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _load_last(path: Path) -> LastOrder | None:

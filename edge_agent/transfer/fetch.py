@@ -8,13 +8,15 @@ its blobs are put into the store first, and nothing is missing then.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.errors import AgentError
 from edge_agent.transfer.pull import BlobPuller
 from edge_agent.trust.approved import ApprovedTarget
-from edge_agent.trust.bundle_check import check_manifest, check_model, first_blobs, variant_blobs
+from edge_agent.trust.bundle_check import check_manifest, check_model
+from edge_agent.update.content import copy_checked, needed_layers
+from edge_agent.update.events import Event, FetchDone, FetchFailed
+from edge_agent.update.order import Order
 from edge_contract.codec import DOCUMENT_LIMIT_BYTES
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.layout import BundleDir, write_durably
@@ -22,109 +24,131 @@ from edge_contract.manifest import MANIFEST_MEDIA_TYPE, Descriptor, Manifest
 from edge_contract.model import MODEL_FILE
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """What a finished fetch left in the blob store.
-
-    blobs: every needed blob, those with a path are the slot's files.
-    """
-
-    digest: str
-    version: str
-    blobs: tuple[Descriptor, ...]
-
-
 class BundleFetcher:
-    """Fetches one bundle at a time. Owned by the loop.
+    """The update's ``Fetcher``. Fetches one bundle at a time; owned by the loop.
 
     Args:
-        puller: the transport; its ``finished`` callback must be ``step_finished``.
+        state_dir: holds the blob store.
+        ask: sends a ``BlobAsk`` payload to the manager.
+        approved: the approved target of (version, digest); raises ``TrustError``.
+        in_slot: a file in a slot that is this blob, if there is one.
         line, hardware: of this device.
-        done: called once a fetch: with what is here, or with (reason, whether the bundle is
-            refused for what it is rather than for what went wrong on the way).
+        post: receives ``FetchDone`` or ``FetchFailed``.
+        monotonic_s: seconds that never go back.
     """
 
     def __init__(
         self,
-        puller: BlobPuller,
+        state_dir: Path,
+        ask: Callable[[bytes], None],
         *,
+        approved: Callable[[str, str], ApprovedTarget],
+        in_slot: Callable[[str], Path | None],
         line: str,
         hardware: str,
-        done: Callable[[Fetched | None, str, bool], None],
+        post: Callable[[Event], None],
+        monotonic_s: Callable[[], float],
     ) -> None:
-        self._puller = puller
+        self.puller = BlobPuller(state_dir, ask, self._step_finished)
+        self._approved = approved
+        self._in_slot = in_slot
         self._line = line
         self._hardware = hardware
-        self._done = done
+        self._post = post
+        self._monotonic_s = monotonic_s
+        self._ticket: int | None = None
         self._target: ApprovedTarget | None = None
-        self._steps: list[Callable[[], list[Descriptor]]] = []
         self._manifest: Manifest | None = None
-        self._needed: list[Descriptor] = []
-        self._now_s = 0.0
+        self._steps: list[Callable[[], list[Descriptor]]] = []
 
-    @property
-    def active(self) -> bool:
-        """Whether a fetch is under way."""
-        return self._target is not None
-
-    def start(self, target: ApprovedTarget, now_s: float) -> None:
+    def start_fetch(self, ticket: int, order: Order) -> None:
         """Begin; a fetch that is under way is given up first."""
         self.cancel()
-        self._target = target
-        self._now_s = now_s
-        self._steps = [self._first_blobs, self._variant_blobs]
-        own = Descriptor(
-            media_type=MANIFEST_MEDIA_TYPE, digest=target.digest, size=target.length_bytes
+        try:
+            target = self._approved(order.version, order.digest)
+        except TrustError as error:
+            self._post(FetchFailed(ticket, error.message, refused=True))
+            return
+        self._ticket, self._target = ticket, target
+        self._steps = [self._first_layers, self._needed_layers]
+        self._want(
+            [
+                Descriptor(
+                    media_type=MANIFEST_MEDIA_TYPE, digest=target.digest, size=target.length_bytes
+                )
+            ]
         )
-        self._puller.want([own], now_s)
 
     def cancel(self) -> None:
         """Give up; what was received stays for later."""
-        self._target = None
-        self._puller.cancel()
+        self._ticket = None
+        self.puller.cancel()
 
-    def step_finished(self, reason: str) -> None:
-        """The puller has everything that it was asked for, or failed."""
-        target = self._target
-        if target is None:
+    def blob(self, digest: str) -> Path:
+        """Where a blob lies once it is here."""
+        return self.puller.blob(digest)
+
+    def clean(self) -> None:
+        """Remove every blob: the slots hold what is needed."""
+        for path in self.puller.blob_dir.iterdir():
+            path.unlink()
+
+    def _want(self, descriptors: list[Descriptor]) -> None:
+        """Ask for blobs, but for those that a slot holds already."""
+        for descriptor in descriptors:
+            kept = self._in_slot(descriptor.digest)
+            target = self.puller.blob(descriptor.digest)
+            if kept is None or target.exists():
+                continue
+            part = target.with_name(f".{target.name}.part")
+            part.unlink(missing_ok=True)
+            try:
+                copy_checked(kept, part, descriptor)
+                part.replace(target)
+            except (OSError, TrustError):
+                # Damaged or gone meanwhile: it is fetched like any other.
+                part.unlink(missing_ok=True)
+        self.puller.want(descriptors, self._monotonic_s())
+
+    def _step_finished(self, reason: str) -> None:
+        if self._ticket is None:
             return
         if reason:
-            self._end(None, reason, refused=False)
+            self._fail(reason, refused=False)
             return
         try:
             if self._steps:
-                self._puller.want(self._steps.pop(0)(), self._now_s)
-            else:
-                self._end(Fetched(target.digest, target.version, tuple(self._needed)), "")
+                self._want(self._steps.pop(0)())
+                return
         except (TrustError, ContractError) as error:
-            self._end(None, error.message, refused=True)
+            self._fail(error.message, refused=True)
+            return
         except OSError as error:
-            self._end(None, f"cannot read what was fetched: {error}")
+            self._fail(f"cannot read what was fetched: {error}", refused=False)
+            return
+        ticket, self._ticket = self._ticket, None
+        self._post(FetchDone(ticket))
 
-    def tick(self, now_s: float) -> None:
-        """Keep the time for the next step."""
-        self._now_s = now_s
+    def _fail(self, reason: str, *, refused: bool) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._post(FetchFailed(ticket, reason, refused=refused))
 
-    def _first_blobs(self) -> list[Descriptor]:
+    def _first_layers(self) -> list[Descriptor]:
         assert self._target is not None
         self._manifest = check_manifest(self._read(self._target.digest), self._target)
-        return first_blobs(self._manifest)
+        return [self._manifest.layer(MODEL_FILE)]
 
-    def _variant_blobs(self) -> list[Descriptor]:
+    def _needed_layers(self) -> list[Descriptor]:
         assert self._target is not None
         assert self._manifest is not None
         data = self._read(self._manifest.layer(MODEL_FILE).digest)
         model = check_model(data, self._manifest, line=self._line, version=self._target.version)
-        _, self._needed = variant_blobs(self._manifest, model, self._hardware)
-        return self._needed
+        return needed_layers(self._manifest, model, self._hardware)
 
     def _read(self, digest: str) -> bytes:
-        with self._puller.blob(digest).open("rb") as file:
+        with self.puller.blob(digest).open("rb") as file:
             return file.read(DOCUMENT_LIMIT_BYTES)
-
-    def _end(self, fetched: Fetched | None, reason: str, *, refused: bool = False) -> None:
-        self._target = None
-        self._done(fetched, reason, refused)
 
 
 def import_bundle(bundle: BundleDir, blob_path: Callable[[str], Path]) -> None:
