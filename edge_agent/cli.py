@@ -92,14 +92,17 @@ def _hold_or_release(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _install(arguments: argparse.Namespace) -> ExitCode:
+    from edge_agent.config import load_config
     from edge_agent.install import install_bundle
 
+    config = load_config(arguments.config) if arguments.config else None
     outcome = install_bundle(
         arguments.bundle,
         trust=arguments.trust,
         approval=arguments.approval,
         state_dir=_state_dir(arguments),
-        hardware=arguments.hardware or _configured_hardware(arguments) or default_hardware(),
+        hardware=arguments.hardware or (config.device.hardware if config else default_hardware()),
+        config=config,
         progress=lambda text: print(text, file=sys.stderr),
     )
     print(json.dumps(outcome) if arguments.json else outcome["text"])
@@ -138,14 +141,6 @@ def _state_dir(arguments: argparse.Namespace) -> Path:
 
         return Path(load_config(arguments.config).device.state_dir)
     return default_state_dir()
-
-
-def _configured_hardware(arguments: argparse.Namespace) -> str:
-    if not arguments.config:
-        return ""
-    from edge_agent.config import load_config
-
-    return load_config(arguments.config).device.hardware
 
 
 def _call(arguments: argparse.Namespace, body: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,9 @@ from edge_agent.clock import SystemClock
 from edge_agent.config import DeviceSection
 from edge_agent.drift.events import Commissioned, DeploymentGap, DriftAlarm, DriftEvent, Recovered
 from edge_agent.infer.recorder import SketchClosed, WindowClosed
+from edge_agent.orders import Refusal
 from edge_agent.telemetry.spool import Spool
+from edge_agent.update.order import Order
 from edge_contract.codec import encode_json, encode_msgpack
 from edge_contract.messages import (
     AgentState,
@@ -136,6 +138,21 @@ class Reports:
 
         self._spool.append("status", payload, durable=True)
 
+    def refused(self, refusal: Refusal) -> None:
+        """Spool that an order was refused; what it claims to be is only named."""
+        claimed = refusal.claimed
+        if claimed is None:
+            self.event("order-refused", "warning", refusal.reason)
+            return
+        self.status(
+            "refused",
+            rollout=claimed.rollout,
+            desired_seq=claimed.seq,
+            digest=claimed.manifest_digest,
+            version=claimed.version,
+            reason=refusal.reason,
+        )
+
     def event(
         self,
         name: str,
@@ -215,6 +232,35 @@ class Reports:
     def _next_state_seq(self) -> int:
         self._state_seq += 1
         return self._state_seq
+
+
+class UpdateReports:
+    """The update's ``StatusSink``: spools every step and lets the loop hear it.
+
+    Args:
+        reports: spools.
+        hear: called with every step.
+    """
+
+    def __init__(self, reports: Reports, hear: Callable[[Order, Phase, str], None]) -> None:
+        self._reports = reports
+        self._hear = hear
+
+    def report(self, order: Order, phase: Phase, reason: str) -> None:
+        """One step, for the fleet."""
+        self._reports.status(
+            phase,
+            rollout=order.rollout,
+            desired_seq=order.seq,
+            digest=order.digest,
+            version=order.version,
+            reason=reason,
+        )
+        self._hear(order, phase, reason)
+
+    def alarm(self, text: str) -> None:
+        """A sentence for a person."""
+        self._reports.event("update-alarm", "warning", text)
 
 
 def drift_words(

@@ -34,7 +34,7 @@ def _version(status: dict[str, Any]) -> str:
     if not status["active_digest"]:
         return "nothing yet"
     return (
-        f"{status['line']} {status['active_version']} in slot {status['active_slot']}"
+        f"{status['line']} {status['model_version']} in slot {status['active_slot']}"
         f"  {status['active_digest'][:19]}…"
     )
 
@@ -52,4 +52,5 @@ def _update(update: dict[str, Any]) -> str:
     held = "held; " if update["held"] else ""
     if update["stage"] == "idle":
         return held + "none under way"
-    return f"{held}{update['stage']} {update['version']} ({update['progress_percent']:.0f} %)"
+    order = update["order"] or {"version": "?"}
+    return f"{held}{update['stage']} {order['version']} ({update['progress_percent']:.0f} %)"

@@ -131,6 +131,8 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self.offline = True
         """Set by the loop; a window that saw it true says so."""
+        self.latency_p95_ms = 0.0
+        """Of the last closed window, for ``status``."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -225,6 +227,7 @@ class Recorder:
             "offline": window.offline,
             **window.infer.summary_fields(),
         }
+        self.latency_p95_ms = window.infer.quantile_ms(0.95) or 0.0
         self._post(WindowClosed(self._clock.wall_s(), window.model_version, fields))
 
     def _close_sketch(self) -> None:

@@ -45,7 +45,7 @@ class Uploader:
     @property
     def in_flight_count(self) -> int:
         """Sequence numbers sent and not yet acknowledged."""
-        return sum(len(seqs) for seqs in self._in_flight.values())
+        return sum(seqs.count() for seqs in self._in_flight.values())
 
     def connected(self, now_s: float) -> None:
         """A connection began: everything unacknowledged goes again."""

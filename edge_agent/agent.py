@@ -1,0 +1,434 @@
+"""The agent: one loop that owns all state and reads one queue (ADR 0006).
+
+Threads post events: the link what came over MQTT, the recorder what inference did, the worker and
+hooks what became of an update's step, the local API what the owner asks. Nothing but this loop
+acts on them. Whatever fails here, inference goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from device_configs.loader import load_profile
+from edge_agent.api import LocalApi, Request
+from edge_agent.clock import SystemClock
+from edge_agent.config import AgentConfig
+from edge_agent.drift.monitor import DriftSettings
+from edge_agent.errors import AgentError
+from edge_agent.fleet_link import FleetLink
+from edge_agent.hooks import DeviceHooks
+from edge_agent.identity import Identity
+from edge_agent.infer.drift_watch import DriftWatch
+from edge_agent.infer.engine import InferenceEngine
+from edge_agent.infer.host import Host
+from edge_agent.infer.predictions import PredictionsFile
+from edge_agent.infer.recorder import (
+    Answered,
+    DriftFound,
+    Recorder,
+    SketchClosed,
+    TroubleFound,
+    WindowClosed,
+)
+from edge_agent.infer.source import open_source
+from edge_agent.link import Inbound, LinkDown, LinkUp
+from edge_agent.local_install import Imported, LocalInstall
+from edge_agent.orders import OrderDesk, Refusal
+from edge_agent.reports import AGENT_VERSION, Reports, UpdateReports
+from edge_agent.statedir import StateDir
+from edge_agent.telemetry.drift_windows import merge_windows
+from edge_agent.telemetry.spool import Spool
+from edge_agent.transfer.fetch import BundleFetcher
+from edge_agent.update.boot import BootMarker
+from edge_agent.update.events import Event, Ordered
+from edge_agent.update.executor import Ports
+from edge_agent.update.journal import Journal
+from edge_agent.update.manager import UpdateManager
+from edge_agent.update.order import Order, order_from
+from edge_agent.update.slots import Slots
+from edge_agent.update.worker import Worker
+from edge_contract.errors import WherryError
+from edge_contract.messages import Phase
+from edge_contract.telemetry import merge_payloads
+
+TICK_S = 0.25
+FLUSH_S = 5.0
+"""At most so much telemetry is lost to a power cut; status and events are flushed at once."""
+STOP_UPLOAD_S = 5.0
+"""How long a stop waits for the fleet to acknowledge what is left."""
+SPOOL_SHARES = {"telemetry": 0.45, "drift": 0.25, "event": 0.2, "status": 0.1}
+_KERNEL_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+log = logging.getLogger("edge_agent")
+
+
+class Agent:
+    """Puts the parts together and runs the loop.
+
+    Args:
+        config: the configuration file's content.
+        clock: the device's clocks.
+
+    Raises:
+        AgentError: the state directory is in use, full or not writable; a key or root is unusable.
+        ContractError: no such device profile.
+    """
+
+    def __init__(self, config: AgentConfig, clock: SystemClock) -> None:
+        device = config.device
+        self.config = config
+        self.clock = clock
+        self._events: queue.Queue[Any] = queue.Queue()
+        self._stop = threading.Event()
+        profile = load_profile(device.hardware)
+        path = Path(device.state_dir)
+        root = _read_root(Path(config.trust.root))
+        self._state_dir = StateDir(path)
+        self._marker = BootMarker(path, _KERNEL_BOOT_ID.read_text().strip())
+        self._identity = Identity(path / "device-key.pem")
+        self._spool = Spool.open(
+            path / "spool.db",
+            cap_bytes=int(config.telemetry.spool_cap_mb * 1e6),
+            quotas=SPOOL_SHARES,
+            # One a start, not one a kernel boot: counters lost with a damaged spool cannot collide.
+            boot_id=secrets.token_hex(8),
+            merge={"telemetry": merge_payloads, "drift": merge_windows},
+            clock=clock.wall_s,
+            ledger_path=path / "spool-ledger.jsonl" if config.telemetry.ledger else None,
+        )
+        self.desk = OrderDesk(
+            path,
+            root,
+            fleet=device.fleet,
+            device=device.id,
+            device_key=self._identity.fingerprint,
+            line=device.line,
+            hardware=device.hardware,
+            clock=clock,
+        )
+        self.reports = Reports(
+            device,
+            fingerprint=self._identity.fingerprint,
+            public=self._identity.public,
+            spool=self._spool,
+            clock=clock,
+            facts=self._facts,
+        )
+        self.engine = InferenceEngine(open_source(config.source), config.source.rate_hz, clock)
+        self._worker = Worker(self._events.put)
+        slots = Slots(path, device.hardware)
+        self.fetcher = BundleFetcher(
+            path,
+            lambda payload: self.fleet.ask_blocks(payload),
+            approved=self.desk.target,
+            in_slot=slots.blob,
+            line=device.line,
+            hardware=device.hardware,
+            post=self._events.put,
+            monotonic_s=clock.monotonic_s,
+        )
+        host = Host(self.engine, self._worker, hardware=device.hardware, threads=profile.threads)
+        hooks_dir = Path(config.hooks.directory) if config.hooks.directory else None
+        (path / "update").mkdir(exist_ok=True)
+        self.update = UpdateManager(
+            Journal(path / "update" / "journal", clock.wall_s),
+            slots,
+            Ports(
+                fetcher=self.fetcher,
+                tester=host,
+                host=host,
+                hooks=DeviceHooks(hooks_dir, self._events.put),
+                sink=UpdateReports(self.reports, self._hear_report),
+                aside=self._worker,
+            ),
+            clock.monotonic_s,
+        )
+        self.recorder = Recorder(
+            self.engine,
+            _predictions(config),
+            _drift_watch(config, path),
+            window_s=config.telemetry.window_s,
+            drift_window_s=config.drift.window_s,
+            post=self._events.put,
+            clock=clock,
+        )
+        self.fleet = FleetLink(
+            config,
+            self._identity,
+            self._spool,
+            self.reports,
+            self.desk,
+            self.fetcher.puller,
+            post=self._events.put,
+            clock=clock,
+        )
+        self.local_install = LocalInstall(
+            self.desk,
+            self.fetcher,
+            self._worker,
+            post=self._events.put,
+            order=self.update.handle,
+            state=lambda: self.update.state,
+            health=config.health,
+            root=root,
+        )
+        self._api = LocalApi(path, self._events.put)
+        self._flushed_s = clock.monotonic_s()
+        self._told: set[str] = set()
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            LinkUp: self._link_up,
+            LinkDown: self._link_down,
+            Inbound: self._inbound,
+            Answered: self._answered,
+            WindowClosed: self.reports.telemetry,
+            SketchClosed: self.reports.sketch,
+            DriftFound: self._drift_found,
+            TroubleFound: self._trouble_found,
+            Request: self._request,
+            Imported: self.local_install.imported,
+        }
+
+    def stop(self) -> None:
+        """Ask the loop to end in order; safe from a signal handler."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Run until ``stop``."""
+        boot = self._marker.begin()
+        log.info("edge-agent %s starts (last run ended: %s)", AGENT_VERSION, boot)
+        if boot != "clean":
+            self.reports.event("agent-restarted", "warning", f"the last run ended by: {boot}")
+        self._tell_findings()
+        self.engine.start()
+        self.recorder.start()
+        self._api.start()
+        self.update.start(boot)
+        self.fleet.start()
+        try:
+            while not self._stop.is_set():
+                self._take(TICK_S)
+                self._tick()
+        finally:
+            self._end()
+
+    # What happens. ----------------------------------------------------------------------------
+
+    def _take(self, timeout_s: float) -> None:
+        """Handle one event, or find that none came."""
+        try:
+            event = self._events.get(timeout=timeout_s)
+        except queue.Empty:
+            return
+        try:
+            handler = self._handlers.get(type(event))
+            if handler is not None:
+                handler(event)
+            elif isinstance(event, Event):
+                self.update.handle(event)
+        except WherryError as error:
+            # One bad message, one full disk: said and survived. Inference is on other threads.
+            log.warning("%s: %s", type(event).__name__, error.message)
+
+    def _tick(self) -> None:
+        now_s = self.clock.monotonic_s()
+        try:
+            self._obey(now_s)
+            self.update.tick(now_s)
+            self.fleet.tick(now_s)
+            if now_s - self._flushed_s >= FLUSH_S:
+                self._flushed_s = now_s
+                self._spool.flush()
+                self._tell_findings()
+        except WherryError as error:
+            log.warning("tick: %s", error.message)
+
+    def _tell_findings(self) -> None:
+        """A spool that loses or refuses data says so, once a kind of trouble."""
+        for finding in self._spool.findings:
+            if finding.code not in self._told:
+                self._told.add(finding.code)
+                log.warning("spool: %s", finding.message)
+                self.reports.event("spool-finding", "warning", finding.message)
+
+    def _obey(self, now_s: float) -> None:
+        order = self.desk.decide(now_s)
+        if order is None:
+            return
+        if isinstance(order, Refusal):
+            log.warning("refused: %s", order.reason)
+            self.reports.refused(order)
+            return
+        log.info("ordered: %s %s", order.desired.line, order.desired.version)
+        self.update.handle(Ordered(order_from(order.desired, self.config.health)))
+
+    def _link_up(self, event: LinkUp) -> None:
+        log.info("connected to the broker")
+        self.recorder.offline = False
+        self.fleet.connected(event.connection_id)
+
+    def _link_down(self, event: LinkDown) -> None:
+        if self.fleet.up_before:
+            log.warning("%s; inference goes on", event.reason)
+        self.recorder.offline = True
+        self.fleet.disconnected(event.reason)
+
+    def _inbound(self, event: Inbound) -> None:
+        refusal = self.fleet.inbound(event)
+        if refusal is not None:
+            log.warning("refused: %s", refusal.reason)
+
+    def _answered(self, event: Answered) -> None:
+        for infer_ms in event.infer_ms:
+            self.update.observe(event.digest, infer_ms, True)
+        for _ in range(event.errors_count):
+            self.update.observe(event.digest, 0.0, False)
+
+    def _drift_found(self, event: DriftFound) -> None:
+        self.reports.drift(
+            event.event,
+            ts=event.ts,
+            model_version=event.model_version,
+            sample_hz=self.config.drift.sample_hz,
+        )
+        log.info("drift: %s", type(event.event).__name__)
+
+    def _trouble_found(self, event: TroubleFound) -> None:
+        log.warning("%s: %s", event.name, event.text)
+        self.reports.event(event.name, "warning", event.text, model_version=event.model_version)
+
+    def _hear_report(self, order: Order, phase: Phase, reason: str) -> None:
+        text = f"{order.line} {order.version} {phase}{f': {reason}' if reason else ''}"
+        log.info("update: %s", text)
+        self.local_install.hear(order, phase, reason or text)
+        self.fleet.state_changed()
+
+    # What the owner asks. -----------------------------------------------------------------------
+
+    def _request(self, request: Request) -> None:
+        what = request.body.get("do")
+        try:
+            if what == "status":
+                request.finish(**self.status())
+            elif what in ("hold", "release"):
+                (self.update.hold if what == "hold" else self.update.release)()
+                request.finish(held=self.update.state.held)
+                self.fleet.state_changed()
+            elif what == "install":
+                self.local_install.begin(request)
+            else:
+                raise AgentError(f"no request {what!r}; there are status, hold, release, install")
+        except WherryError as error:
+            request.finish(**error.as_json())
+
+    def status(self) -> dict[str, Any]:
+        """All that ``edge-agent status`` shows."""
+        stats = self._spool.stats()
+        return {
+            "fleet": self.config.device.fleet,
+            "device": self.config.device.id,
+            "hardware": self.config.device.hardware,
+            "line": self.config.device.line,
+            "agent_version": AGENT_VERSION,
+            "device_key": self._identity.fingerprint,
+            **self._facts(),
+            "inference": {
+                "answered_count": self.engine.answered_count,
+                "frames_dropped_count": self.engine.frames_dropped_count,
+                "latency_p95_ms": self.recorder.latency_p95_ms,
+            },
+            "link": {"up": self.fleet.up, "reason": self.fleet.down_reason},
+            "spool": {
+                "waiting_records_count": sum(c.records for c in stats.classes.values()),
+                "used_bytes": stats.used_bytes,
+                "cap_bytes": stats.cap_bytes,
+                "dropped_count": stats.dropped_count,
+            },
+            "update": {
+                **self.update.status(),
+                "progress_percent": self.fetcher.puller.progress.percent,
+            },
+            "last_refusal": self.desk.last_refusal,
+        }
+
+    def _facts(self) -> dict[str, Any]:
+        """What ``AgentState`` and ``status`` both say about the slots and the update."""
+        state, slots = self.update.state, self.update.slots
+        fallback = slots.fallback()
+        model = self.engine.model
+        # An installation from a file counts in the same sequence, so the fleet must hear of it.
+        ordered = max(state.seen, (self.desk.desired_epoch, self.desk.desired_seq))
+        return {
+            "model_version": model.version if model else state.active_version,
+            "active_digest": state.active,
+            "active_slot": state.active_slot,
+            "fallback_digest": fallback.digest if fallback else "",
+            "update_phase": state.stage.value,
+            "desired_epoch": ordered[0],
+            "desired_seq": ordered[1],
+            "held": state.held,
+        }
+
+    def _end(self) -> None:
+        """Stop in order: inference, what it left to say, the link, the marker of a clean end."""
+        log.info("stopping")
+        self.engine.stop()
+        self.recorder.stop()
+        while not self._events.empty():
+            self._take(0.0)
+        self._spool.flush()
+        until_s = self.clock.monotonic_s() + STOP_UPLOAD_S
+        while self.fleet.uploading and self.clock.monotonic_s() < until_s:
+            self._take(0.05)
+            self.fleet.tick(self.clock.monotonic_s())
+        self.fleet.stop()
+        self._api.stop()
+        self._worker.stop()
+        self.fetcher.cancel()
+        self._spool.close()
+        self._marker.end()
+        self._state_dir.close()
+
+
+def run_agent(config: AgentConfig, *, log_level: str) -> None:
+    """``edge-agent run``: until SIGTERM or SIGINT."""
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    agent = Agent(config, SystemClock())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+    agent.run()
+
+
+def _read_root(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AgentError(
+            f"cannot read the trust root {path}: {error.strerror}",
+            hint=f"on the fleet's machine: edge-fleet root > {path.name}; then copy it to {path}",
+        ) from error
+
+
+def _predictions(config: AgentConfig) -> PredictionsFile | None:
+    path = config.output.predictions
+    return PredictionsFile(Path(path)) if path else None
+
+
+def _drift_watch(config: AgentConfig, state_dir: Path) -> DriftWatch | None:
+    drift = config.drift
+    if not drift.enabled:
+        return None
+    settings = DriftSettings(
+        sample_hz=drift.sample_hz,
+        alarms_per_device_year=drift.alarms_per_device_year,
+        commission_samples=drift.commission_samples,
+    )
+    return DriftWatch(state_dir / "drift", settings)

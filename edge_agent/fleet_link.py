@@ -1,0 +1,191 @@
+"""The device's side of the MQTT protocol (docs/protocols/mqtt.md). Owned by the loop.
+
+On every CONNACK it subscribes, announces and resends anew, because a broker may have forgotten
+everything. Without ``[mqtt]`` all of this does nothing and the device works alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edge_agent.clock import SystemClock
+from edge_agent.config import AgentConfig
+from edge_agent.identity import Identity
+from edge_agent.link import Inbound, Link, LinkEvent
+from edge_agent.orders import OrderDesk, Refusal
+from edge_agent.reports import Reports
+from edge_agent.telemetry.spool import Spool
+from edge_agent.telemetry.uploader import Uploader
+from edge_agent.transfer.pull import BlobPuller
+from edge_contract.codec import decode_json, decode_msgpack
+from edge_contract.errors import TrustError
+from edge_contract.messages import BlobBlock, BlobRefused, EnrolAnswer
+from edge_contract.topics import EVERYONE, Topic, device_filters, parse_topic
+
+STATE_EVERY_S = 60.0
+"""The retained state is published on every change, and at least this often while online."""
+
+
+class FleetLink:
+    """Speaks with the fleet.
+
+    Args:
+        config: ``[mqtt]`` and ``[device]``.
+        identity: signs what goes out.
+        spool: what is uploaded.
+        reports: builds the messages.
+        desk: verifies what comes in.
+        puller: takes the blocks.
+        post: receives link events, from the network thread.
+        clock: the device's clocks.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        identity: Identity,
+        spool: Spool,
+        reports: Reports,
+        desk: OrderDesk,
+        puller: BlobPuller,
+        *,
+        post: Callable[[LinkEvent], None],
+        clock: SystemClock,
+    ) -> None:
+        device = config.device
+        self._device = device
+        self._reports = reports
+        self._desk = desk
+        self._puller = puller
+        self._clock = clock
+        self._connection_id = ""
+        self._state_due_s = 0.0
+        self.up_before = True
+        """Whether the link was up before the last ``disconnected``, so that one outage is one
+        line in the log."""
+        self.down_reason = ""
+        self._link: Link | None = None
+        resend_s = 15.0
+        if config.mqtt is not None:
+            resend_s = config.mqtt.resend_s
+            self._link = Link(
+                config.mqtt,
+                f"{device.fleet}/{device.id}",
+                identity,
+                post,
+                lambda connection_id: reports.online(connection_id, online=False),
+            )
+        self._uploader = Uploader(spool, self._publish, resend_s)
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a connection."""
+        return bool(self._connection_id)
+
+    @property
+    def uploading(self) -> bool:
+        """Whether something was sent that the fleet has not acknowledged."""
+        return self.up and self._uploader.in_flight_count > 0
+
+    def start(self) -> None:
+        """Begin to connect."""
+        if self._link is not None:
+            self._link.start()
+
+    def stop(self) -> None:
+        """Say goodbye and disconnect."""
+        if self._link is None:
+            return
+        if self.up:
+            topic, payload = self._reports.online(self._connection_id, online=False)
+            self._link.publish(topic, payload, retain=True)
+        self._link.stop()
+
+    def connected(self, connection_id: str) -> None:
+        """A CONNACK came: subscribe, announce, resend."""
+        assert self._link is not None
+        device = self._device
+        self._connection_id = connection_id
+        self.down_reason = ""
+        self.up_before = True
+        self._link.subscribe(device_filters(device.fleet, device.id, device.line))
+        topic, payload = self._reports.enrol()
+        self._link.publish(topic, payload)
+        topic, payload = self._reports.online(connection_id, online=True)
+        self._link.publish(topic, payload, retain=True)
+        self._publish_state()
+        self._uploader.connected(self._clock.monotonic_s())
+
+    def disconnected(self, reason: str) -> None:
+        """The connection ended, or could not be made."""
+        self._connection_id = ""
+        self.down_reason = reason
+        self.up_before = False
+        self._uploader.disconnected()
+
+    def state_changed(self) -> None:
+        """Publish the retained state with the next tick."""
+        self._state_due_s = 0.0
+
+    def ask_blocks(self, payload: bytes) -> None:
+        """Ask the manager for blocks; offline, nothing is sent and the puller asks again."""
+        self._publish("blob", "ask", payload)
+
+    def tick(self, now_s: float) -> None:
+        """Upload, ask again for lost blocks, publish the state when it is due."""
+        self._uploader.tick(now_s)
+        self._puller.tick(now_s, online=self.up)
+        if self.up and now_s >= self._state_due_s:
+            self._publish_state()
+
+    def inbound(self, message: Inbound) -> Refusal | None:
+        """Act on one message.
+
+        Returns:
+            a refusal to log, for metadata that was refused.
+
+        Raises:
+            ContractError: malformed, or a topic that is not ours.
+            TrustError: not signed by whom it must be.
+        """
+        topic = parse_topic(message.topic)
+        now_s = self._clock.monotonic_s()
+        if topic.device == EVERYONE:
+            return self._desk.metadata(message.payload) if topic.cls == "metadata" else None
+        if (topic.fleet, topic.device) != (self._device.fleet, self._device.id):
+            raise TrustError(f"{message.topic}: this device is {self._device.id}")
+        match (topic.cls, topic.name):
+            case ("desired", "model") if message.payload:
+                self._desk.desired(message.payload, now_s)
+            case ("blob", "data"):
+                block = decode_msgpack(message.payload, BlobBlock, what=message.topic)
+                self._puller.block(block, now_s)
+            case ("rsp" | "blob", _):
+                self._answer(topic, message, now_s)
+        return None
+
+    def _answer(self, topic: Topic, message: Inbound, now_s: float) -> None:
+        """A signed answer of the manager."""
+        if topic.name == "enrol":
+            # Before the first metadata there is no key to check it with; it only informs.
+            answer = decode_json(message.payload, EnrolAnswer, what=message.topic)
+            if not answer.accepted:
+                raise TrustError(f"the fleet does not accept this device: {answer.reason}")
+            return
+        self._desk.verify_director(message.topic, message.payload, message.signature)
+        if topic.name == "ack":
+            self._uploader.acknowledged(message.payload, now_s)
+        elif topic.name == "refused":
+            refused = decode_json(message.payload, BlobRefused, what=message.topic)
+            self._puller.refused(refused.digest, refused.reason)
+
+    def _publish_state(self) -> None:
+        assert self._link is not None
+        topic, payload = self._reports.state(self._connection_id)
+        self._link.publish(topic, payload, retain=True)
+        self._state_due_s = self._clock.monotonic_s() + STATE_EVERY_S
+
+    def _publish(self, cls: str, name: str, payload: bytes) -> bool:
+        if self._link is None:
+            return False
+        return self._link.publish(self._reports.topic(cls, name), payload)
