@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge_agent.telemetry.spool import Spool, SpoolRecord
+from edge_agent.telemetry.records import SpoolRecord
+from edge_agent.telemetry.spool import Spool
 from edge_contract.codec import decode_json
 from edge_contract.errors import ContractError
 from edge_contract.intervals import IntervalSet
