@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any, Literal
 
 from edge_agent.clock import SystemClock
@@ -13,6 +12,7 @@ from edge_agent.infer.recorder import SketchClosed, WindowClosed
 from edge_agent.orders import Refusal
 from edge_agent.telemetry.spool import Spool
 from edge_agent.update.order import Order
+from edge_contract import __version__
 from edge_contract.codec import encode_json, encode_msgpack
 from edge_contract.messages import (
     AgentState,
@@ -26,7 +26,7 @@ from edge_contract.messages import (
 from edge_contract.telemetry import TelemetrySummary
 from edge_contract.topics import EVERYONE, topic
 
-AGENT_VERSION = version("wherry")
+AGENT_VERSION = __version__
 
 
 class Reports:

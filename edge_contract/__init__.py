@@ -2,3 +2,5 @@
 
 Pure codecs. No clock, no sockets; only ``layout`` touches the disk.
 """
+
+__version__ = "0.1.0"
