@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edge_agent.clock import SystemClock
 from edge_agent.infer.model import LoadedModel
-from edge_agent.infer.source import Frame, RawFrame, Source
+from edge_agent.infer.source import Frame, RawFrame, Source, in_colour
 from edge_contract.errors import WherryError
 from edge_runtime.errors import InputRefusedError
 from edge_runtime.session import Prediction
@@ -91,13 +91,9 @@ class InferenceEngine:
         for thread in self._threads:
             thread.join(timeout_s)
 
-    def _colour(self) -> str:
-        model = self._model
-        return model.colour if model else "RGB"
-
     def _capture(self) -> None:
         due_s = self._clock.monotonic_s()
-        for frame in self._source.frames(self._colour):
+        for frame in self._source.frames():
             # A source without a model has nobody to answer: wait rather than drop its frames.
             while self._model is None and not self._stop.wait(0.05):
                 due_s = self._clock.monotonic_s()
@@ -144,10 +140,11 @@ def answer(
     """Let ``model`` answer one frame; every trouble becomes part of the answer."""
     prediction: Prediction | None = None
     error = frame.error
-    refused = frame.pixels is None
-    if frame.pixels is not None:
+    pixels = in_colour(frame, model.manifest.preprocess.colour)
+    refused = pixels is None
+    if pixels is not None:
         try:
-            prediction = model.session.predict(frame.pixels)
+            prediction = model.session.predict(pixels)
         except InputRefusedError as trouble:
             error, refused = trouble.message, True
         except WherryError as trouble:
@@ -162,7 +159,7 @@ def answer(
         version=model.version,
         slot=model.slot,
         directory=model.directory,
-        frame=frame.pixels,
+        frame=pixels,
         prediction=prediction,
         label=manifest.labels[prediction.class_id] if prediction and known else "",
         unsure=prediction is not None and prediction.confidence < manifest.min_confidence,

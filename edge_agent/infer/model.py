@@ -28,11 +28,6 @@ class LoadedModel:
         """The semantic version, as telemetry names it."""
         return self.manifest.version
 
-    @property
-    def colour(self) -> str:
-        """The colour order in which the source must deliver frames."""
-        return self.manifest.preprocess.colour
-
     def self_test(self) -> GoldenResult:
         """Run the golden vectors."""
         return check_golden(self.session, self.golden)

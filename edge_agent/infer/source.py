@@ -1,15 +1,16 @@
 """Where frames come from: a directory, a video file or a camera.
 
-A source yields raw frames in the colour order that the running model's contract asks for. It is
-read by the capture thread alone; what it cannot read is reported and skipped, never fatal.
+A source yields raw frames as they come, grey or in OpenCV's BGR; ``in_colour`` brings one into the
+order that a model's contract asks for, when it is answered: a model that is swapped in between may
+ask for another. What cannot be read is reported and skipped, never fatal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +24,21 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".
 
 @dataclass(frozen=True)
 class Frame:
-    """One raw frame and its name; ``pixels`` is None where it could not be read (``error``)."""
+    """One raw frame and its name; ``pixels`` is None where it could not be read (``error``).
+
+    colour: ``GRAY`` or ``BGR`` for pictures, ``AS_IS`` for arrays, which nobody converts.
+    """
 
     name: str
     pixels: RawFrame | None
     error: str = ""
+    colour: Literal["GRAY", "BGR", "AS_IS"] = "AS_IS"
 
 
 class Source(Protocol):
-    """Yields frames until it is exhausted. ``colour()`` is asked anew for every frame."""
+    """Yields frames until it is exhausted."""
 
-    def frames(self, colour: Callable[[], str]) -> Iterator[Frame]: ...
+    def frames(self) -> Iterator[Frame]: ...
 
 
 def open_source(section: SourceSection) -> Source:
@@ -55,7 +60,7 @@ class DirectorySource:
         self.path = path
         self.loop = loop
 
-    def frames(self, colour: Callable[[], str]) -> Iterator[Frame]:
+    def frames(self) -> Iterator[Frame]:
         """Every readable file, again and again where ``loop`` is set."""
         while True:
             names = self._names()
@@ -64,7 +69,7 @@ class DirectorySource:
                     str(self.path), None, f"no image or .npy file in {self.path}, or not readable"
                 )
             for name in names:
-                yield read_file(self.path / name, colour())
+                yield read_file(self.path / name)
             if not self.loop:
                 return
 
@@ -85,7 +90,7 @@ class VideoSource:
         self.loop = loop
         self._cv2 = _opencv(f"source {path}")
 
-    def frames(self, colour: Callable[[], str]) -> Iterator[Frame]:
+    def frames(self) -> Iterator[Frame]:
         """Frames as they come; a camera that fails is opened again at the next frame."""
         device: int | str = int(self.path) if self.path.isdecimal() else self.path
         while True:
@@ -96,7 +101,7 @@ class VideoSource:
                     ok, pixels = capture.read()
                     if not ok:
                         break
-                    yield Frame(f"{self.path}#{index}", from_bgr(pixels, colour()))
+                    yield picture(f"{self.path}#{index}", pixels)
                     index += 1
             finally:
                 capture.release()
@@ -106,30 +111,39 @@ class VideoSource:
                 return
 
 
-def read_file(path: Path, colour: str) -> Frame:
+def read_file(path: Path) -> Frame:
     """One ``.npy`` array or image file as a raw frame."""
     try:
         if path.suffix.lower() == ".npy":
             return Frame(path.name, np.load(path, allow_pickle=False))
         cv2 = _opencv(str(path))
-        flag = cv2.IMREAD_GRAYSCALE if colour == "GRAY" else cv2.IMREAD_COLOR
         # imread would print to stderr and return None for every kind of trouble alike.
         data = np.frombuffer(path.read_bytes(), np.uint8)
-        pixels = cv2.imdecode(data, flag) if data.size else None
+        pixels = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR) if data.size else None
     except (OSError, ValueError, EOFError) as error:
         return Frame(path.name, None, f"{path.name}: {error}")
     if pixels is None:
         return Frame(path.name, None, f"{path.name}: not a readable image")
-    return Frame(path.name, pixels if colour == "GRAY" else from_bgr(pixels, colour))
+    return picture(path.name, pixels)
 
 
-def from_bgr(pixels: RawFrame, colour: str) -> RawFrame:
-    """OpenCV's BGR ``[h, w, 3]`` in the asked order: ``BGR``, ``RGB`` or ``GRAY``."""
-    if colour == "GRAY":
-        cv2 = _opencv("grey frames")
-        grey: RawFrame = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
-        return grey
-    return pixels[:, :, ::-1] if colour == "RGB" else pixels
+def picture(name: str, pixels: RawFrame) -> Frame:
+    """A frame of OpenCV's: ``[h, w]`` grey or ``[h, w, 3]`` BGR."""
+    return Frame(name, pixels, colour="GRAY" if pixels.ndim == 2 else "BGR")
+
+
+def in_colour(frame: Frame, wanted: str) -> RawFrame | None:
+    """The pixels in the order that a contract asks for: ``RGB``, ``BGR`` or ``GRAY``."""
+    pixels = frame.pixels
+    if pixels is None or frame.colour in ("AS_IS", wanted):
+        return pixels
+    if frame.colour == "GRAY":
+        return np.repeat(pixels[:, :, None], 3, axis=2)
+    if wanted == "RGB":
+        return pixels[:, :, ::-1]
+    cv2 = _opencv("grey frames")
+    grey: RawFrame = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    return grey
 
 
 def _opencv(wanted_by: str) -> Any:

@@ -69,7 +69,7 @@ from pathlib import Path
 from edge_agent.errors import AgentError
 from edge_agent.infer.source import read_file
 try:
-    read_file(Path({str(tmp_path / "frame.png")!r}), "RGB")
+    read_file(Path({str(tmp_path / "frame.png")!r}))
 except AgentError as error:
     print(error.hint)
 """
