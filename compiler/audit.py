@@ -121,7 +121,9 @@ def _trace(graph: GraphProto, layers: list[Layer]) -> set[str]:
     only where their numbers are equal.
     """
     known = {layer.name for layer in layers}
-    int8, in_float, nameless = set(), set(), []
+    int8: set[str] = set()
+    in_float: set[str] = set()
+    nameless: list[bool] = []
     for node in graph.node:
         is_int8 = node.op_type in INT8_KERNELS
         if not is_int8 and node.op_type not in _FLOAT_KERNELS:

@@ -11,7 +11,7 @@ from compiler.audit import audit
 from compiler.drift import drift_reference
 from compiler.evaluate import compare
 from compiler.gate import judge
-from compiler.inputs import Inputs, load_inputs
+from compiler.inputs import load_inputs
 from compiler.options import BuildOptions
 from compiler.outdir import BUNDLE, check_output, staging
 from compiler.pack import pack_bundle
@@ -52,9 +52,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
             )
         done = schemes[variant.scheme]
         assert data.test.y is not None, "test data are loaded with labels required"
-        comparison = compare(
-            floating.test, done.test_scores, data.test.y, inputs.manifest.labels
-        )
+        comparison = compare(floating.test, done.test_scores, data.test.y, inputs.manifest.labels)
         lost, gained = len(comparison.lost), len(comparison.gained)
         reports[variant.target] = TargetReport(
             target=variant.target,

@@ -1,4 +1,4 @@
-"""The command line ``edge-compile``: arguments in, data on stdout, progress on stderr, exit code out."""
+"""The command line ``edge-compile``: data on stdout, progress on stderr, our exit codes."""
 
 from __future__ import annotations
 
@@ -30,23 +30,19 @@ class JsonErrorGroup(click.Group):
         prog_name: str | None = None,
         complete_var: str | None = None,
         standalone_mode: bool = True,
-        windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run; always exits when ``standalone_mode`` is set."""
+        """Run; exits with our codes where ``standalone_mode`` is set, as it is for users."""
         words = list(sys.argv[1:] if args is None else args)
         if not standalone_mode:
-            return super().main(words, prog_name, complete_var, False, windows_expand_args, **extra)
+            return super().main(words, prog_name, complete_var, False, **extra)
         as_json = "--json" in words
         previous = signal.signal(signal.SIGTERM, _terminate)
         try:
-            code = super().main(
-                words, prog_name, complete_var, False, windows_expand_args, **extra
-            )
-        except click.exceptions.Exit as end:
-            sys.exit(end.exit_code)
-        except click.UsageError as error:
-            command = error.ctx.command_path if error.ctx else "edge-compile"
+            code = super().main(words, prog_name, complete_var, False, **extra)
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "edge-compile"
             _fail(error.format_message(), ExitCode.USAGE, f"{command} --help", _DOCS, as_json)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted; nothing was written", _INTERRUPTED, "", "", as_json)

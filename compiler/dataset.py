@@ -77,7 +77,8 @@ def load_dataset(path: Path, role: str, *, labels_required: bool) -> Dataset:
             hint="np.savez('file.npz', x=samples, y=class_ids)",
         )
     check_frames(x, f"{role} file {path}")
-    return Dataset(role, x, None if y is None else _labels(y, x, path, role), contents_digest(x, y))
+    labels = None if y is None else _labels(y, x, path, role)
+    return Dataset(role, x, labels, contents_digest(x, labels))
 
 
 def load_frames(path: Path) -> Frames:
@@ -127,7 +128,7 @@ def check_calibration(data: Dataset) -> None:
             f" {CALIBRATION_ROWS_MIN} are needed, and 100 to 1,000 are usual",
             hint="take samples from the training data, never from the test data",
         )
-    if data.x.min() == data.x.max():  # type: ignore[attr-defined]
+    if data.x.min() == data.x.max():
         raise DatasetError(
             f"{data.role} data: every value of x is {data.x.flat[0]}; constant inputs show no range"
         )
@@ -220,9 +221,10 @@ def contents_digest(x: Frames, y: npt.NDArray[np.generic] | None) -> str:
 
 def _read_npz(path: Path, role: str, names: tuple[str, ...]) -> dict[str, Frames]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DatasetError(f"{role} file {path} is a single array; expected an .npz file")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DatasetError(f"{role} file {path} is a single array; expected an .npz file")
+        with archive:
             return {name: np.asarray(archive[name]) for name in names if name in archive.files}
     except FileNotFoundError as error:
         raise DatasetError(f"no {role} file {path}", exit_code=ExitCode.NOT_FOUND) from error
@@ -231,6 +233,8 @@ def _read_npz(path: Path, role: str, names: tuple[str, ...]) -> dict[str, Frames
             f"{role} file {path} is not a readable .npz file of plain arrays: {error}",
             hint="np.savez('file.npz', x=samples, y=class_ids)",
         ) from error
+    except MemoryError as error:
+        raise DatasetError(f"{role} file {path} does not fit into memory: {error}") from error
 
 
 def _labels(y: Frames, x: Frames, path: Path, role: str) -> Labels:
@@ -240,9 +244,7 @@ def _labels(y: Frames, x: Frames, path: Path, role: str) -> Labels:
             " ids [n]"
         )
     if len(y) != len(x):
-        raise DatasetError(
-            f"{role} file {path}: {len(x)} samples in x but {len(y)} labels in y"
-        )
+        raise DatasetError(f"{role} file {path}: {len(x)} samples in x but {len(y)} labels in y")
     return y.astype(np.int64)
 
 

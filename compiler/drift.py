@@ -11,11 +11,13 @@ from compiler.errors import DatasetError
 from edge_contract.preprocess import PreprocessSpec
 from edge_contract.reference import DriftReference
 from edge_runtime.features import extract, feature_names
+from edge_runtime.preprocess import FloatArray
 from edge_runtime.reference import build_reference
-from edge_runtime.session import FloatArray
 
 
-def drift_reference(frames: Iterable[Frames], scores: FloatArray, spec: PreprocessSpec) -> DriftReference:
+def drift_reference(
+    frames: Iterable[Frames], scores: FloatArray, spec: PreprocessSpec
+) -> DriftReference:
     """The reference from calibration and selection frames and the variant's answers to them.
 
     Args:

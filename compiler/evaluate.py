@@ -1,9 +1,10 @@
-"""Answer samples with a variant, frame by frame, as a device does, and compare two models' answers."""
+"""Answer samples frame by frame, as a device does, and compare two models' answers."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,8 @@ from compiler.dataset import Frames, Labels
 from compiler.errors import CompileError
 from edge_contract.model import ModelManifest, Variant
 from edge_runtime.errors import InputRefusedError, ModelRuntimeError
-from edge_runtime.session import FloatArray, ModelSession
+from edge_runtime.preprocess import FloatArray
+from edge_runtime.session import ModelSession
 
 Ids = npt.NDArray[np.int64]
 
@@ -45,16 +47,18 @@ class Runner:
                 whose frames they are.
         """
         parts = np.array_split(np.arange(len(x)), min(len(self._sessions), len(x)))
-        used = self._sessions[: len(parts)]
-        try:
-            with ThreadPoolExecutor(len(parts)) as pool:
+        stop = Event()
+        with ThreadPoolExecutor(len(parts)) as pool:
+            try:
                 jobs = [
-                    pool.submit(session.scores, x[part])
-                    for session, part in zip(used, parts, strict=True)
+                    pool.submit(_answer, session, x, part, role, stop)
+                    for session, part in zip(self._sessions, parts, strict=False)
                 ]
                 scores = np.concatenate([job.result() for job in jobs])
-        except (InputRefusedError, ModelRuntimeError) as error:
-            raise CompileError(f"{role} data: {error.message}", hint=error.hint) from error
+            except BaseException:
+                # An interrupt, too, must not wait for thousands of frames.
+                stop.set()
+                raise
         bad = ~np.isfinite(scores).all(axis=1)
         if bad.any():
             raise CompileError(
@@ -62,6 +66,20 @@ class Runner:
                 f" ({int(bad.sum())} such rows)"
             )
         return scores
+
+
+def _answer(session: ModelSession, x: Frames, rows: Ids, role: str, stop: Event) -> FloatArray:
+    found: list[FloatArray] = []
+    for row in rows.tolist():
+        if stop.is_set():
+            break
+        try:
+            found.append(session.predict(x[row]).scores)
+        except (InputRefusedError, ModelRuntimeError) as error:
+            raise CompileError(
+                f"{role} data, row {row}: {error.message}", hint=error.hint
+            ) from error
+    return np.stack(found)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,12 @@ def count_classes(graph: FloatGraph, example: npt.NDArray[np.float32]) -> int:
             f"the model fails on one frame: {first_line(error)}",
             hint="export it with batch 1 or a free batch axis",
         ) from error
-    if scores.ndim < 2 or scores.shape[0] != 1 or scores.size < 2 or max(scores.shape) != scores.size:
+    if (
+        scores.ndim < 2
+        or scores.shape[0] != 1
+        or scores.size < 2
+        or max(scores.shape) != scores.size
+    ):
         raise SourceError(
             f"expected scores [1, classes] with at least 2 classes for one frame, but the output"
             f" {graph.output_name!r} has shape {list(scores.shape)}",
@@ -137,7 +142,9 @@ def _prepare(model: ModelProto) -> ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(prepared, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise SourceError(f"the model's shapes contradict each other: {first_line(error)}") from error
+        raise SourceError(
+            f"the model's shapes contradict each other: {first_line(error)}"
+        ) from error
 
 
 def _constants_to_initializers(graph: GraphProto) -> None:
@@ -214,4 +221,3 @@ def constant_tensors(graph: GraphProto) -> set[str]:
         if all(name in known or not name for name in node.input):
             known |= set(node.output)
     return known
-

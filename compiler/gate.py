@@ -21,7 +21,7 @@ from typing import Literal
 Verdict = Literal["pass", "fail", "insufficient"]
 
 CONFIDENCE = 0.95
-_Z = 1.6448536269514722
+Z = 1.6448536269514722
 """The 95 % quantile of the normal distribution."""
 
 _SAMPLES_CAP = 10_000_000
@@ -69,7 +69,7 @@ def judge(n: int, lost: int, gained: int, max_drop_pp: float) -> GateResult:
     limit = max_drop_pp / 100
     upper, lower = upper_bound(n, lost, gained), lower_bound(n, lost, gained)
     needed: int | None = None
-    seen = f"{lost} flips lost and {gained} gained among {n} samples"
+    seen = f"{lost} flip{'' if lost == 1 else 's'} lost and {gained} gained among {n} samples"
     if upper <= limit:
         verdict: Verdict = "pass"
         reason = (
@@ -111,7 +111,7 @@ def upper_bound(n: float, lost: float, gained: float) -> float:
     """Upper one-sided 95 % bound of ``P(lost) - P(gained)``; counts may be fractional."""
     if lost == 0 and gained == 0:
         return -math.expm1(math.log(1 - CONFIDENCE) / n)
-    return _solve(n, lost, gained, -_Z)
+    return score_bound(n, lost, gained, -Z)
 
 
 def lower_bound(n: float, lost: float, gained: float) -> float:
@@ -162,12 +162,12 @@ def score(n: float, lost: float, gained: float, drop: float) -> float:
     return distance / math.sqrt(variance)
 
 
-def _solve(n: float, lost: float, gained: float, target: float) -> float:
-    """The drop at which the score, which falls as the drop grows, is ``target``."""
+def score_bound(n: float, lost: float, gained: float, z: float) -> float:
+    """The drop at which the score, which falls as the drop grows, is ``z``."""
     low, high = -1.0, 1.0
     for _ in range(100):
         middle = (low + high) / 2
-        if score(n, lost, gained, middle) > target:
+        if score(n, lost, gained, middle) > z:
             low = middle
         else:
             high = middle

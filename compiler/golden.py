@@ -7,7 +7,7 @@ import numpy as np
 from compiler.dataset import Frames
 from edge_contract.golden import GoldenVectors
 from edge_runtime.golden import to_tensor
-from edge_runtime.session import FloatArray
+from edge_runtime.preprocess import FloatArray
 
 ROWS = 16
 FRAMES_LIMIT_BYTES = 1 << 20

@@ -28,12 +28,13 @@ def check_graph(name: str, model: ModelProto) -> None:
         SourceError: custom or unknown operators, a cycle, int8 already, weights that are NaN or
             infinite, no layer to quantise, or whatever else ONNX's own checker finds.
     """
+    _refuse_bad_text(name, model)
     _refuse_custom_operators(name, model)
     _refuse_quantised(name, model)
     sort_nodes(name, model.graph)
     _refuse_bad_weights(name, model)
     if not any(node.op_type in LAYER_OPS for node in all_nodes(model.graph)):
-        raise SourceError(f"{name}: no {', '.join(LAYER_OPS)} in it, so there is nothing to run in int8")
+        raise SourceError(f"{name}: no {', '.join(LAYER_OPS)} in it, so nothing would run in int8")
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
@@ -116,6 +117,23 @@ def _needs(node: NodeProto) -> Iterator[str]:
         for nested in inner.node:
             yield from (tensor for tensor in _needs(nested) if tensor not in own)
         yield from (value.name for value in inner.output if value.name not in own)
+
+
+def _refuse_bad_text(name: str, model: ModelProto) -> None:
+    """Protobuf hands out names that are not UTF-8 as bytes, which nothing after this expects."""
+    graph = model.graph
+    texts: list[object] = [entry.domain for entry in model.opset_import]
+    texts += [value.name for value in (*graph.input, *graph.output)]
+    texts += [tensor.name for tensor in _weights(graph)]
+    for node in all_nodes(graph):
+        texts += [node.op_type, node.domain, node.name, *node.input, *node.output]
+        texts += [attribute.name for attribute in node.attribute]
+    for text in texts:
+        if not isinstance(text, str):
+            raise SourceError(
+                f"{name} is damaged: a name in it is not UTF-8 text ({text!r:.60})",
+                hint="fetch or export the file again",
+            )
 
 
 def _refuse_custom_operators(name: str, model: ModelProto) -> None:

@@ -104,9 +104,7 @@ def _load_profiles(options: BuildOptions) -> dict[str, DeviceProfile]:
     for name in options.targets:
         profile = load_profile(name)
         if profile.id in profiles:
-            raise CompileError(
-                f"--target: {profile.id} is given twice", exit_code=ExitCode.USAGE
-            )
+            raise CompileError(f"--target: {profile.id} is given twice", exit_code=ExitCode.USAGE)
         profiles[profile.id] = profile
     return profiles
 

@@ -107,7 +107,8 @@ def _shapes(
 
 def with_outputs(model: ModelProto, names: list[str]) -> ModelProto:
     """A copy of ``model`` that hands out the inner tensors ``names``, too."""
-    copy = ModelProto.FromString(model.SerializeToString())
+    copy = ModelProto()
+    copy.CopyFrom(model)
     present = {value.name for value in copy.graph.output}
     copy.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
     return copy

@@ -1,4 +1,4 @@
-"""The output directory: ``bundle/``, ``report.json``, ``report.html``, replaced together at the end.
+"""The output directory: ``bundle/`` and the two reports, replaced together at the end.
 
 A build works in a hidden directory beside them and touches nothing else until it is done. What
 lies there afterwards belongs together: reports are taken away before the bundle is changed and

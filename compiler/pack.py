@@ -93,31 +93,34 @@ def model_card(manifest: ModelManifest, reports: Mapping[str, TargetReport]) -> 
     """A page for people (Markdown)."""
     (entry,) = manifest.inputs
     shape = " x ".join("n" if size is None else str(size) for size in entry.shape)
+    shown = ", ".join(manifest.labels[:50]) + (" ..." if len(manifest.labels) > 50 else "")
+    header = "target | scheme | float | int8 | agreement | drop at most (95 %) | layers in int8"
     lines = [
         f"# {manifest.name} {manifest.version}",
         "",
-        f"An image or signal classifier with {len(manifest.labels)} classes, quantised to int8 by"
-        " `edge-compile`.",
+        f"A classifier with {len(manifest.labels)} classes, quantised to int8 by `edge-compile`.",
         "",
         f"- Input: `{entry.name}`, float32, {shape}, after the preprocessing in `model.json`",
-        f"- Classes: {', '.join(manifest.labels[:50])}{' ...' if len(manifest.labels) > 50 else ''}",
+        f"- Classes: {shown}",
         "",
-        "| target | scheme | float accuracy | int8 accuracy | agreement | drop at most (95 %) |"
-        " layers in int8 |",
+        f"| {header} |",
         "|---|---|---|---|---|---|---|",
     ]
     for target, report in reports.items():
-        lines.append(
-            f"| {target} | {report.scheme} | {report.comparison.float_accuracy:.2%} |"
-            f" {report.comparison.int8_accuracy:.2%} | {report.comparison.agreement:.2%} |"
-            f" {report.gate.drop_upper_pp:.2f} pp | {report.audit.seen} of"
-            f" {report.audit.expected} |"
+        figures = (
+            target,
+            report.scheme,
+            f"{report.comparison.float_accuracy:.2%}",
+            f"{report.comparison.int8_accuracy:.2%}",
+            f"{report.comparison.agreement:.2%}",
+            f"{report.gate.drop_upper_pp:.2f} pp",
+            f"{report.audit.seen} of {report.audit.expected}",
         )
-    first = next(iter(reports.values()))
+        lines.append(f"| {' | '.join(figures)} |")
+    samples = next(iter(reports.values())).comparison.n
     lines += [
         "",
-        f"Measured on {first.comparison.n} test samples. The figures hold for data like these and"
-        " say nothing of others.",
+        f"Accuracy on {samples} test samples; it holds for data like these.",
         "",
         f"- Source model: `{manifest.lineage.source_digest}`",
         f"- Calibration data: `{manifest.lineage.calibration_digest}`",

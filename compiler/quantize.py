@@ -20,7 +20,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from compiler.errors import CompileError
 from compiler.floatgraph import FloatGraph, first_line
 from compiler.ranges import TensorStats
-from edge_runtime.session import FloatArray
+from edge_runtime.preprocess import FloatArray
 
 ACTIVATIONS = {"s8s8": QuantType.QInt8, "u8s8": QuantType.QUInt8}
 

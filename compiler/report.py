@@ -117,9 +117,14 @@ class BuildReport:
 
     @property
     def reason(self) -> str:
-        """Why: the first target with that verdict speaks."""
-        target = next(t for t in self.targets if t.gate.verdict == self.verdict)
-        return target.gate.reason if len(self.targets) == 1 else f"{target.target}: {target.gate.reason}"
+        """Why: of the targets with that verdict, the one with the largest bound speaks."""
+        alike = [t for t in self.targets if t.gate.verdict == self.verdict]
+        target = max(alike, key=lambda t: t.gate.drop_upper_pp)
+        return (
+            target.gate.reason
+            if len(self.targets) == 1
+            else f"{target.target}: {target.gate.reason}"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Figures of the first target on top; ``targets`` holds those of every target."""
@@ -162,17 +167,26 @@ class BuildReport:
         lines = [f"{self.name} {self.version}  {self.bundle_digest or 'no bundle'}"]
         for target in self.targets:
             comparison, audit = target.comparison, target.audit
+            total_macs = sum(layer.macs for layer in audit.layers)
+            accuracy = (
+                f"{comparison.float_accuracy:.2%} float, {comparison.int8_accuracy:.2%} int8,"
+                f" {comparison.agreement:.2%} agree, n = {comparison.n}"
+            )
+            drop = (
+                f"at most {target.gate.drop_upper_pp:.2f} pp at 95 % (limit"
+                f" {target.gate.max_drop_pp:g}), {len(comparison.lost)} lost,"
+                f" {len(comparison.gained)} gained"
+            )
+            int8 = (
+                f"{audit.seen} of {audit.expected} layers, {audit.macs_share:.1%} of"
+                f" {total_macs:,} MACs"
+            )
             lines += [
                 f"{target.target} ({target.scheme}, {target.candidates[0].recipe.name})",
-                f"  accuracy   {comparison.float_accuracy:.2%} float, {comparison.int8_accuracy:.2%}"
-                f" int8, {comparison.agreement:.2%} agree, n = {comparison.n}",
-                f"  drop       at most {target.gate.drop_upper_pp:.2f} pp at 95 %"
-                f" (limit {target.gate.max_drop_pp:g}), {len(comparison.lost)} lost,"
-                f" {len(comparison.gained)} gained",
-                f"  int8       {audit.seen} of {audit.expected} layers,"
-                f" {audit.macs_share:.1%} of {sum(x.macs for x in audit.layers):,} MACs",
-                f"  size       {target.bytes_int8:,} bytes of {target.bytes_float:,}"
-                f" ({target.bytes_int8 / target.bytes_float:.2f})",
+                f"  accuracy  {accuracy}",
+                f"  drop      {drop}",
+                f"  int8      {int8}",
+                f"  size      {target.bytes_int8:,} bytes of {target.bytes_float:,}",
             ]
         lines += [f"warning: {warning}" for warning in self.warnings]
         word = {"pass": "PASS", "fail": "FAIL", "insufficient": "FAIL (insufficient data)"}

@@ -1,4 +1,4 @@
-"""Choose between candidates on the selection split: the one whose scores are nearest the float's."""
+"""Choose between candidates on the selection split: the nearest to the float model wins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from compiler.evaluate import snr_db
 from compiler.quantize import RECIPES, Recipe
-from edge_runtime.session import FloatArray
+from edge_runtime.preprocess import FloatArray
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from compiler.ranges import TensorStats, collect_stats
 from compiler.select import Candidate, rank_recipes
 from edge_contract.model import Variant
 from edge_runtime.golden import check_golden
-from edge_runtime.session import FloatArray, ModelSession
+from edge_runtime.preprocess import FloatArray
+from edge_runtime.session import ModelSession
 
 
 @dataclass(frozen=True)
