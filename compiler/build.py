@@ -1,0 +1,123 @@
+"""``edge-compile build``, stage after stage. Each stage's work is in the module named after it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from itertools import chain
+
+from compiler.audit import audit
+from compiler.drift import drift_reference
+from compiler.evaluate import compare
+from compiler.gate import judge
+from compiler.inputs import load_inputs
+from compiler.options import BuildOptions
+from compiler.outdir import BUNDLE, check_output, staging
+from compiler.pack import pack_bundle
+from compiler.progress import Progress, silent
+from compiler.report import BuildReport, TargetReport
+from compiler.variants import CompiledScheme, calibrate, compile_scheme, float_scores
+
+Clock = Callable[[], float]
+"""Seconds from an arbitrary start, never going back."""
+
+
+def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -> BuildReport:
+    """Compile, prove, and write bundle and reports to ``options.out``.
+
+    Nothing is written before the gate has spoken; when it does not pass there is no bundle, and
+    one of an earlier run is taken away.
+
+    Raises:
+        CompileError: bad input or an output directory that cannot be used; nothing was written.
+        ContractError: an unknown or malformed target.
+    """
+    begin = clock()
+    check_output(options.out)
+    progress(f"reading {options.model.name} and the data")
+    inputs = load_inputs(options)
+    data = inputs.data
+    progress(f"calibrating with {len(data.whole)} samples")
+    calibration = calibrate(inputs)
+    progress(f"answering {len(data.test)} test samples in float")
+    floating = float_scores(inputs, options.workers)
+    schemes: dict[str, CompiledScheme] = {}
+    reports: dict[str, TargetReport] = {}
+    for variant in inputs.manifest.variants:
+        if variant.scheme not in schemes:
+            progress(f"quantising for {variant.scheme} and answering the test samples in int8")
+            schemes[variant.scheme] = compile_scheme(
+                inputs, variant, calibration, floating, options.workers
+            )
+        done = schemes[variant.scheme]
+        assert data.test.y is not None, "test data are loaded with labels required"
+        comparison = compare(floating.test, done.test_scores, data.test.y, inputs.manifest.labels)
+        lost, gained = len(comparison.lost), len(comparison.gained)
+        reports[variant.target] = TargetReport(
+            target=variant.target,
+            title=inputs.profiles[variant.target].title,
+            scheme=variant.scheme,
+            gate=judge(comparison.n, lost, gained, options.max_drop_pp),
+            comparison=comparison,
+            audit=audit(done.files.model, variant.scheme, inputs.layers),
+            candidates=done.candidates,
+            bytes_float=inputs.source.size_bytes,
+            bytes_int8=len(done.files.model),
+        )
+    warnings = [*data.warnings, *chain.from_iterable(map(_doubts, reports.values()))]
+    passed = all(report.gate.verdict == "pass" for report in reports.values())
+    with staging(options.out) as stage:
+        digest = None
+        if passed:
+            progress("packing the bundle")
+            tuned = chain(data.whole.x, () if data.was_split else data.selection.x)
+            first = schemes[inputs.manifest.variants[0].scheme]
+            digest = pack_bundle(
+                stage.bundle,
+                inputs.manifest,
+                {scheme: done.files for scheme, done in schemes.items()},
+                drift_reference(tuned, first.tuned_scores, inputs.manifest.preprocess),
+                reports,
+            )
+        elif (options.out / BUNDLE).exists():
+            warnings.append("the bundle of an earlier build was removed: the gate was not passed")
+        lineage = inputs.manifest.lineage
+        report = BuildReport(
+            name=inputs.manifest.name,
+            version=inputs.manifest.version,
+            targets=tuple(reports.values()),
+            bundle_digest=digest,
+            duration_s=clock() - begin,
+            command=options.command,
+            machine=_machine(),
+            lineage=lineage,
+            warnings=tuple(warnings),
+        )
+        stage.publish({"report.json": report.json_bytes(), "report.html": report.html_bytes()})
+    return report
+
+
+def _doubts(report: TargetReport) -> list[str]:
+    """What a reader should know although the gate may have passed."""
+    found = []
+    for layer in report.audit.left_float:
+        found.append(
+            f"{report.target}: {layer.op} {layer.source_name[:80]!r} runs in float"
+            f" ({layer.macs:,} MACs)"
+        )
+    if report.bytes_int8 >= report.bytes_float:
+        found.append(
+            f"{report.target}: the int8 model is not smaller ({report.bytes_int8:,} bytes of"
+            f" {report.bytes_float:,})"
+        )
+    return found
+
+
+def _machine() -> dict[str, str]:
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "arch": platform.machine(),
+        "cpus": str(os.cpu_count()),
+        "python": platform.python_version(),
+    }

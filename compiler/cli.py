@@ -1,0 +1,193 @@
+"""The command line ``edge-compile``: data on stdout, progress on stderr, our exit codes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from edge_contract.errors import ExitCode, WherryError
+
+_DOCS = "reference/edge-compile.md"
+_INTERRUPTED = 130
+_FILE = click.Path(path_type=Path)
+
+
+class JsonErrorGroup(click.Group):
+    """A click group that ends with our exit codes, and with JSON errors where ``--json`` stands."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run; exits with our codes where ``standalone_mode`` is set, as it is for users."""
+        words = list(sys.argv[1:] if args is None else args)
+        if not standalone_mode:
+            return super().main(words, prog_name, complete_var, False, **extra)
+        as_json = "--json" in words
+        previous = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            code = super().main(words, prog_name, complete_var, False, **extra)
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "edge-compile"
+            _fail(error.format_message(), ExitCode.USAGE, f"{command} --help", _DOCS, as_json)
+        except (click.Abort, KeyboardInterrupt):
+            _fail("interrupted; nothing was written", _INTERRUPTED, "", "", as_json)
+        except WherryError as error:
+            _fail(error.message, error.exit_code, error.hint, error.docs, as_json)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """A SIGTERM unwinds the stack, so that temporary files go, too."""
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int, hint: str, docs: str, as_json: bool) -> NoReturn:
+    if as_json:
+        click.echo(json.dumps({"error": message, "code": int(code), "hint": hint, "docs": docs}))
+    else:
+        click.echo(f"edge-compile: {message}", err=True)
+        if hint:
+            click.echo(f"  try: {hint}", err=True)
+        if docs:
+            click.echo(f"  see: docs/{docs}", err=True)
+    sys.exit(int(code))
+
+
+@click.group(cls=JsonErrorGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """A float model in, a proven int8 bundle out."""
+
+
+@main.command()
+@click.argument("model", type=_FILE)
+@click.option("--name", required=True, help="Model line: a-z, 0-9 and '-'.")
+@click.option("--version", required=True, help="Semantic version, such as 1.4.0.")
+@click.option(
+    "--target",
+    "targets",
+    required=True,
+    multiple=True,
+    help="Device profile, by name or as a .toml file; repeat it for several.",
+)
+@click.option("--calibration", required=True, type=_FILE, help=".npz with x (and y) to set ranges.")
+@click.option("--selection", type=_FILE, help=".npz to choose by. [default: split off calibration]")
+@click.option("--test", required=True, type=_FILE, help=".npz with x and y that proves the result.")
+@click.option("--labels", type=_FILE, help="Class names, one a line. [default: 0, 1, ...]")
+@click.option("--preprocess", type=_FILE, help="Preprocessing contract (TOML).")
+@click.option(
+    "--max-drop-pp",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Accepted drop of accuracy in percentage points, held with 95 % confidence.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Samples answered at the same time; changes no byte of the result.",
+)
+@click.option("--out", required=True, type=_FILE, help="Directory for bundle/ and the reports.")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json, errors as JSON, too.")
+def build(
+    model: Path,
+    name: str,
+    version: str,
+    targets: tuple[str, ...],
+    calibration: Path,
+    selection: Path | None,
+    test: Path,
+    labels: Path | None,
+    preprocess: Path | None,
+    max_drop_pp: float,
+    threads: int,
+    out: Path,
+    as_json: bool,
+) -> int:
+    """Quantise MODEL, prove that its accuracy held, and write a bundle.
+
+    Exits with 5 and writes no bundle when the gate is not passed.
+    """
+    # Imported here: onnx and onnxruntime cost a second that --help should not.
+    from compiler.build import build as run_build
+    from compiler.options import BuildOptions
+    from compiler.progress import to_stream
+
+    report = run_build(
+        BuildOptions(
+            model=model,
+            name=name,
+            version=version,
+            targets=targets,
+            calibration=calibration,
+            selection=selection,
+            test=test,
+            labels=labels,
+            preprocess=preprocess,
+            max_drop_pp=max_drop_pp,
+            workers=threads,
+            out=out,
+            command=shlex.join(["edge-compile", *sys.argv[1:]]),
+        ),
+        clock=time.monotonic,
+        progress=to_stream(),
+    )
+    if as_json:
+        click.echo(report.json_bytes(), nl=False)
+    else:
+        for line in report.summary():
+            click.echo(line)
+    return ExitCode.OK if report.verdict == "pass" else ExitCode.GATE
+
+
+@main.command("run")
+@click.argument("bundle", type=_FILE)
+@click.option("--target", required=True, help="Device profile that the bundle was compiled for.")
+@click.option("--inputs", required=True, type=_FILE, help=".npz with x, as the calibration data.")
+@click.option("--out", required=True, type=_FILE, help=".npz to write: y, float32 [n, classes].")
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON summary, errors as JSON, too.")
+def run_command(
+    bundle: Path, target: str, inputs: Path, out: Path, threads: int, as_json: bool
+) -> int:
+    """Answer samples with a BUNDLE's variant, through the code that devices run."""
+    from compiler.run import run_bundle
+
+    result = run_bundle(bundle, target, inputs, out, threads)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "bundle_digest": result.bundle_digest,
+                    "target": result.target,
+                    "rows": result.rows,
+                    "classes": result.classes,
+                    "out": str(out),
+                }
+            )
+        )
+    else:
+        click.echo(f"{result.rows} rows of {result.classes} scores in {out}")
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    main()

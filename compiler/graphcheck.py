@@ -1,0 +1,211 @@
+"""Checks of an ONNX graph that say in one sentence what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from compiler.errors import SourceError
+
+LAYER_OPS = ("Conv", "Gemm", "MatMul")
+"""The operators whose multiplications are counted and expected in int8."""
+
+_KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+
+
+def check_graph(name: str, model: ModelProto) -> None:
+    """Refuse what cannot be quantised, and put nodes into an order that can be executed.
+
+    Args:
+        name: the file's name, for messages.
+        model: changed in place: its nodes are sorted topologically.
+
+    Raises:
+        SourceError: custom or unknown operators, a cycle, int8 already, weights that are NaN or
+            infinite, no layer to quantise, or whatever else ONNX's own checker finds.
+    """
+    _refuse_bad_text(name, model)
+    _refuse_custom_operators(name, model)
+    _refuse_quantised(name, model)
+    sort_nodes(name, model.graph)
+    _refuse_bad_weights(name, model)
+    if not any(node.op_type in LAYER_OPS for node in all_nodes(model.graph)):
+        raise SourceError(f"{name}: no {', '.join(LAYER_OPS)} in it, so nothing would run in int8")
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        first = str(error).strip().splitlines()[0][:300]
+        raise SourceError(f"{name} is not a valid ONNX model: {first}") from error
+
+
+def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Every node, those of nested graphs (If, Loop, Scan) included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from all_nodes(attribute.g)
+
+
+def sort_nodes(name: str, graph: GraphProto) -> None:
+    """Sort ``graph.node`` so that every tensor is made before it is used (Kahn's algorithm).
+
+    Raises:
+        SourceError: a cycle, a tensor that nobody makes, or one that is made twice.
+    """
+    available = {value.name for value in graph.input}
+    available |= {tensor.name for tensor in graph.initializer}
+    available |= {tensor.values.name for tensor in graph.sparse_initializer}
+    available.add("")
+    makers: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        for output in node.output:
+            if output and (output in makers or output in available):
+                raise SourceError(f"{name}: the tensor {output!r} is made twice")
+            if output:
+                makers[output] = index
+    waiting: list[set[str]] = []
+    users: dict[str, list[int]] = {}
+    for index, node in enumerate(graph.node):
+        needs = {tensor for tensor in _needs(node) if tensor not in available}
+        unknown = sorted(tensor for tensor in needs if tensor not in makers)
+        if unknown:
+            raise SourceError(
+                f"{name}: {node.op_type} {node.name!r} needs the tensor {unknown[0]!r},"
+                " which nothing in the graph makes"
+            )
+        waiting.append(needs)
+        for tensor in needs:
+            users.setdefault(tensor, []).append(index)
+    ready = [index for index, needs in enumerate(waiting) if not needs]
+    order: list[int] = []
+    while ready:
+        index = ready.pop(0)
+        order.append(index)
+        for tensor in graph.node[index].output:
+            for user in users.get(tensor, ()):
+                waiting[user].discard(tensor)
+                if not waiting[user]:
+                    ready.append(user)
+            users.pop(tensor, None)
+    if len(order) < len(graph.node):
+        stuck = [graph.node[i] for i in sorted(set(range(len(graph.node))) - set(order))]
+        shown = ", ".join(f"{node.op_type} {node.name!r}" for node in stuck[:4])
+        raise SourceError(
+            f"{name}: the graph has a cycle through {shown}",
+            hint="the file is damaged or was edited by hand; export the model again",
+        )
+    if order != sorted(order):
+        nodes = [NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def _needs(node: NodeProto) -> Iterator[str]:
+    """Tensors a node reads, those that its nested graphs take from outside included."""
+    yield from node.input
+    for attribute in node.attribute:
+        if attribute.type != AttributeProto.GRAPH:
+            continue
+        inner = attribute.g
+        own = {value.name for value in inner.input} | {t.name for t in inner.initializer}
+        own |= {output for nested in inner.node for output in nested.output}
+        for nested in inner.node:
+            yield from (tensor for tensor in _needs(nested) if tensor not in own)
+        yield from (value.name for value in inner.output if value.name not in own)
+
+
+def _refuse_bad_text(name: str, model: ModelProto) -> None:
+    """Protobuf hands out names that are not UTF-8 as bytes, which nothing after this expects."""
+    graph = model.graph
+    texts: list[object] = [entry.domain for entry in model.opset_import]
+    texts += [value.name for value in (*graph.input, *graph.output)]
+    texts += [tensor.name for tensor in _weights(graph)]
+    for node in all_nodes(graph):
+        texts += [node.op_type, node.domain, node.name, *node.input, *node.output]
+        texts += [attribute.name for attribute in node.attribute]
+    for text in texts:
+        if not isinstance(text, str):
+            raise SourceError(
+                f"{name} is damaged: a name in it is not UTF-8 text ({text!r:.60})",
+                hint="fetch or export the file again",
+            )
+
+
+def _refuse_custom_operators(name: str, model: ModelProto) -> None:
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    local = {(function.domain, function.name) for function in model.functions}
+    unknown: set[str] = set()
+    for node in all_nodes(model.graph):
+        if (node.domain, node.op_type) in local:
+            continue
+        if node.domain not in _KNOWN_DOMAINS:
+            unknown.add(f"{node.domain}.{node.op_type}")
+        elif node.domain != "com.microsoft":
+            version = opsets.get(node.domain or "ai.onnx", 1)
+            domain = "" if node.domain == "ai.onnx" else node.domain
+            if not onnx.defs.has(node.op_type, version, domain):
+                unknown.add(f"{node.op_type} (opset {version})")
+    if unknown:
+        raise SourceError(
+            f"{name}: operators that no device here can run: {', '.join(sorted(unknown))}",
+            hint="replace custom operators by standard ONNX ones and export the model again",
+        )
+
+
+def _refuse_quantised(name: str, model: ModelProto) -> None:
+    for node in all_nodes(model.graph):
+        if _is_quantised_op(node.op_type):
+            raise SourceError(
+                f"{name} is quantised already: it holds {node.op_type} {node.name!r}",
+                hint="give the float model that it was made from",
+            )
+    for tensor in _weights(model.graph):
+        if tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
+            kind = TensorProto.DataType.Name(tensor.data_type).lower()
+            raise SourceError(
+                f"{name}: weight {tensor.name!r} is {kind}; expected float32",
+                hint="export the float32 model",
+            )
+
+
+def _is_quantised_op(op: str) -> bool:
+    return (
+        op.startswith("QLinear")
+        or op.endswith("Integer")
+        or op in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QGemm")
+    )
+
+
+def _refuse_bad_weights(name: str, model: ModelProto) -> None:
+    for tensor in _weights(model.graph):
+        if tensor.data_type not in _FLOATS:
+            continue
+        try:
+            values = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            raise SourceError(
+                f"{name}: weight {tensor.name!r} does not hold what its shape"
+                f" {list(tensor.dims)} says: {error}"
+            ) from error
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        if bad:
+            raise SourceError(
+                f"{name}: weight {tensor.name!r} holds {bad} NaN or infinite values"
+                f" (of {values.size})",
+                hint="training diverged, or the file is damaged; take an earlier checkpoint",
+            )
+
+
+def _weights(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for node in all_nodes(graph):
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                yield attribute.t
+            elif attribute.type == AttributeProto.GRAPH:
+                yield from attribute.g.initializer

@@ -1,0 +1,193 @@
+"""Everything a build starts from, read and checked against each other before any work is done."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from compiler.dataset import (
+    Dataset,
+    check_apart,
+    check_calibration,
+    check_labels,
+    check_shape,
+    load_dataset,
+)
+from compiler.errors import CompileError, DatasetError
+from compiler.floatgraph import FloatGraph, count_classes, normalise
+from compiler.layers import Layer, list_layers
+from compiler.options import BuildOptions, check_names, read_labels, read_preprocess
+from compiler.pack import golden_path, model_path
+from compiler.source import Source, load_source
+from compiler.split import SEED, SELECTION_SHARE, selection_split
+from device_configs.loader import load_profile
+from edge_contract.errors import ExitCode
+from edge_contract.model import Lineage, ModelManifest, TensorSpec, Variant
+from edge_contract.preprocess import PreprocessSpec
+from edge_contract.profile import DeviceProfile
+from edge_runtime.errors import InputRefusedError
+from edge_runtime.preprocess import Preprocessor
+
+
+@dataclass(frozen=True)
+class Data:
+    """The checked data of one build.
+
+    fit, selection: what candidates are calibrated with and chosen by.
+    whole: what the chosen recipe is calibrated with in the end. Where the selection was split off
+        the calibration data this is all of them, for the choice is made by then.
+    """
+
+    fit: Dataset
+    selection: Dataset
+    whole: Dataset
+    test: Dataset
+    was_split: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A build's inputs.
+
+    profiles: by target, in the order of the command line.
+    manifest: ``model.json`` as it will stand in the bundle.
+    """
+
+    source: Source
+    graph: FloatGraph
+    layers: list[Layer]
+    preprocessor: Preprocessor
+    data: Data
+    profiles: dict[str, DeviceProfile]
+    manifest: ModelManifest
+
+
+def load_inputs(options: BuildOptions) -> Inputs:
+    """Read and check everything that ``options`` names.
+
+    Raises:
+        CompileError: something does not fit; says what and what to do.
+        ContractError: an unknown or malformed target.
+    """
+    check_names(options)
+    profiles = _load_profiles(options)
+    source = load_source(options.model)
+    graph = normalise(source)
+    spec = read_preprocess(options.preprocess)
+    preprocessor = Preprocessor(spec, graph.input_shape)
+    data = _load_data(options, preprocessor)
+    try:
+        example = preprocessor(data.whole.x[0])
+    except InputRefusedError as error:
+        raise DatasetError(f"calibration data, row 0: {error.message}") from error
+    classes = count_classes(graph, example)
+    for part in (data.whole, data.selection, data.test):
+        check_labels(part, classes)
+    return Inputs(
+        source=source,
+        graph=graph,
+        layers=list_layers(graph, example),
+        preprocessor=preprocessor,
+        data=data,
+        profiles=profiles,
+        manifest=_manifest(options, source, graph, spec, data, profiles, classes),
+    )
+
+
+def _load_profiles(options: BuildOptions) -> dict[str, DeviceProfile]:
+    profiles: dict[str, DeviceProfile] = {}
+    for name in options.targets:
+        profile = load_profile(name)
+        if profile.id in profiles:
+            raise CompileError(f"--target: {profile.id} is given twice", exit_code=ExitCode.USAGE)
+        profiles[profile.id] = profile
+    return profiles
+
+
+def _load_data(options: BuildOptions, preprocessor: Preprocessor) -> Data:
+    calibration = load_dataset(options.calibration, "calibration", labels_required=False)
+    tuning = [calibration]
+    if options.selection is not None:
+        tuning.append(load_dataset(options.selection, "selection", labels_required=False))
+    test = load_dataset(options.test, "test", labels_required=True)
+    check_calibration(calibration)
+    for part in (*tuning, test):
+        check_shape(part, preprocessor)
+        if part.x.dtype != calibration.x.dtype:
+            raise DatasetError(
+                f"{part.role} data are {part.x.dtype}, calibration data {calibration.x.dtype};"
+                " all must be what the device's source gives"
+            )
+    warnings = tuple(check_apart(test, tuning))
+    if options.selection is not None:
+        return Data(calibration, tuning[1], calibration, test, False, warnings)
+    fit, held = selection_split(len(calibration))
+    return Data(
+        fit=calibration.rows(fit, "calibration"),
+        selection=calibration.rows(held, "selection"),
+        whole=calibration,
+        test=test,
+        was_split=True,
+        warnings=warnings,
+    )
+
+
+def _manifest(
+    options: BuildOptions,
+    source: Source,
+    graph: FloatGraph,
+    spec: PreprocessSpec,
+    data: Data,
+    profiles: dict[str, DeviceProfile],
+    classes: int,
+) -> ModelManifest:
+    batch = None if graph.batch_is_free else 1
+    split = f"{SELECTION_SHARE:g} of the calibration data, seed {SEED}"
+    return ModelManifest(
+        name=options.name,
+        version=options.version,
+        task="classification",
+        inputs=[
+            TensorSpec(name=graph.input_name, dtype="float32", shape=[batch, *graph.input_shape])
+        ],
+        outputs=[TensorSpec(name=graph.output_name, dtype="float32", shape=[batch, classes])],
+        labels=read_labels(options.labels, classes),
+        preprocess=spec,
+        variants=[
+            Variant(
+                target=target,
+                runtime=profile.runtime,
+                scheme=profile.scheme,
+                file=model_path(profile.scheme),
+                golden=golden_path(profile.scheme),
+            )
+            for target, profile in profiles.items()
+        ],
+        lineage=Lineage(
+            source_digest=source.digest,
+            calibration_digest=data.whole.digest,
+            test_digest=data.test.digest,
+            tools={
+                "wherry": _own_version(),
+                "onnxruntime": ort.__version__,
+                "onnx": onnx.__version__,
+                "numpy": np.__version__,
+            },
+            options={
+                "max_drop_pp": f"{options.max_drop_pp:g}",
+                "selection": split if data.was_split else data.selection.digest,
+            },
+        ),
+    )
+
+
+def _own_version() -> str:
+    try:
+        return importlib.metadata.version("wherry")
+    except importlib.metadata.PackageNotFoundError:
+        return "source tree"

@@ -1,0 +1,139 @@
+"""What the user hands in beside model and data: names, labels, the preprocessing contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from compiler.errors import CompileError
+from edge_contract.errors import ContractError, ExitCode
+from edge_contract.model import LineName, Version
+from edge_contract.preprocess import PreprocessSpec
+
+_TEXT_LIMIT_BYTES = 1 << 20
+_LABEL_LIMIT_CHARS = 100
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """The options of ``edge-compile build``.
+
+    max_drop_pp: the accepted drop of accuracy in percentage points, above 0 and below 100.
+    workers: test samples answered at the same time; changes no byte of the result.
+    command: the command line, for the report.
+    """
+
+    model: Path
+    name: str
+    version: str
+    targets: tuple[str, ...]
+    calibration: Path
+    test: Path
+    out: Path
+    selection: Path | None = None
+    labels: Path | None = None
+    preprocess: Path | None = None
+    max_drop_pp: float = 1.0
+    workers: int = 1
+    command: str = ""
+
+
+def check_names(options: BuildOptions) -> None:
+    """Refuse a name, version, limit or target list that no bundle may have.
+
+    Raises:
+        CompileError: with the exit code for wrong usage.
+    """
+    for what, value, type_ in (
+        ("--name", options.name, LineName),
+        ("--version", options.version, Version),
+    ):
+        try:
+            msgspec.convert(value, type_)
+        except msgspec.ValidationError as error:
+            wanted = (
+                "1 to 40 of a-z, 0-9 and '-', beginning with a letter or digit"
+                if what == "--name"
+                else "a semantic version such as 1.4.0"
+            )
+            raise CompileError(
+                f"{what} {value[:80]!r}: expected {wanted}", exit_code=ExitCode.USAGE
+            ) from error
+    if not 0 < options.max_drop_pp < 100:
+        raise CompileError(
+            f"--max-drop-pp {options.max_drop_pp}: expected percentage points above 0 and below"
+            " 100; a drop of 0 cannot be proven with any number of samples",
+            exit_code=ExitCode.USAGE,
+        )
+    twice = sorted({t for t in options.targets if options.targets.count(t) > 1})
+    if twice or not options.targets:
+        raise CompileError(
+            f"--target: {', '.join(twice)} given twice" if twice else "--target: none given",
+            exit_code=ExitCode.USAGE,
+        )
+
+
+def read_labels(path: Path | None, classes: int) -> list[str]:
+    """One class name a line, or "0", "1", ... without a file.
+
+    Raises:
+        CompileError: unreadable, another number of names than classes, or a name that is empty,
+            too long, not printable or there twice.
+    """
+    if path is None:
+        return [str(class_id) for class_id in range(classes)]
+    labels = _read_text(path, "labels").splitlines()
+    labels = [label.strip() for label in labels]
+    while labels and not labels[-1]:
+        labels.pop()
+    if len(labels) != classes:
+        raise CompileError(
+            f"labels file {path}: {len(labels)} names, but the model has {classes} classes",
+            hint="one name a line, in the order of the model's outputs",
+        )
+    seen: set[str] = set()
+    for line, label in enumerate(labels, 1):
+        if not label or len(label) > _LABEL_LIMIT_CHARS or not label.isprintable():
+            raise CompileError(
+                f"labels file {path}, line {line}: expected a printable name of 1 to"
+                f" {_LABEL_LIMIT_CHARS} characters, got {label[:40]!r}"
+            )
+        if label in seen:
+            raise CompileError(f"labels file {path}, line {line}: {label!r} is there twice")
+        seen.add(label)
+    return labels
+
+
+def read_preprocess(path: Path | None) -> PreprocessSpec:
+    """The preprocessing contract in a TOML file; without one the samples are the model's input.
+
+    Raises:
+        CompileError: unreadable or malformed.
+    """
+    if path is None:
+        return PreprocessSpec(kind="tensor")
+    text = _read_text(path, "preprocess")
+    try:
+        return msgspec.toml.decode(text, type=PreprocessSpec)
+    except (msgspec.DecodeError, ValueError, ContractError) as error:
+        raise CompileError(
+            f"preprocess file {path}: {error}", docs="reference/edge-compile.md"
+        ) from error
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_TEXT_LIMIT_BYTES + 1)
+    except FileNotFoundError as error:
+        raise CompileError(f"no {what} file {path}", exit_code=ExitCode.NOT_FOUND) from error
+    except OSError as error:
+        raise CompileError(f"cannot read {what} file {path}: {error.strerror}") from error
+    if len(data) > _TEXT_LIMIT_BYTES:
+        raise CompileError(f"{what} file {path}: longer than {_TEXT_LIMIT_BYTES} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CompileError(f"{what} file {path} is not UTF-8 text: {error.reason}") from error

@@ -1,0 +1,130 @@
+"""Put a bundle together: every byte in it follows from inputs, tool versions and options alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiler.report import TargetReport
+from edge_contract.codec import encode_json
+from edge_contract.golden import GoldenVectors, encode_golden
+from edge_contract.layout import write_bundle
+from edge_contract.manifest import DOC, WEIGHT, WEIGHT_CONFIG, ConfigDetail
+from edge_contract.model import (
+    DRIFT_REFERENCE_FILE,
+    EVIDENCE_FILE,
+    MODEL_CARD_FILE,
+    MODEL_FILE,
+    ModelManifest,
+)
+from edge_contract.reference import DriftReference
+
+
+@dataclass(frozen=True)
+class VariantFiles:
+    """What one scheme puts into the bundle; targets of the same scheme share it."""
+
+    model: bytes
+    golden: GoldenVectors
+
+
+def model_path(scheme: str) -> str:
+    """Where the variant of a scheme lies in the bundle."""
+    return f"onnx-{scheme}/model.onnx"
+
+
+def golden_path(scheme: str) -> str:
+    """Where its golden vectors lie."""
+    return f"onnx-{scheme}/golden.msgpack"
+
+
+def pack_bundle(
+    target: Path,
+    manifest: ModelManifest,
+    variants: Mapping[str, VariantFiles],
+    reference: DriftReference,
+    reports: Mapping[str, TargetReport],
+) -> str:
+    """Write the bundle directory ``target`` and return its digest.
+
+    Args:
+        target: must not exist.
+        manifest: ``model.json``.
+        variants: scheme -> its files.
+        reference: the drift reference.
+        reports: target -> what was proven of it.
+    """
+    files: dict[str, tuple[str, bytes]] = {
+        MODEL_FILE: (WEIGHT_CONFIG, encode_json(manifest)),
+        DRIFT_REFERENCE_FILE: (WEIGHT_CONFIG, reference.encode()),
+        EVIDENCE_FILE: (DOC, encode_json(evidence(manifest, reports))),
+        MODEL_CARD_FILE: (DOC, model_card(manifest, reports).encode()),
+    }
+    for scheme, variant in variants.items():
+        files[model_path(scheme)] = (WEIGHT, variant.model)
+        files[golden_path(scheme)] = (WEIGHT_CONFIG, encode_golden(variant.golden))
+    schemes = sorted(variants)
+    return write_bundle(
+        target,
+        name=manifest.name,
+        version=manifest.version,
+        files=files,
+        detail=ConfigDetail(
+            format="onnx",
+            precision="int8",
+            quantization=f"static, per-channel weights, {', '.join(schemes)}",
+        ),
+    )
+
+
+def evidence(manifest: ModelManifest, reports: Mapping[str, TargetReport]) -> dict[str, object]:
+    """What was proven, of which inputs, by which tools; without times, paths or machine."""
+    return {
+        "schema": 1,
+        "name": manifest.name,
+        "version": manifest.version,
+        "lineage": manifest.lineage,
+        "targets": {target: report.evidence() for target, report in reports.items()},
+    }
+
+
+def model_card(manifest: ModelManifest, reports: Mapping[str, TargetReport]) -> str:
+    """A page for people (Markdown)."""
+    (entry,) = manifest.inputs
+    shape = " x ".join("n" if size is None else str(size) for size in entry.shape)
+    shown = ", ".join(manifest.labels[:50]) + (" ..." if len(manifest.labels) > 50 else "")
+    header = "target | scheme | float | int8 | agreement | drop at most (95 %) | layers in int8"
+    lines = [
+        f"# {manifest.name} {manifest.version}",
+        "",
+        f"A classifier with {len(manifest.labels)} classes, quantised to int8 by `edge-compile`.",
+        "",
+        f"- Input: `{entry.name}`, float32, {shape}, after the preprocessing in `model.json`",
+        f"- Classes: {shown}",
+        "",
+        f"| {header} |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for target, report in reports.items():
+        figures = (
+            target,
+            report.scheme,
+            f"{report.comparison.float_accuracy:.2%}",
+            f"{report.comparison.int8_accuracy:.2%}",
+            f"{report.comparison.agreement:.2%}",
+            f"{report.gate.drop_upper_pp:.2f} pp",
+            f"{report.audit.seen} of {report.audit.expected}",
+        )
+        lines.append(f"| {' | '.join(figures)} |")
+    samples = next(iter(reports.values())).comparison.n
+    lines += [
+        "",
+        f"Accuracy on {samples} test samples; it holds for data like these.",
+        "",
+        f"- Source model: `{manifest.lineage.source_digest}`",
+        f"- Calibration data: `{manifest.lineage.calibration_digest}`",
+        f"- Test data: `{manifest.lineage.test_digest}`",
+        "",
+    ]
+    return "\n".join(lines)

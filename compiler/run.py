@@ -1,0 +1,60 @@
+"""``edge-compile run``: a bundle's answers to samples, through the code that the device runs."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from compiler.dataset import load_frames
+from compiler.errors import OutputError
+from compiler.evaluate import Runner
+from edge_contract.layout import BundleDir, unpack_tar, write_durably
+from edge_contract.model import MODEL_FILE, decode_model_manifest
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What was answered: rows, classes, and by which bundle."""
+
+    bundle_digest: str
+    target: str
+    rows: int
+    classes: int
+
+
+def run_bundle(bundle: Path, target: str, inputs: Path, out: Path, workers: int = 1) -> RunResult:
+    """Answer the samples ``x`` of ``inputs`` and write their scores as ``y`` to ``out``.
+
+    Args:
+        bundle: a bundle directory, or the same in one tar.
+        target: a device profile that the bundle was compiled for.
+        inputs: ``.npz`` with ``x``, raw frames in the form of the calibration data.
+        out: ``.npz`` with ``y``, float32 ``[n, classes]``, dequantised; replaced as a whole.
+        workers: samples answered at the same time.
+
+    Raises:
+        CompileError: bad samples, or ``out`` cannot be written.
+        ContractError: no bundle there, or not compiled for ``target``.
+        TrustError: the bundle was damaged or tampered with.
+    """
+    if bundle.is_file():
+        with TemporaryDirectory(prefix="edge-compile-") as scratch:
+            unpacked = Path(scratch) / "bundle"
+            unpack_tar(bundle, unpacked)
+            return run_bundle(unpacked, target, inputs, out, workers)
+    opened = BundleDir(bundle)
+    manifest = decode_model_manifest(opened.read_file(MODEL_FILE), where=f"{bundle}/{MODEL_FILE}")
+    variant = manifest.variant_for(target)
+    runner = Runner(opened.read_file(variant.file), manifest, variant, workers)
+    scores = runner.scores(load_frames(inputs), "input")
+    packed = io.BytesIO()
+    np.savez(packed, y=scores)
+    try:
+        write_durably(out, packed.getvalue())
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror}") from error
+    return RunResult(opened.digest, target, *scores.shape)
