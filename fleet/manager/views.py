@@ -48,6 +48,8 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     desired_version, desired_digest: what it is ordered to run; "" where nothing was ordered yet.
     clock_skew_s: the device's clock minus the manager's when its last state came, None before.
     alarms_count: drift alarms received for the version that it runs now.
+    window_s, frames_count, errors_count, latency_p50_ms, latency_p95_ms: of its newest telemetry
+        summary; 0 or None before the first.
     """
 
     device: str
@@ -71,6 +73,7 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     clock_skew_s: float | None
     spool_used_bytes: int
     spool_dropped_count: int
+    window_s: float
     frames_count: int
     latency_p50_ms: float | None
     latency_p95_ms: float | None
@@ -286,11 +289,15 @@ class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
     reference, observed: counts per bin, the same bins; ``edges`` are the inner bin edges, empty
     for the predicted class, whose bins are ``class_ids`` and one for every other class.
     ks: Kolmogorov-Smirnov distance; for the predicted class the total variation.
+    psi_by_chance: what PSI of unchanged data stays below in 999 of 1,000 such comparisons.
+    verdict: ``stable``, ``insufficient data``, ``moderate shift`` or ``major shift``.
     """
 
     feature: str
     psi: float
+    psi_by_chance: float
     ks: float
+    verdict: str
     edges: list[float]
     class_ids: list[int]
     reference: list[int]
@@ -301,7 +308,7 @@ class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
 class DriftView(msgspec.Struct, frozen=True, kw_only=True):
     """Drift of one device on the version that it runs.
 
-    samples: samples in the merged windows.
+    samples: samples in the merged windows, the newest ones of this version (about 1,000).
     problem: why there are no features to show ("" when there are).
     """
 
