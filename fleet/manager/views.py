@@ -147,7 +147,8 @@ class WaveView(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     in_flight: int
     offline: int
-    done: int
+    held: int
+    committed: int
     failed: int
     set_aside: int
     returning: int
@@ -178,7 +179,7 @@ class RolloutView(msgspec.Struct, frozen=True, kw_only=True):
     wave: int
     waves: list[WaveView]
     device_count: int
-    done_count: int
+    committed_count: int
     failed_count: int
     created_at_s: float
     created_by: str
@@ -187,7 +188,7 @@ class RolloutView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolloutDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """One device in one rollout. ``phase`` is the engine's word for where it stands."""
+    """One device in one rollout. ``phase`` is one of ``fleet.rollout.state.Phase``."""
 
     device: str
     hardware: str
