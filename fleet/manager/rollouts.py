@@ -58,7 +58,7 @@ class RolloutTurn:
 
     def __init__(self, newest: dict[str, RolloutState], tx: Connection, now_s: float) -> None:
         self._newest = newest
-        self._tx = tx
+        self.tx = tx
         self.now_s = now_s
         self._changed: dict[str, RolloutState] = {}
         self._effects: list[tuple[str, DeviceEffect]] = []
@@ -99,7 +99,7 @@ class RolloutTurn:
                 hint=f"edge-fleet rollout status {other}, or end it: edge-fleet rollout abort"
                 f" {other} --reason …",
             )
-        add_rollout(self._tx, row)
+        add_rollout(self.tx, row)
         self._changed[line] = row.state
         self._step(line, row.state, start)
         return self._changed[line]
@@ -114,7 +114,7 @@ class RolloutTurn:
             if state.plan.rollout_id == rollout:
                 self._step(line, state, event)
                 return self._changed.get(line, state)
-        row = get_rollout(self._tx, rollout)
+        row = get_rollout(self.tx, rollout)
         if row is None:
             raise no_rollout(rollout)
         newer = self._newest[row.state.plan.model_line].plan.rollout_id
@@ -126,11 +126,11 @@ class RolloutTurn:
     def write(self) -> None:
         """Write states, log lines and effects into the transaction."""
         for state in self._changed.values():
-            save_state(self._tx, state, self.now_s)
+            save_state(self.tx, state, self.now_s)
         for rollout, text in self._log:
-            journal.add_log(self._tx, self.now_s, "rollout", rollout, text)
+            journal.add_log(self.tx, self.now_s, "rollout", rollout, text)
         for rollout, effect in self._effects:
-            orders.queue_effects(self._tx, rollout, [effect])
+            orders.queue_effects(self.tx, rollout, [effect])
 
     def committed(self) -> list[tuple[str, str]]:
         """Call once the transaction is committed; returns (rollout, text) for the feed."""

@@ -17,6 +17,7 @@ from fleet.rollout.gate import Gate
 Pressed = Literal["pause", "resume", "abort", "rollback", "promote", "exclude"]
 """What an operator can do with a rollout that was started."""
 
+DeviceState = Literal["never_seen", "online", "offline", "updating", "held"]
 TelemetryValue = float | int | str | bool | None | list[int]
 
 
@@ -53,7 +54,7 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     device: str
-    state: Literal["never_seen", "online", "offline", "updating", "held"]
+    state: DeviceState
     online: bool
     hardware: str
     line: str
@@ -233,9 +234,14 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolloutDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """One rollout with its devices, failures and log (oldest line first)."""
+    """One rollout with its devices, failures and log (oldest line first).
+
+    phases: the device-state bar: how many devices stand in which phase; unfinished ones that are
+        gone count as ``offline``, and those that it does not touch as ``ineligible``.
+    """
 
     rollout: RolloutView
+    phases: dict[str, int]
     devices: list[RolloutDevice]
     ineligible: list[IneligibleDevice]
     failures: list[FailureGroup]
