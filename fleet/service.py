@@ -7,9 +7,9 @@ call returns when they are committed (or raises what they raised).
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Sequence
-
 
 from edge_contract.errors import ExitCode
 from fleet.errors import FleetError
@@ -31,7 +31,6 @@ from fleet.manager.views import (
     RolloutView,
     VersionView,
 )
-from fleet.release import VERSION
 from fleet.rollout.events import Abort, Event, Exclude, Pause, Promote, Resume, Rollback, Start
 from fleet.rollout.state import new_rollout
 from fleet.store import devices, journal, records
@@ -127,7 +126,7 @@ class FleetService:
             reconnects_count=facts.reconnects_count,
             started_at_s=facts.started_at_s,
             now_s=manager.clock.wall_s(),
-            version=VERSION,
+            version=_release(),
             devices_count=len(rows),
             online_count=sum(row.online for row in rows),
             queue_count=manager.queue_count,
@@ -170,7 +169,11 @@ class FleetService:
     def pause(self, rollout: str, *, who: str, reason: str = "") -> RolloutView:
         """Ask nobody new; devices already asked go on."""
         return self._command(
-            rollout, "pause", who, reason, lambda now_s: [Pause(now_s=now_s, who=who, reason=reason)]
+            rollout,
+            "pause",
+            who,
+            reason,
+            lambda now_s: [Pause(now_s=now_s, who=who, reason=reason)],
         )
 
     def resume(self, rollout: str, *, who: str, acknowledge: bool = False) -> RolloutView:
@@ -186,7 +189,11 @@ class FleetService:
     def abort(self, rollout: str, *, who: str, reason: str) -> RolloutView:
         """Halt for good: ask nobody, withdraw what is not committed. No roll-back."""
         return self._command(
-            rollout, "abort", who, reason, lambda now_s: [Abort(now_s=now_s, who=who, reason=reason)]
+            rollout,
+            "abort",
+            who,
+            reason,
+            lambda now_s: [Abort(now_s=now_s, who=who, reason=reason)],
         )
 
     def rollback(self, rollout: str, *, who: str, reason: str = "") -> RolloutView:
@@ -276,3 +283,10 @@ class FleetService:
 
         rollout = self._manager.do(run)
         return self.rollout(rollout).rollout
+
+
+def _release() -> str:
+    try:
+        return importlib.metadata.version("wherry")
+    except importlib.metadata.PackageNotFoundError:
+        return "(run from a source tree)"

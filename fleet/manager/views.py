@@ -38,7 +38,7 @@ class DriftAlarm(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     seq: int
     features: list[str]
-    detail: dict[str, str | float | int | list[str] | list[float]]
+    detail: dict[str, str | float | list[str | float]]
 
 
 class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
