@@ -79,7 +79,7 @@ class Connection:
 
     Args:
         address: the broker.
-        client_id: also the user name.
+        user: the user name, ``{fleet}/{name}``.
         filters: what to subscribe to, at QoS 1, on every CONNACK.
         inbox: where every ``LinkEvent`` is put.
         clock: stamps messages as they come.
@@ -88,7 +88,7 @@ class Connection:
     def __init__(
         self,
         address: BrokerAddress,
-        client_id: str,
+        user: str,
         filters: Sequence[str],
         inbox: queue.SimpleQueue[Any],
         clock: Clock,
@@ -101,11 +101,12 @@ class Connection:
         self._count = 0
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=client_id,
+            # rumqttd refuses a "/" in client ids; ids of ours never hold a ".".
+            client_id=user.replace("/", "."),
             protocol=mqtt.MQTTv5,
             manual_ack=True,
         )
-        client.username_pw_set(client_id)
+        client.username_pw_set(user)
         client.reconnect_delay_set(1, _RECONNECT_MAX_S)
         client.max_inflight_messages_set(_IN_FLIGHT)
         client.on_connect = self._on_connect
