@@ -15,7 +15,7 @@ from edge_contract.errors import ExitCode
 from fleet.errors import FleetError
 from fleet.manager import device_views, planning, rollout_views
 from fleet.manager.loop import Manager
-from fleet.manager.planning import RolloutOrder, parse_waves
+from fleet.manager.rollout_order import RolloutOrder, command_line, parse_waves
 from fleet.manager.rollouts import RolloutTurn
 from fleet.manager.views import (
     Changes,
@@ -164,7 +164,7 @@ class FleetService:
             return plan.rollout_id
 
         subject = f"{order.line} {order.version}"
-        return self._order(who, "start", subject, planning.command_line(order), start)
+        return self._order(who, "start", subject, command_line(order), start)
 
     def pause(self, rollout: str, *, who: str, reason: str = "") -> RolloutView:
         """Ask nobody new; devices already asked go on."""

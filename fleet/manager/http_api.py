@@ -22,11 +22,11 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_contract.errors import ExitCode, WherryError
-from fleet.manager.planning import RolloutOrder
+from fleet.manager.rollout_order import RolloutOrder
+from fleet.manager.state_dir import TOKEN_HEADER
 from fleet.manager.views import Pressed
 from fleet.service import FleetService
 
-TOKEN_HEADER = "x-wherry-token"  # noqa: S105 - the header's name, not a token
 _BODY_MAX_BYTES = 1 << 20
 _WAIT_MAX_S = 60.0
 _STATUS = {

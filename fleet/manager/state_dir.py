@@ -27,6 +27,7 @@ from edge_contract.topics import check_id
 from fleet.errors import FleetError
 
 DEFAULT_FLEET = "home"
+TOKEN_HEADER = "x-wherry-token"  # noqa: S105 - the header's name, not a token
 
 
 class ApiAddress(msgspec.Struct, frozen=True, kw_only=True):
