@@ -1,0 +1,15 @@
+"""The command line ``edge-fleet``."""
+
+from fleet.cli.broker import broker
+from fleet.cli.doctor import doctor
+from fleet.cli.fleet_views import devices, drift
+from fleet.cli.publish import publish, root
+from fleet.cli.rollout import rollout
+from fleet.cli.subscribe import subscribe
+from fleet.cli.terminal import main
+from fleet.cli.up import up
+
+for _command in (up, broker, publish, rollout, devices, drift, subscribe, doctor, root):
+    main.add_command(_command)
+
+__all__ = ["main"]

@@ -1,0 +1,318 @@
+"""``edge-fleet rollout …``."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from edge_contract.errors import ExitCode
+from edge_contract.health import HealthSpec
+from fleet.cli.terminal import emit, json_option, say, state_option, table
+from fleet.errors import FleetError
+from fleet.manager.rollout_order import (
+    GATE_OPTIONS,
+    HEALTH_OPTIONS,
+    RolloutOrder,
+    gate_option,
+    parse_waves,
+)
+from fleet.manager.state_dir import StateDir
+from fleet.rollout.gate import parse_gate
+
+_POLL_S = 0.3
+_ENDS = {"completed": ExitCode.OK, "aborted": ExitCode.ABORTED, "rolled_back": ExitCode.ABORTED}
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _limit_options(command: F) -> F:
+    """Every setting of the gate and of the health spec; one left out keeps its default."""
+    for field, (option, text) in reversed(HEALTH_OPTIONS.items()):
+        kind = type(getattr(HealthSpec(), field))
+        command = click.option(option, field, type=kind, help=f"Trial: {text}.")(command)
+    for field, text in reversed(GATE_OPTIONS.items()):
+        command = click.option(gate_option(field), field, help=f"Gate: {text}.")(command)
+    return command
+
+
+_who_option = click.option(
+    "--who", default=getpass.getuser, show_default="your user name", help="For the audit."
+)
+
+
+@click.group()
+def rollout() -> None:
+    """Bring a version to devices, wave by wave."""
+
+
+@rollout.command("start")
+@click.argument("line")
+@click.argument("version")
+@click.option(
+    "--waves", default="1,100%", help='"1%,10%,100%" of the fleet, or "1,5,100%" devices.'
+)
+@_limit_options
+@click.option("--device", "devices", multiple=True, help="Only this device; repeat for several.")
+@click.option(
+    "--on-abort",
+    type=click.Choice(["halt", "return"]),
+    default="halt",
+    help="What an abort by a gate does with devices that committed.",
+)
+@click.option("--seed", default="", show_default="the rollout's id", help="Draws the order.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
+@click.option("--wait", is_flag=True, help="Wait for its end: exit 0, 6 aborted, 5 insufficient.")
+@click.option("--timeout-s", type=float, default=3600.0, help="How long to wait.")
+@_who_option
+@state_option
+@json_option
+def rollout_start(
+    line: str,
+    version: str,
+    waves: str,
+    devices: tuple[str, ...],
+    on_abort: str,
+    seed: str,
+    dry_run: bool,
+    wait: bool,
+    timeout_s: float,
+    who: str,
+    state: StateDir,
+    as_json: bool,
+    **limits: Any,
+) -> int:
+    """Roll VERSION of model line LINE out."""
+    import msgspec
+
+    from fleet.cli.api_client import ApiClient
+
+    given = {name: value for name, value in limits.items() if value is not None}
+    gate = parse_gate({f: _with_unit(f, given[f]) for f in GATE_OPTIONS if f in given})
+    health = HealthSpec(**{name: given[name] for name in HEALTH_OPTIONS if name in given})
+    shares, counts = parse_waves(waves)
+    order = RolloutOrder(
+        line=line,
+        version=version,
+        shares=shares,
+        counts=counts,
+        gate=gate,
+        health=health,
+        devices=list(devices) or None,
+        on_abort="return" if on_abort == "return" else "halt",
+        seed=seed,
+    )
+    api = ApiClient(state)
+    body = {"order": msgspec.to_builtins(order), "who": who}
+    if dry_run:
+        plan = api.post("rollouts/plan", body)
+        emit(plan, f"{plan['text']}\n  at most {plan['bytes_total']:,} bytes", as_json=as_json)
+        return ExitCode.OK
+    view = api.post("rollouts", body)
+    if wait:
+        return _wait(api, view, timeout_s, as_json=as_json)
+    emit(_json(view), _rollout_text(view), as_json=as_json)
+    say(f"next: edge-fleet rollout status {view['id']}")
+    return ExitCode.OK
+
+
+@rollout.command("status")
+@click.argument("rollout_id", metavar="ID", default="")
+@click.option("--wait", is_flag=True, help="Wait for its end: exit 0, 6 aborted, 5 insufficient.")
+@click.option("--timeout-s", type=float, default=3600.0, help="How long to wait.")
+@state_option
+@json_option
+def rollout_status(
+    rollout_id: str, wait: bool, timeout_s: float, state: StateDir, as_json: bool
+) -> int:
+    """Show all rollouts, or one with its devices and log."""
+    from fleet.cli.api_client import ApiClient
+
+    api = ApiClient(state)
+    if not rollout_id:
+        rows = api.get("rollouts")
+        emit([_json(row) for row in rows], _rollouts_text(rows), as_json=as_json)
+        return ExitCode.OK
+    detail = api.get(f"rollouts/{rollout_id}")
+    if wait:
+        return _wait(api, detail["rollout"], timeout_s, as_json=as_json)
+    value = {**_json(detail["rollout"]), **{k: v for k, v in detail.items() if k != "rollout"}}
+    emit(value, _detail_text(detail), as_json=as_json)
+    return ExitCode.OK
+
+
+@rollout.command("pause")
+@click.argument("rollout_id", metavar="ID")
+@click.option("--reason", default="", help="For the log.")
+@_who_option
+@state_option
+@json_option
+def rollout_pause(rollout_id: str, **options: Any) -> None:
+    """Ask nobody new; devices already asked go on."""
+    _press(rollout_id, "pause", **options)
+
+
+@rollout.command("resume")
+@click.argument("rollout_id", metavar="ID")
+@click.option("--acknowledge", "flag", is_flag=True, help="Failures seen so far count no more.")
+@_who_option
+@state_option
+@json_option
+def rollout_resume(rollout_id: str, **options: Any) -> None:
+    """Go on after a pause."""
+    _press(rollout_id, "resume", **options)
+
+
+@rollout.command("abort")
+@click.argument("rollout_id", metavar="ID")
+@click.option("--reason", required=True, help="For the log.")
+@_who_option
+@state_option
+@json_option
+def rollout_abort(rollout_id: str, **options: Any) -> None:
+    """Halt for good: ask nobody, withdraw what is not committed. This is no roll-back."""
+    _press(rollout_id, "abort", **options)
+
+
+@rollout.command("rollback")
+@click.argument("rollout_id", metavar="ID")
+@click.option("--reason", default="", help="For the log.")
+@_who_option
+@state_option
+@json_option
+def rollout_rollback(rollout_id: str, **options: Any) -> None:
+    """Halt, and return every device on the new version to what it ran before."""
+    _press(rollout_id, "rollback", **options)
+
+
+@rollout.command("promote")
+@click.argument("rollout_id", metavar="ID")
+@click.option("--all", "flag", is_flag=True, help="Open all waves that are left.")
+@click.option("--reason", default="", help="For the log.")
+@_who_option
+@state_option
+@json_option
+def rollout_promote(rollout_id: str, **options: Any) -> None:
+    """Pass the open wave without its quorum."""
+    _press(rollout_id, "promote", **options)
+
+
+@rollout.command("exclude")
+@click.argument("rollout_id", metavar="ID")
+@click.argument("devices", nargs=-1, required=True)
+@click.option("--reason", default="", help="For the log.")
+@_who_option
+@state_option
+@json_option
+def rollout_exclude(rollout_id: str, **options: Any) -> None:
+    """Take DEVICES out of the rollout and out of its counts."""
+    _press(rollout_id, "exclude", **options)
+
+
+def _with_unit(field: str, text: str) -> str:
+    """Options named ``…-s`` are in seconds where no unit is given; the gate itself wants one."""
+    return f"{text}s" if field.endswith("_s") and text[-1:].isdigit() else text
+
+
+def _press(
+    rollout_id: str,
+    command: str,
+    *,
+    who: str,
+    state: StateDir,
+    as_json: bool,
+    reason: str = "",
+    flag: bool = False,
+    devices: tuple[str, ...] = (),
+) -> None:
+    from fleet.cli.api_client import ApiClient
+
+    body = {"who": who, "reason": reason, "flag": flag, "devices": list(devices)}
+    view = ApiClient(state).post(f"rollouts/{rollout_id}/{command}", body)
+    emit(_json(view), _rollout_text(view), as_json=as_json)
+
+
+def _wait(api: Any, view: dict[str, Any], timeout_s: float, *, as_json: bool) -> int:
+    """Follow a rollout to its end and print what it came to."""
+    until_s = time.monotonic() + timeout_s
+    told = ""
+    while True:
+        if view["sentence"] != told:
+            told = view["sentence"]
+            say(f"{view['id']}: {told}")
+        code = _ENDS.get(view["status"])
+        if view["status"] == "paused" and view["outcome"] == "insufficient":
+            code = ExitCode.GATE
+        if code is not None:
+            emit(_json(view), _rollout_text(view), as_json=as_json)
+            return code
+        if time.monotonic() > until_s:
+            raise FleetError(
+                f"rollout {view['id']} is still {view['status']} after {timeout_s:g} s: {told}",
+                hint=f"edge-fleet rollout status {view['id']} --wait",
+                exit_code=ExitCode.NETWORK,
+            )
+        time.sleep(_POLL_S)
+        view = api.get(f"rollouts/{view['id']}")["rollout"]
+
+
+def _json(view: dict[str, Any]) -> dict[str, Any]:
+    """The view with ``reason``, the one word that all our reports use for why."""
+    return {**view, "reason": view["sentence"]}
+
+
+def _rollout_text(view: dict[str, Any]) -> str:
+    return f"{view['id']} {view['status']}: {view['sentence']}"
+
+
+def _rollouts_text(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "no rollout yet; next: edge-fleet rollout start LINE VERSION"
+    head = ("id", "from", "to", "status", "wave", "committed", "failed", "why")
+    return table(
+        head,
+        [
+            (
+                row["id"],
+                ",".join(row["from_versions"]) or "-",
+                row["version"],
+                row["status"],
+                f"{row['wave']}/{len(row['waves'])}",
+                f"{row['committed_count']}/{row['device_count']}",
+                str(row["failed_count"]),
+                row["sentence"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _detail_text(detail: dict[str, Any]) -> str:
+    view = detail["rollout"]
+    lines = [_rollout_text(view)]
+    for wave in view["waves"]:
+        counts = ", ".join(
+            f"{wave[name]} {name.replace('_', ' ')}"
+            for name in ("committed", "in_flight", "waiting", "offline", "held", "failed", "out")
+            if wave[name]
+        )
+        lines.append(
+            f"  wave {wave['wave']} {wave['state']}: {counts or 'nobody'}; passes with"
+            f" {wave['successes_needed']}, aborts above {wave['failures_limit']} failed"
+        )
+    for group in detail["failures"]:
+        names = ", ".join(group["devices"][:5])
+        lines.append(
+            f"  {len(group['devices'])} {group['hardware']} {group['step']}:"
+            f" {group['reason']} ({names})"
+        )
+    lines += [f"  not {item['device']}: {item['why']}" for item in detail["ineligible"]]
+    rows = [
+        (d["device"], str(d["wave"]), d["phase"], d["version_from"] or "-", d["reason"])
+        for d in detail["devices"]
+    ]
+    lines += [table(("device", "wave", "phase", "from", "reason"), rows)]
+    lines += [line["text"] for line in detail["log"][-20:]]
+    return "\n".join(lines)

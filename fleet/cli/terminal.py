@@ -1,0 +1,120 @@
+"""What all commands share: data on stdout, progress on stderr, our exit codes, JSON on request."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from edge_contract.errors import ExitCode, WherryError
+from fleet.manager.state_dir import StateDir, default_state_dir
+
+_DOCS = "reference/edge-fleet.md"
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class JsonErrorGroup(click.Group):
+    """A click group that ends with our exit codes, and with JSON errors where ``--json`` stands."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run; exits with our codes where ``standalone_mode`` is set, as it is for users."""
+        words = list(sys.argv[1:] if args is None else args)
+        if not standalone_mode:
+            return super().main(words, prog_name, complete_var, False, **extra)
+        as_json = "--json" in words
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            code = super().main(words, prog_name, complete_var, False, **extra)
+            sys.stdout.flush()
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "edge-fleet"
+            _fail(error.format_message(), ExitCode.USAGE, f"{command} --help", _DOCS, as_json)
+        except (click.Abort, KeyboardInterrupt):
+            _fail("interrupted", _INTERRUPTED, "", "", as_json)
+        except BrokenPipeError:
+            # The reader has gone, as `| head` does; Python must not complain at exit, either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(_BROKEN_PIPE)
+        except WherryError as error:
+            _fail(error.message, error.exit_code, error.hint, error.docs, as_json)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(
+    cls=JsonErrorGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
+def main() -> None:
+    """Publish bundles, roll them out in gated waves, and see what devices say."""
+
+
+def state_option(command: F) -> F:
+    """``--state DIR`` as a ``StateDir`` named ``state``."""
+    return click.option(
+        "--state",
+        envvar="EDGE_FLEET_STATE",
+        default=lambda: default_state_dir(os.environ),
+        show_default="~/.local/state/wherry/fleet",
+        type=click.Path(path_type=Path, file_okay=False),
+        callback=lambda _context, _parameter, value: StateDir(value),
+        help="The fleet's directory (environment: EDGE_FLEET_STATE).",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """``--json`` as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, errors as JSON, too.")(
+        command
+    )
+
+
+def emit(value: Any, text: str, *, as_json: bool) -> None:
+    """Print the answer to stdout."""
+    click.echo(json.dumps(value) if as_json else text)
+
+
+def say(text: str) -> None:
+    """Print progress to stderr."""
+    click.echo(text, err=True)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need, two blanks apart."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows))
+    return "\n".join(lines)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """A SIGTERM unwinds the stack, as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int, hint: str, docs: str, as_json: bool) -> NoReturn:
+    if as_json:
+        click.echo(json.dumps({"error": message, "code": int(code), "hint": hint, "docs": docs}))
+    else:
+        click.echo(f"edge-fleet: {message}", err=True)
+        if hint:
+            click.echo(f"  try: {hint}", err=True)
+        if docs:
+            click.echo(f"  see: docs/{docs}", err=True)
+    sys.exit(int(code))

@@ -1,0 +1,189 @@
+"""``edge-fleet up``: broker, manager and API in one go, until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from edge_contract.errors import ExitCode
+from fleet.cli.terminal import emit, json_option, say, state_option
+from fleet.errors import FleetError
+from fleet.manager.broker_address import BrokerAddress, parse_broker_address
+from fleet.manager.state_dir import ApiAddress, StateDir
+
+if TYPE_CHECKING:
+    from fleet.broker.process import BrokerProcess
+    from fleet.manager.loop import Manager
+
+_POLL_S = 0.2
+_BACK_OFF_MAX_S = 30.0
+_STEADY_S = 60.0
+"""A broker that ran that long before it died is started again without waiting."""
+
+
+@click.command()
+@click.option("--fleet", default="", help="The fleet's name. [default: the one it has, or home]")
+@click.option(
+    "--broker",
+    default="auto",
+    help="auto, mosquitto or embedded to run one here; mqtt://host:port to use one that runs.",
+)
+@click.option(
+    "--mqtt-port", type=click.IntRange(1, 65535), default=1883, help="Of the broker here."
+)
+@click.option("--console-port", type=click.IntRange(0, 65535), default=8470, help="0: a free one.")
+@state_option
+@json_option
+def up(
+    fleet: str, broker: str, mqtt_port: int, console_port: int, state: StateDir, as_json: bool
+) -> int:
+    """Start everything on this machine: broker, manager, store and API.
+
+    What is not there is made: keys (for development), an empty store, a token for the API.
+    """
+    from fleet.clock import SystemClock
+    from fleet.manager.http_api import build_app
+    from fleet.manager.http_server import HttpServer, bind
+    from fleet.manager.loop import Manager
+    from fleet.repository.tuf_repository import Repository
+    from fleet.service import FleetService
+    from fleet.store import open_store
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    external = parse_broker_address(broker) if "://" in broker else None
+    with ExitStack() as stack, _signals() as asked:
+        name = state.prepare(fleet)
+        lock = state.lock()
+        stack.callback(os.close, lock)
+        clock = SystemClock()
+        store = open_store(state.store, fleet=name)
+        stack.callback(store.close)
+        repository = Repository(state.path, name, clock.wall_s)
+        listener = bind(console_port)
+        stack.callback(listener.close)
+        keeper = None
+        if external is None:
+            keeper = stack.enter_context(BrokerKeeper(broker, mqtt_port, state))
+        address = external or BrokerAddress("127.0.0.1", mqtt_port)
+        manager = Manager(
+            fleet=name, store=store, repository=repository, address=address, clock=clock
+        )
+        stack.callback(manager.stop)
+        manager.start()
+        token = state.make_token()
+        server = HttpServer(build_app(FleetService(manager), token), listener)
+        server.start()
+        stack.callback(server.stop)
+        stack.callback(manager.feed.close)  # open event streams end before the server does
+        state.announce(ApiAddress(url=server.url, pid=os.getpid(), fleet=name, broker=str(address)))
+        stack.callback(state.retract)
+        kind = keeper.kind if keeper else "yours"
+        value = {
+            "fleet": name,
+            "state": str(state.path),
+            "broker": str(address),
+            "broker_kind": kind,
+            "url": server.url,
+        }
+        lines = (
+            f"fleet    {name} in {state.path}",
+            f"broker   {address} ({kind})",
+            f"console  {server.url}/",
+            "next     edge-fleet publish BUNDLE, then edge-fleet rollout start LINE VERSION",
+            "stop     Ctrl-C",
+        )
+        emit(value, "\n".join(lines), as_json=as_json)
+        return _watch(manager, keeper, asked)
+
+
+def _watch(manager: Manager, keeper: BrokerKeeper | None, asked: threading.Event) -> int:
+    """Wait for a signal or for the manager to end; keep the broker running meanwhile."""
+    while not asked.wait(_POLL_S):
+        if manager.ended.is_set():
+            raise FleetError(
+                f"the manager ended by itself: {manager.failure!r}",
+                hint="its log above says where",
+            )
+        if keeper is not None:
+            keeper.look()
+    say("stopping")
+    return ExitCode.OK
+
+
+class BrokerKeeper:
+    """A broker process that is started again when it dies, at growing intervals.
+
+    Args:
+        kind: ``auto``, ``mosquitto`` or ``embedded``.
+        port: TCP port on the loopback.
+        state: where its files go.
+    """
+
+    def __init__(self, kind: str, port: int, state: StateDir) -> None:
+        from fleet.broker.process import BrokerProcess
+        from fleet.clock import SystemClock
+
+        self._start: Callable[[], BrokerProcess] = lambda: BrokerProcess.start(
+            kind, port, state.broker
+        )
+        self._clock = SystemClock()
+        self._process = self._start()
+        self._started_s = self._clock.monotonic_s()
+        self._wait_s = 1.0
+        self._due_s: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which broker it is."""
+        return self._process.kind
+
+    def look(self) -> None:
+        """Start it again if it is dead and its time has come; never raises."""
+        now_s = self._clock.monotonic_s()
+        if self._due_s is None:
+            if self._process.is_running():
+                return
+            if now_s - self._started_s >= _STEADY_S:
+                self._wait_s = 1.0
+            self._due_s = now_s + self._wait_s
+            say(f"the broker has died; starting it again in {self._wait_s:g} s")
+        if now_s < self._due_s:
+            return
+        self._wait_s = min(_BACK_OFF_MAX_S, self._wait_s * 2)
+        try:
+            self._process = self._start()
+        except FleetError as error:
+            self._due_s = now_s + self._wait_s
+            say(f"the broker does not start: {error.message}; next try in {self._wait_s:g} s")
+            return
+        self._started_s, self._due_s = now_s, None
+        say("the broker is back")
+
+    def __enter__(self) -> BrokerKeeper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stop()
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set."""
+    asked = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: asked.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,215 @@
+"""The manager's MQTT client: paho's thread posts to one queue and decides nothing.
+
+Messages are acknowledged by hand, after the commit. No session is kept: whatever the broker
+forgot, the manager subscribes to and publishes anew on every CONNACK.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from edge_contract.signing import SIGNATURE_PROPERTY
+from fleet.clock import Clock
+from fleet.manager.broker_address import BrokerAddress
+
+_KEEPALIVE_S = 20
+_RECONNECT_MAX_S = 5
+_IN_FLIGHT = 1000
+"""Messages under way each way; the broker's own limit may be lower."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Connected:
+    """A CONNACK came and the subscriptions stand. ``connection`` counts up with every CONNACK."""
+
+    connection: int
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The connection ended, or could not be made."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inbound:
+    """A message came; ``mid`` and ``connection`` are what its acknowledgement needs."""
+
+    topic: str
+    payload: bytes
+    signature: str
+    retained: bool
+    mid: int
+    qos: int
+    connection: int
+    at_s: float
+
+
+LinkEvent = Connected | Disconnected | Inbound
+
+
+class SentMessage:
+    """A message that was handed to paho."""
+
+    def __init__(self, info: mqtt.MQTTMessageInfo) -> None:
+        self._info = info
+
+    def is_published(self) -> bool:
+        """Whether it left for the socket, or was given up."""
+        try:
+            return self._info.is_published()
+        except (RuntimeError, ValueError):
+            return True  # paho's way to say that the connection was lost under it
+
+
+class Connection:
+    """Connects, reconnects, publishes.
+
+    Args:
+        address: the broker.
+        user: the user name, ``{fleet}/{name}``.
+        filters: what to subscribe to, at QoS 1, on every CONNACK.
+        inbox: where every ``LinkEvent`` is put.
+        clock: stamps messages as they come.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        user: str,
+        filters: Sequence[str],
+        inbox: queue.SimpleQueue[Any],
+        clock: Clock,
+    ) -> None:
+        self._address = address
+        self._filters = [(name, 1) for name in filters]
+        self._inbox = inbox
+        self._clock = clock
+        self._up = False
+        self._count = 0
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            # rumqttd refuses a "/" in client ids; ids of ours never hold a ".".
+            client_id=user.replace("/", "."),
+            protocol=mqtt.MQTTv5,
+            manual_ack=True,
+        )
+        client.username_pw_set(user)
+        client.reconnect_delay_set(1, _RECONNECT_MAX_S)
+        client.max_inflight_messages_set(_IN_FLIGHT)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        self._client = client
+
+    @property
+    def up(self) -> bool:
+        """Whether the subscriptions of this connection stand."""
+        return self._up
+
+    def start(self) -> None:
+        """Begin to connect; keeps trying until ``stop``."""
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.ReceiveMaximum = _IN_FLIGHT
+        self._client.connect_async(
+            self._address.host,
+            self._address.port,
+            keepalive=_KEEPALIVE_S,
+            clean_start=True,
+            properties=properties,
+        )
+        self._client.loop_start()
+
+    def stop(self) -> None:
+        """Disconnect in order and end paho's thread."""
+        self._client.disconnect()
+        self._client.loop_stop()
+        self._up = False
+
+    def publish(
+        self, topic: str, payload: bytes, *, qos: int, retain: bool = False, signature: str = ""
+    ) -> SentMessage | None:
+        """Hand a message to paho; None while there is no connection.
+
+        paho would queue what is published offline. Nothing of ours needs that: what matters is in
+        the store and published anew, and devices ask again for the rest.
+        """
+        if not self._up:
+            return None
+        properties = None
+        if signature:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.UserProperty = [(SIGNATURE_PROPERTY, signature)]
+        info = self._client.publish(topic, payload, qos, retain, properties)
+        return None if info.rc == MQTTErrorCode.MQTT_ERR_NO_CONN else SentMessage(info)
+
+    def acknowledge(self, messages: Iterable[Inbound]) -> None:
+        """Acknowledge messages of the connection that is still there."""
+        for message in messages:
+            # A packet id means something only within the connection that it came over.
+            if message.connection == self._count and self._up:
+                self._client.ack(message.mid, message.qos)
+
+    def _on_connect(
+        self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any
+    ) -> None:
+        if reason.is_failure:
+            self._inbox.put(Disconnected(f"{self._address} refuses the connection: {reason}"))
+            return
+        self._count += 1
+        # Up only with the SUBACK: paho sends again what the last connection did not finish right
+        # after this callback, and an old ``desired`` must not overtake the one in the store.
+        client.subscribe(self._filters)
+
+    def _on_subscribe(
+        self, client: mqtt.Client, userdata: Any, mid: int, reasons: list[Any], properties: Any
+    ) -> None:
+        refused = [str(reason) for reason in reasons if reason.is_failure]
+        if refused:
+            self._inbox.put(Disconnected(f"{self._address} refuses to subscribe: {refused[0]}"))
+            return
+        self._up = True
+        self._inbox.put(Connected(self._count))
+
+    def _on_connect_fail(self, client: mqtt.Client, userdata: Any) -> None:
+        self._inbox.put(Disconnected(f"no broker answers at {self._address}"))
+
+    def _on_disconnect(
+        self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any
+    ) -> None:
+        self._up = False
+        self._inbox.put(Disconnected(f"{self._address}: {reason}"))
+
+    def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
+        try:
+            name = message.topic
+        except UnicodeDecodeError:
+            client.ack(message.mid, message.qos)
+            return
+        pairs = getattr(message.properties, "UserProperty", None) or []
+        self._inbox.put(
+            Inbound(
+                topic=name,
+                payload=bytes(message.payload),
+                signature=next((v for k, v in pairs if k == SIGNATURE_PROPERTY), ""),
+                retained=bool(message.retain),
+                mid=message.mid,
+                qos=message.qos,
+                connection=self._count,
+                at_s=self._clock.wall_s(),
+            )
+        )

@@ -1,0 +1,281 @@
+"""Takes a batch of messages in, within one transaction: verify, decode, sort, step the rollouts.
+
+Nothing leaves the manager from here. What is to be acknowledged, answered or served is handed
+back and carried out by the loop once the transaction is committed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import msgspec
+from sqlalchemy import Connection
+
+from edge_contract.codec import decode_json
+from edge_contract.errors import ContractError, TrustError
+from edge_contract.intervals import Overlap
+from edge_contract.messages import AgentState, BlobAsk, Enrol, Event, Online, UpdateStatus
+from edge_contract.signing import verify_message
+from edge_contract.telemetry import TelemetrySummary
+from edge_contract.topics import EVERYONE, Topic, check_id, parse_topic
+from fleet.manager import presence
+from fleet.manager.connection import Inbound
+from fleet.manager.enrolment import Enrolment, enrol
+from fleet.manager.rollouts import RolloutTurn
+from fleet.rollout.events import DeviceFacts, DeviceOffline, DeviceOnline, DeviceReport
+from fleet.rollout.state import Phase
+from fleet.store import devices, journal
+from fleet.store.devices import DeviceRow
+from fleet.store.records import Stream
+from fleet.telemetry.ledger import Ledger, LedgerPage
+from fleet.telemetry.queries import is_drift_alarm
+from fleet.telemetry.record import RECORD_CLASSES, Record, decode_record
+
+_DETAIL_CHARS = 300
+
+
+@dataclass
+class Taken:
+    """What a batch came to. Nothing of it may be acted on before the commit."""
+
+    enrolments: list[Enrolment] = field(default_factory=list)
+    asks: list[tuple[str, BlobAsk]] = field(default_factory=list)
+    heard: set[str] = field(default_factory=set)
+    """Devices that are known to be connected now."""
+    gone: set[str] = field(default_factory=set)
+    changes: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(kind, subject) -> text for the feed."""
+    acks: dict[Stream, list[tuple[int, int]]] = field(default_factory=dict)
+
+
+class Intake:
+    """Keeps the pinned keys and the committed ranges between batches.
+
+    Args:
+        fleet: whose topics these are.
+    """
+
+    def __init__(self, fleet: str) -> None:
+        self._fleet = fleet
+        self._keys: dict[str, bytes] = {}
+        self._ledger = Ledger()
+
+    def load(self, tx: Connection) -> None:
+        """Read the pinned keys, once at the start."""
+        self._keys = devices.pinned_keys(tx)
+
+    def open(self, tx: Connection, turn: RolloutTurn) -> IntakePage:
+        """Begin a batch within the transaction ``tx``."""
+        return IntakePage(self._fleet, self._keys, self._ledger, tx, turn)
+
+
+class IntakePage:
+    """One batch: ``take`` every message, ``write``, commit, then ``committed``."""
+
+    def __init__(
+        self,
+        fleet: str,
+        keys: dict[str, bytes],
+        ledger: Ledger,
+        tx: Connection,
+        turn: RolloutTurn,
+    ) -> None:
+        self._fleet = fleet
+        self._keys = keys
+        self._new_keys: dict[str, bytes] = {}
+        self._ledger: LedgerPage = ledger.open(tx, turn.now_s)
+        self._tx = tx
+        self._turn = turn
+        self._now_s = turn.now_s
+        self._rows: dict[str, DeviceRow] = {}
+        self._stored: dict[str, DeviceRow | None] = {}
+        self._taken = Taken()
+
+    def take(self, message: Inbound) -> None:
+        """Sort one message; whatever is wrong with it becomes a finding."""
+        device, cls = "", ""
+        try:
+            topic = parse_topic(message.topic)
+            device, cls = topic.device, topic.cls
+            if topic.device == EVERYONE:
+                device = topic.name
+                self._enrol(topic, message)
+                return
+            key = self._new_keys.get(device) or self._keys.get(device)
+            if key is None:
+                self._find(device, "unknown_device", cls, "no key is pinned; it has to enrol first")
+            elif message.payload:  # an empty retained message is a topic being cleared
+                verify_message(key, message.topic, message.payload, message.signature)
+                self._dispatch(topic, message)
+        except TrustError as error:
+            self._find(device, "bad_signature", cls, error.message)
+        except ContractError as error:
+            self._find(device, "malformed", cls, error.message)
+
+    def write(self) -> None:
+        """Write everything into the transaction."""
+        self._ledger.write()
+        for device, row in self._rows.items():
+            before = self._stored[device]
+            if before is None:
+                devices.add_device(self._tx, row)
+            elif row != before:
+                old, new = msgspec.structs.asdict(before), msgspec.structs.asdict(row)
+                changed = {name: value for name, value in new.items() if value != old[name]}
+                devices.change_device(self._tx, device, **changed)
+
+    def committed(self) -> Taken:
+        """Call once the transaction is committed."""
+        self._keys.update(self._new_keys)
+        self._taken.acks = self._ledger.committed()
+        return self._taken
+
+    def _enrol(self, topic: Topic, message: Inbound) -> None:
+        device = check_id(topic.name, what="device")
+        asked = decode_json(message.payload, Enrol, what=message.topic)
+        row = self._row(device)
+        result = enrol(row, device, asked, message, now_s=self._now_s)
+        self._taken.enrolments.append(result)
+        if result.row is None:
+            self._find(device, "refused_key", "enroll", result.reason)
+            journal.add_log(
+                self._tx, self._now_s, "device", device, f"{device}: {result.reason}", "warning"
+            )
+            return
+        self._new_keys[device] = bytes.fromhex(result.row.public_key)
+        self._rows[device] = result.row
+        self._mark_online(result.row, retained=message.retained)
+        if row is None:
+            text = f"{device} enrolled: {result.row.hardware}, line {result.row.line}"
+            journal.add_log(self._tx, self._now_s, "device", device, text)
+            self._taken.changes["device", device] = text
+
+    def _dispatch(self, topic: Topic, message: Inbound) -> None:
+        row = cast(DeviceRow, self._row(topic.device))
+        if topic.cls in RECORD_CLASSES:
+            record = decode_record(topic, message.payload, received_at_s=message.at_s)
+            self._mark_online(row, retained=message.retained)
+            self._record(record)
+        elif topic.cls == "state":
+            self._state(row, topic, message)
+        elif (topic.cls, topic.name) == ("blob", "ask"):
+            self._mark_online(row, retained=message.retained)
+            ask = decode_json(message.payload, BlobAsk, what=message.topic)
+            self._taken.asks.append((topic.device, ask))
+        else:
+            raise ContractError(f"{message.topic}: nothing of a device's goes there")
+        self._taken.changes.setdefault(("device", topic.device), "")
+
+    def _record(self, record: Record) -> None:
+        device, row = record.stream.device, record.row
+        overlap = self._ledger.take_in(record)
+        if overlap is Overlap.PARTIAL:
+            self._find(
+                device,
+                "partial_overlap",
+                record.stream.cls,
+                f"{row.seq_first} to {row.seq} of boot {row.boot_id} is stored in part",
+            )
+        if overlap is not Overlap.DISJOINT:
+            return
+        message = record.message
+        if isinstance(message, TelemetrySummary):
+            self._newest_telemetry(device, record)
+        elif isinstance(message, UpdateStatus):
+            self._step(device, message)
+        elif isinstance(message, Event) and message.severity != "info":
+            self._tell(device, record, message)
+
+    def _newest_telemetry(self, device: str, record: Record) -> None:
+        row = self._rows[device]
+        if row.telemetry_ts is None or record.row.ts >= row.telemetry_ts:
+            self._put(row, telemetry=record.row.payload, telemetry_ts=record.row.ts)
+
+    def _step(self, device: str, status: UpdateStatus) -> None:
+        report = DeviceReport(
+            now_s=self._now_s,
+            device=device,
+            phase=Phase(status.phase),
+            digest=status.digest,
+            seq=status.desired_seq,
+            reason=_plain(status.reason),
+        )
+        self._turn.feed(self._rows[device].line, report)
+
+    def _tell(self, device: str, record: Record, event: Event) -> None:
+        kind: journal.LogKind = "drift" if is_drift_alarm(record.row) else "device"
+        text = f"{device}: {_plain(event.text) or event.name}"
+        journal.add_log(self._tx, self._now_s, kind, device, text, event.severity)
+        self._taken.changes[kind, device] = text
+
+    def _state(self, row: DeviceRow, topic: Topic, message: Inbound) -> None:
+        if topic.name == "online":
+            online = decode_json(message.payload, Online, what=message.topic)
+            after = presence.hear_online(row, online, retained=message.retained)
+        elif topic.name == "agent":
+            state = decode_json(message.payload, AgentState, what=message.topic)
+            after = presence.hear_state(
+                row, state, message.payload, retained=message.retained, now_s=self._now_s
+            )
+            if after is not None and state.update_phase != "trial":
+                # In trial the active slot holds what is not committed yet.
+                facts = DeviceFacts(
+                    now_s=self._now_s,
+                    device=row.device,
+                    digest=state.active_digest,
+                    seq=state.desired_seq,
+                )
+                self._turn.feed(row.line, facts)
+        else:
+            raise ContractError(f"{message.topic}: expected state/agent or state/online")
+        if after is None:
+            return
+        self._rows[row.device] = after
+        if after.online:
+            self._mark_online(after, retained=message.retained, was=row.online)
+        elif row.online:
+            self._taken.heard.discard(row.device)
+            self._taken.gone.add(row.device)
+            self._turn.feed(row.line, DeviceOffline(now_s=self._now_s, device=row.device))
+
+    def _mark_online(self, row: DeviceRow, *, retained: bool, was: bool | None = None) -> None:
+        """The device is connected: it speaks now, or its retained word says so."""
+        before = row.online if was is None else was
+        if retained and not row.online:
+            return
+        seen = row.last_seen_at_s if retained else self._now_s
+        self._put(row, online=True, last_seen_at_s=seen)
+        self._taken.heard.add(row.device)
+        self._taken.gone.discard(row.device)
+        if not before:
+            self._turn.feed(row.line, DeviceOnline(now_s=self._now_s, device=row.device))
+
+    # Rows and findings. -------------------------------------------------------------------------
+
+    def _row(self, device: str) -> DeviceRow | None:
+        if device not in self._rows:
+            row = self._stored[device] = devices.get_device(self._tx, device)
+            if row is not None:
+                self._rows[device] = row
+        return self._rows.get(device)
+
+    def _put(self, row: DeviceRow, **changes: object) -> None:
+        self._rows[row.device] = msgspec.structs.replace(row, **changes)
+
+    def _find(self, device: str, kind: str, cls: str, detail: str) -> None:
+        first = journal.add_finding(
+            self._tx,
+            device=device[:80],
+            kind=kind,
+            cls=cls[:20],
+            detail=_plain(detail),
+            now_s=self._now_s,
+        )
+        text = f"{device or 'somebody'}: {_plain(detail)}" if first else ""
+        self._taken.changes["finding", device] = text
+
+
+def _plain(text: str) -> str:
+    """What a stranger wrote, fit for a log: one line, printable, short."""
+    return "".join(c if c.isprintable() else " " for c in text[:_DETAIL_CHARS])

@@ -1,0 +1,465 @@
+"""The manager: one thread that owns the store and reads one queue.
+
+Network, pages and command line only post to the queue. The order of things is always the same:
+take in, commit, acknowledge to the broker, then answer devices and publish orders. Whatever a
+crash cuts off after the commit is done again: devices send again what was not acknowledged, and
+orders are published anew on the next CONNACK.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import OperationalError
+
+from edge_contract.codec import encode_json
+from edge_contract.errors import ContractError, WherryError
+from edge_contract.messages import Ack, BlobAsk, BlobRefused, EnrolAnswer
+from edge_contract.topics import EVERYONE, manager_filters, topic
+from fleet.clock import Clock
+from fleet.errors import FleetError
+from fleet.manager.broker_address import BrokerAddress
+from fleet.manager.catalogue import Catalogue
+from fleet.manager.connection import Connected, Connection, Disconnected, Inbound
+from fleet.manager.director import Director
+from fleet.manager.feed import Feed
+from fleet.manager.intake import Intake, Taken
+from fleet.manager.orders import Orders
+from fleet.manager.rollouts import Rollouts, RolloutTurn
+from fleet.repository.tuf_repository import Repository
+from fleet.rollout.events import DeviceOffline
+from fleet.store import Store, devices, journal, orders
+from fleet.store.orders import OrderRow
+from fleet.transfer.blob_server import BlobServer
+from fleet.transfer.fair_queue import check_ask
+
+_BATCH = 500
+_TICK_S = 0.5
+_HOUR_S = 3600.0
+_POLL_REPOSITORY_S = 1.0
+_STORE_RETRY_S = 1.0
+PRESENCE_GRACE_S = 15.0
+"""A new connection of the manager's own says nothing about devices: they get this long to come
+back before those that were there count as offline."""
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Command:
+    work: Callable[[], Any]
+    done: Future[Any]
+
+
+@dataclass
+class Facts:
+    """How the manager is, for ``HealthView``; written by the loop, read by anybody."""
+
+    started_at_s: float
+    connected_since_s: float | None = None
+    reconnects_count: int = 0
+    ingest_lag_s: float = 0.0
+    problem: str = ""
+
+
+class Manager:
+    """The running manager of one fleet.
+
+    Args:
+        fleet: its id.
+        store: this thread becomes its only writer.
+        repository: what is published; polled, because other processes publish.
+        address: the broker.
+        clock: wall and monotonic.
+    """
+
+    def __init__(
+        self,
+        *,
+        fleet: str,
+        store: Store,
+        repository: Repository,
+        address: BrokerAddress,
+        clock: Clock,
+    ) -> None:
+        self.fleet = fleet
+        self.store = store
+        self.address = address
+        self.clock = clock
+        self.catalogue = Catalogue(repository)
+        self.feed = Feed()
+        self.facts = Facts(started_at_s=clock.wall_s())
+        self.ended = threading.Event()
+        """Set when the loop has ended; ``failure`` says why if nobody asked it to."""
+        self.failure: BaseException | None = None
+        self._repository = repository
+        self._director = Director(fleet, repository.director_key)
+        self._orders = Orders(self._director, self.catalogue)
+        self._intake = Intake(fleet)
+        self._rollouts = Rollouts()
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._connection = Connection(
+            address, f"{fleet}/_manager", manager_filters(fleet), self._inbox, clock
+        )
+        self.blobs = BlobServer(
+            fleet,
+            self.catalogue.blob_path,
+            lambda name, payload: self._connection.publish(name, payload, qos=0),
+            clock,
+        )
+        self._stopping = False
+        self._there_before: set[str] = set()
+        self._heard: set[str] = set()
+        self._confirm_by_s: float | None = None
+        self._poll_due_s = 0.0
+        self._hourly_due_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="manager", daemon=True)
+
+    # For other threads. -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load the store, connect, and run until ``stop``.
+
+        Raises:
+            FleetError, TrustError: the repository cannot be read.
+        """
+        self._repository.initialise()
+        self._load_repository()
+        with self.store.read() as tx:
+            self._intake.load(tx)
+            self._rollouts.load(tx)
+        self.blobs.start()
+        self._connection.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End in order: what is queued and not committed will be sent again by the devices."""
+        self._stopping = True
+        self._inbox.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+        self.blobs.stop()
+        self._connection.stop()
+        self.feed.close()
+
+    def do(self, work: Callable[[], T], *, timeout_s: float = 30.0) -> T:
+        """Run ``work`` on the loop's thread and return what it returns or raise what it raises.
+
+        Raises:
+            FleetError: the loop has ended, or is too busy to answer in time.
+        """
+        if self.ended.is_set() or self._stopping:
+            raise FleetError("the manager is stopping")
+        done: Future[T] = Future()
+        self._inbox.put(_Command(work, done))
+        try:
+            return done.result(timeout_s)
+        except FutureTimeoutError as error:
+            raise FleetError(
+                f"the manager did not get to it within {timeout_s:g} s: {self.facts.problem}",
+                hint="edge-fleet doctor",
+            ) from error
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there."""
+        return self._connection.up
+
+    @property
+    def queue_count(self) -> int:
+        """Messages and commands that wait."""
+        return self._inbox.qsize()
+
+    # For work that runs on the loop. ------------------------------------------------------------
+
+    def transact(self, work: Callable[[RolloutTurn], T]) -> T:
+        """Run ``work`` with a turn of the rollouts in one transaction, commit, carry out."""
+        with self.store.write() as tx:
+            turn = self._rollouts.open(tx, self.clock.wall_s())
+            result = work(turn)
+            turn.write()
+        self._tell_rollouts(turn)
+        self._perform()
+        return result
+
+    def record_refusal(self, who: str, action: str, subject: str, reason: str, why: str) -> None:
+        """Put an order that was refused into the audit."""
+        with self.store.write() as tx:
+            now_s = self.clock.wall_s()
+            journal.add_audit(tx, now_s, who, action, subject, reason, f"refused: {why}")
+
+    # The loop. ----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            tick_due_s = 0.0
+            self._carry_out_what_is_left()
+            while not self._stopping:
+                now_s = self.clock.monotonic_s()
+                self._handle(self._drain(max(0.0, tick_due_s - now_s)))
+                if self.clock.monotonic_s() >= tick_due_s:
+                    tick_due_s = self.clock.monotonic_s() + _TICK_S
+                    self._tick()
+        except Exception as error:  # noqa: BLE001 - the thread's outermost edge: `up` ends with it
+            _log.exception("the manager's loop failed")
+            self.failure = error
+        finally:
+            self.ended.set()
+            for item in self._drain(0.0):
+                if isinstance(item, _Command):
+                    item.done.set_exception(FleetError("the manager is stopping"))
+
+    def _drain(self, timeout_s: float) -> list[Any]:
+        items: list[Any] = []
+        try:
+            items.append(self._inbox.get(timeout=timeout_s))
+            while len(items) < _BATCH:
+                items.append(self._inbox.get_nowait())
+        except queue.Empty:
+            pass
+        return items
+
+    def _handle(self, items: Sequence[Any]) -> None:
+        batch: list[Inbound] = []
+        for item in items:
+            if isinstance(item, Inbound):
+                batch.append(item)
+                continue
+            self._ingest(batch)
+            batch = []
+            if isinstance(item, Connected):
+                self._connected()
+            elif isinstance(item, Disconnected):
+                self._disconnected(item.reason)
+            elif isinstance(item, _Command):
+                self._execute(item)
+        self._ingest(batch)
+
+    def _execute(self, command: _Command) -> None:
+        try:
+            command.done.set_result(command.work())
+        except WherryError as error:
+            command.done.set_exception(error)
+        except OperationalError as error:
+            self._trouble(f"the store refuses: {error.orig}")
+            command.done.set_exception(FleetError(self.facts.problem, hint="edge-fleet doctor"))
+        except BaseException as error:
+            command.done.set_exception(FleetError(f"the manager failed: {error!r}"))
+            raise
+
+    def _ingest(self, batch: list[Inbound]) -> None:
+        if not batch:
+            return
+        while not self._stopping:
+            try:
+                taken = self._commit(batch)
+            except OperationalError as error:
+                # A full disk, say. Nothing was acknowledged, so nothing is lost by waiting.
+                self._trouble(f"the store refuses: {error.orig}")
+                threading.Event().wait(_STORE_RETRY_S)
+                continue
+            self._well()
+            self.facts.ingest_lag_s = self.clock.wall_s() - batch[0].at_s
+            self._after_commit(batch, taken)
+            return
+
+    def _commit(self, batch: list[Inbound]) -> Taken:
+        with self.store.write() as tx:
+            turn = self._rollouts.open(tx, self.clock.wall_s())
+            page = self._intake.open(tx, turn)
+            for message in batch:
+                page.take(message)
+            page.write()
+            turn.write()
+        taken = page.committed()
+        self._tell_rollouts(turn)
+        return taken
+
+    def _after_commit(self, batch: list[Inbound], taken: Taken) -> None:
+        self._connection.acknowledge(batch)
+        for enrolment in taken.enrolments:
+            answer = EnrolAnswer(accepted=enrolment.row is not None, reason=enrolment.reason)
+            self._send(enrolment.device, "rsp", "enrol", encode_json(answer))
+        for stream, ranges in taken.acks.items():
+            ack = Ack(cls=stream.cls, boot_id=stream.boot_id, ranges=ranges)
+            self._send(stream.device, "rsp", "ack", encode_json(ack))
+        self._heard |= taken.heard
+        for device in taken.gone:
+            self.blobs.forget(device)
+        for (kind, subject), text in taken.changes.items():
+            self.feed.put(self.clock.wall_s(), kind, subject, text)
+        for device, ask in taken.asks:
+            self._serve(device, ask)
+        self._perform()
+
+    def _serve(self, device: str, ask: BlobAsk) -> None:
+        """Only blobs of what the device is ordered to run; anything else is refused."""
+        try:
+            with self.store.read() as tx:
+                order = orders.current_order(tx, device)
+            if order is None or not order.digest:
+                raise FleetError("nothing is ordered for this device")
+            if ask.digest not in self.catalogue.blobs_of(order.digest):
+                raise FleetError(f"not part of {order.line} {order.version}, which is ordered")
+            size_bytes = self.catalogue.blob_path(ask.digest).stat().st_size
+            self.blobs.ask(device, check_ask(ask, size_bytes))
+        except (WherryError, OSError) as error:
+            if isinstance(error, ContractError):
+                self._find(device, "malformed", "blob", error.message)
+            refused = BlobRefused(digest=ask.digest[:80], reason=str(error))
+            self._send(device, "blob", "refused", encode_json(refused))
+
+    def _find(self, device: str, kind: str, cls: str, detail: str) -> None:
+        with self.store.write() as tx:
+            now_s = self.clock.wall_s()
+            journal.add_finding(tx, device=device, kind=kind, cls=cls, detail=detail, now_s=now_s)
+        self.feed.put(now_s, "finding", device)
+
+    # Time. --------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now_s = self.clock.monotonic_s()
+        try:
+            if now_s >= self._poll_due_s:
+                self._poll_due_s = now_s + _POLL_REPOSITORY_S
+                self._poll_repository()
+            if now_s >= self._hourly_due_s:
+                self._hourly_due_s = now_s + _HOUR_S
+                self._hourly()
+            if self._confirm_by_s is not None and now_s >= self._confirm_by_s:
+                self._mark_offline()
+            lines = self._rollouts.ticking()
+            # Without a broker nobody can answer: no time passes for a rollout that cannot see.
+            if lines and self.connected:
+                self.transact(lambda turn: turn.tick(lines))
+        except OperationalError as error:
+            self._trouble(f"the store refuses: {error.orig}")
+
+    def _poll_repository(self) -> None:
+        if self._load_repository():
+            for line in self.catalogue.edition.metadata:
+                self._publish_metadata(line)
+                self.feed.put(self.clock.wall_s(), "repository", line)
+
+    def _load_repository(self) -> bool:
+        try:
+            return self.catalogue.reload()
+        except WherryError as error:
+            if self.facts.problem != error.message:
+                _log.error("%s", error.message)
+            self.facts.problem = error.message
+            return False
+
+    def _hourly(self) -> None:
+        try:
+            self._repository.refresh_timestamp()
+            issued = self.transact(lambda turn: self._orders.renew_due(turn.tx, turn))
+        except WherryError as error:
+            self._trouble(error.message)
+            return
+        self._publish_orders(issued)
+
+    def _mark_offline(self) -> None:
+        """Devices that were there before this connection, and that it has shown no sign of."""
+        gone = self._there_before - self._heard
+        self._confirm_by_s = None
+
+        def mark(turn: RolloutTurn) -> None:
+            for device in sorted(gone):
+                row = devices.get_device(turn.tx, device)
+                if row is not None and row.online:
+                    devices.change_device(turn.tx, device, online=False)
+                    turn.feed(row.line, DeviceOffline(now_s=turn.now_s, device=device))
+
+        if gone:
+            self.transact(mark)
+            for device in gone:
+                self.feed.put(self.clock.wall_s(), "device", device)
+
+    # Towards the broker. ------------------------------------------------------------------------
+
+    def _connected(self) -> None:
+        """The broker may have forgotten everything: give it all that is retained, once more."""
+        now_s = self.clock.wall_s()
+        if self.facts.connected_since_s is None:
+            self.facts.reconnects_count += 1
+        self.facts.connected_since_s = now_s
+        self._well()
+        _log.info("connected to %s", self.address)
+        for line in self.catalogue.edition.metadata:
+            self._publish_metadata(line)
+        with self.store.read() as tx:
+            current = orders.current_orders(tx)
+            self._there_before = {row.device for row in devices.list_devices(tx) if row.online}
+        self._publish_orders(current)
+        self._confirm_by_s = self.clock.monotonic_s() + PRESENCE_GRACE_S
+        self.feed.put(now_s, "broker", str(self.address), "connected to the broker")
+
+    def _disconnected(self, reason: str) -> None:
+        self.blobs.disconnected()
+        self._confirm_by_s = None
+        self._heard = set()
+        if self.facts.connected_since_s is not None or not self.facts.problem:
+            self._trouble(reason)
+            self.feed.put(self.clock.wall_s(), "broker", str(self.address), reason)
+        self.facts.connected_since_s = None
+
+    def _perform(self) -> None:
+        """Sign, store, and then publish what rollouts decided, until nothing is left."""
+        while True:
+            try:
+                with self.store.write() as tx:
+                    turn = self._rollouts.open(tx, self.clock.wall_s())
+                    issued = self._orders.perform(tx, turn)
+                    turn.write()
+            except WherryError as error:
+                self._trouble(error.message)
+                return
+            self._tell_rollouts(turn)
+            self._publish_orders(issued)
+            if not issued:
+                return
+
+    def _carry_out_what_is_left(self) -> None:
+        """What was decided before a crash; published with everything else on the CONNACK."""
+        try:
+            self._perform()
+        except OperationalError as error:
+            self._trouble(f"the store refuses: {error.orig}")
+
+    def _publish_orders(self, issued: Sequence[OrderRow]) -> None:
+        for order in issued:
+            name = topic(self.fleet, order.device, "desired", "model")
+            self._connection.publish(name, order.envelope, qos=1, retain=True)
+
+    def _publish_metadata(self, line: str) -> None:
+        payload = self.catalogue.edition.metadata[line]
+        name = topic(self.fleet, EVERYONE, "metadata", line)
+        self._connection.publish(name, payload, qos=1, retain=True)
+
+    def _send(self, device: str, cls: str, name: str, payload: bytes) -> None:
+        to = topic(self.fleet, device, cls, name)
+        signature = self._director.sign(to, payload)
+        self._connection.publish(to, payload, qos=1, signature=signature)
+
+    # What people see. ---------------------------------------------------------------------------
+
+    def _tell_rollouts(self, turn: RolloutTurn) -> None:
+        for rollout, text in turn.committed():
+            self.feed.put(turn.now_s, "rollout", rollout, text)
+
+    def _trouble(self, problem: str) -> None:
+        if problem != self.facts.problem:
+            _log.warning("%s", problem)
+        self.facts.problem = problem
+
+    def _well(self) -> None:
+        self.facts.problem = ""

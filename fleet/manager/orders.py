@@ -1,0 +1,125 @@
+"""Carries out what rollouts decided: signs orders, stores them, and says what to publish.
+
+The store is written before anything is published, so what devices see is never ahead of it; what
+was stored and not published is published on the next CONNACK.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from fleet.manager.catalogue import Catalogue
+from fleet.manager.director import EPOCH, ORDER_LIFE_S, Director, next_seq
+from fleet.manager.rollouts import RolloutTurn, health_of
+from fleet.rollout.events import AskDevice
+from fleet.store import devices, journal, orders
+from fleet.store.devices import DeviceRow
+from fleet.store.orders import OrderRow, Pending
+
+_BATCH = 500
+
+
+class Orders:
+    """Signs and stores orders.
+
+    Args:
+        director: signs.
+        catalogue: which digest is which version.
+    """
+
+    def __init__(self, director: Director, catalogue: Catalogue) -> None:
+        self._director = director
+        self._catalogue = catalogue
+
+    def perform(self, tx: Connection, turn: RolloutTurn) -> list[OrderRow]:
+        """Carry out the oldest effects of the outbox.
+
+        Returns:
+            the orders to publish, in order; empty when the outbox is.
+
+        Raises:
+            FleetError: the director key is missing; nothing of the outbox is lost.
+        """
+        pending = orders.pending_effects(tx, _BATCH)
+        issued = [self._issue(tx, turn, item) for item in pending]
+        if pending:
+            orders.forget_effects(tx, pending)
+        return [order for order in issued if order is not None]
+
+    def renew_due(self, tx: Connection, turn: RolloutTurn) -> list[OrderRow]:
+        """Sign anew the orders that have less than half of their life left."""
+        renewed = []
+        for order in orders.current_orders(tx):
+            if not order.envelope or order.expires_at_s - turn.now_s > ORDER_LIFE_S / 2:
+                continue
+            device = devices.get_device(tx, order.device)
+            if device is not None and device.line == order.line:
+                renewed.append(
+                    self._sign(tx, turn, device, order.rollout, order.version, order.digest)
+                )
+        return renewed
+
+    def _issue(self, tx: Connection, turn: RolloutTurn, item: Pending) -> OrderRow | None:
+        effect = item.effect
+        device = devices.get_device(tx, effect.device)
+        if device is None:
+            return None
+        version = self._catalogue.version_of(device.line, effect.digest)
+        if version:
+            return self._sign(tx, turn, device, item.rollout, version, effect.digest)
+        if effect.digest:
+            what = "ask it for" if isinstance(effect, AskDevice) else "return it to"
+            journal.add_log(
+                tx,
+                turn.now_s,
+                "rollout",
+                item.rollout,
+                f"{effect.device}: cannot {what} {effect.digest[:19]}…, which is not published"
+                f" in line {device.line}; its order is withdrawn instead",
+                "warning",
+            )
+        return self._withdraw(tx, turn, device, item.rollout)
+
+    def _sign(
+        self,
+        tx: Connection,
+        turn: RolloutTurn,
+        device: DeviceRow,
+        rollout: str,
+        version: str,
+        digest: str,
+    ) -> OrderRow:
+        order = self._director.order(
+            device,
+            rollout=rollout,
+            version=version,
+            digest=digest,
+            health=health_of(tx, rollout),
+            timestamp_version=self._catalogue.edition.timestamp_version,
+            now_s=turn.now_s,
+        )
+        return self._store(tx, turn, order)
+
+    def _withdraw(
+        self, tx: Connection, turn: RolloutTurn, device: DeviceRow, rollout: str
+    ) -> OrderRow:
+        """No order at all; its number keeps late answers to the old one apart."""
+        order = OrderRow(
+            device=device.device,
+            seq=next_seq(device),
+            epoch=EPOCH,
+            rollout=rollout,
+            line=device.line,
+            version="",
+            digest="",
+            envelope=b"",
+            issued_at_s=turn.now_s,
+            expires_at_s=turn.now_s,
+        )
+        return self._store(tx, turn, order)
+
+    def _store(self, tx: Connection, turn: RolloutTurn, order: OrderRow) -> OrderRow:
+        orders.add_order(tx, order)
+        devices.change_device(tx, order.device, desired_seq=order.seq)
+        turn.signed(order.line, order.device, order.seq)
+        return order

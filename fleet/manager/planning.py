@@ -1,0 +1,112 @@
+"""From an operator's order to a plan: which devices, in which waves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import Connection
+
+from edge_contract.codec import decode_json
+from edge_contract.errors import ExitCode
+from edge_contract.messages import AgentState
+from fleet.errors import FleetError
+from fleet.manager.catalogue import Catalogue
+from fleet.manager.rollout_order import RolloutOrder, command_line
+from fleet.manager.views import IneligibleDevice, PlannedWave, PlanView
+from fleet.rollout.plan import Candidate, RolloutPlan, make_plan
+from fleet.rollout.preview import preview_text, preview_waves
+from fleet.store.devices import DeviceRow, list_devices
+from fleet.store.rollouts import count_rollouts
+
+
+def make_rollout_plan(
+    tx: Connection, catalogue: Catalogue, order: RolloutOrder, *, who: str
+) -> RolloutPlan:
+    """The plan of an order for the fleet as it is stored now.
+
+    Raises:
+        FleetError: not published, an unknown device named, none eligible, or a plan that cannot
+            pass its own gates.
+    """
+    published = catalogue.find(order.line, order.version)
+    rows = _chosen(list_devices(tx), order.devices)
+    earlier = count_rollouts(tx, order.line, order.version)
+    rollout_id = f"{order.line}-{order.version}" + (f"-{earlier + 1}" if earlier else "")
+    return make_plan(
+        rollout_id,
+        order.line,
+        order.version,
+        published.digest,
+        [_candidate(row) for row in rows],
+        hardware=catalogue.hardware(published.digest),
+        shares=order.shares,
+        counts=order.counts,
+        gate=order.gate,
+        on_abort=order.on_abort,
+        seed=order.seed,
+        planned_by=who,
+    )
+
+
+def plan_view(catalogue: Catalogue, order: RolloutOrder, plan: RolloutPlan) -> PlanView:
+    """The plan for people: the waves in it are the plan's own."""
+    bytes_by_hardware = {
+        hardware: catalogue.download_bytes(plan.digest_to, hardware)
+        for hardware in {device.hardware for device in plan.devices}
+    }
+    return PlanView(
+        line=plan.model_line,
+        version=plan.version_to,
+        digest=plan.digest_to,
+        eligible_count=len(plan.devices),
+        ineligible=[
+            IneligibleDevice(device=item.device, hardware=item.hardware, why=item.why)
+            for item in plan.ineligible
+        ],
+        waves=[
+            msgspec.convert(msgspec.to_builtins(wave), PlannedWave) for wave in preview_waves(plan)
+        ],
+        gate=plan.gate,
+        health=order.health,
+        on_abort=plan.on_abort,
+        bytes_total=sum(bytes_by_hardware[device.hardware] for device in plan.devices),
+        command=command_line(order),
+        text=preview_text(plan),
+    )
+
+
+def _chosen(rows: Sequence[DeviceRow], names: list[str] | None) -> list[DeviceRow]:
+    if names is None:
+        return list(rows)
+    known = {row.device: row for row in rows}
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise FleetError(
+            f"no device {', '.join(unknown)} is enrolled",
+            hint="edge-fleet devices",
+            exit_code=ExitCode.NOT_FOUND,
+        )
+    return [known[name] for name in sorted(set(names))]
+
+
+def _candidate(row: DeviceRow) -> Candidate:
+    state = None
+    if row.state is not None:
+        state = decode_json(row.state, AgentState, what=f"stored state of {row.device}")
+    return Candidate(
+        device=row.device,
+        hardware=row.hardware,
+        model_line=row.line,
+        digest=committed_digest(state),
+        desired_seq=max(row.desired_seq, row.reported_seq),
+        online=row.online,
+        held=state is not None and state.held,
+    )
+
+
+def committed_digest(state: AgentState | None) -> str:
+    """What a device runs for good: in trial that is still the version before."""
+    if state is None:
+        return ""
+    return state.fallback_digest if state.update_phase == "trial" else state.active_digest

@@ -1,0 +1,159 @@
+"""Stored rollouts as people see them."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from sqlalchemy import Connection
+
+from fleet.manager.catalogue import Catalogue
+from fleet.manager.rollouts import no_rollout
+from fleet.manager.views import (
+    FailureGroup,
+    IneligibleDevice,
+    LogLine,
+    Pressed,
+    RolloutDetail,
+    RolloutDevice,
+    RolloutView,
+    WaveView,
+)
+from fleet.rollout.state import RolloutState, Status
+from fleet.rollout.table import MOVES
+from fleet.rollout.verdict import failure_groups, phase_counts
+from fleet.store import journal, rollouts
+from fleet.store.rollouts import RolloutRow
+
+_LOG_MAX = 1000
+_PRESSED: tuple[Pressed, ...] = get_args(Pressed)
+
+
+def all_rollouts(tx: Connection, catalogue: Catalogue) -> list[RolloutView]:
+    """All rollouts, newest first."""
+    newest: set[str] = set()
+    views = []
+    for row in rollouts.list_rollouts(tx):
+        line = row.state.plan.model_line
+        views.append(rollout_view(row, catalogue, newest=line not in newest))
+        newest.add(line)
+    return views
+
+
+def one_rollout(tx: Connection, catalogue: Catalogue, rollout: str) -> RolloutDetail:
+    """One rollout with its devices, failures and log.
+
+    Raises:
+        FleetError: there is none of this id.
+    """
+    row = rollouts.get_rollout(tx, rollout)
+    if row is None:
+        raise no_rollout(rollout)
+    plan = row.state.plan
+    hardware = {device.device: device.hardware for device in plan.devices}
+    newest = {other.id for other in rollouts.newest_rollouts(tx)}
+    log = journal.read_log(tx, kind="rollout", subject=rollout, limit=_LOG_MAX)
+    return RolloutDetail(
+        rollout=rollout_view(row, catalogue, newest=rollout in newest),
+        phases=phase_counts(row.state),
+        devices=[
+            RolloutDevice(
+                device=name,
+                hardware=hardware[name],
+                wave=record.wave + 1,
+                phase=record.phase.value,
+                reached=record.reached.value,
+                online=record.online,
+                digest_from=record.digest_from,
+                version_from=catalogue.version_of(plan.model_line, record.digest_from),
+                reason=record.reason,
+                seq=record.seq,
+            )
+            for name, record in sorted(
+                row.state.devices.items(), key=lambda item: (item[1].wave, item[0])
+            )
+        ],
+        ineligible=[
+            IneligibleDevice(device=item.device, hardware=item.hardware, why=item.why)
+            for item in plan.ineligible
+        ],
+        failures=[
+            FailureGroup(
+                wave=group.wave,
+                hardware=group.hardware,
+                step=group.step,
+                reason=group.reason,
+                devices=list(group.devices),
+            )
+            for group in failure_groups(row.state)
+        ],
+        log=[log_line(line) for line in reversed(log)],
+        gate=plan.gate,
+        health=row.health,
+        on_abort=plan.on_abort,
+    )
+
+
+def rollout_view(row: RolloutRow, catalogue: Catalogue, *, newest: bool) -> RolloutView:
+    """One rollout as a row; only the newest of a line takes commands."""
+    state = row.state
+    plan = state.plan
+    before = {catalogue.version_of(plan.model_line, d.digest_from) for d in plan.devices}
+    moves = {move.trigger for move in MOVES if move.before is state.status}
+    return RolloutView(
+        id=row.id,
+        line=plan.model_line,
+        version=plan.version_to,
+        digest=plan.digest_to,
+        from_versions=sorted(before - {""}),
+        status=state.status.value,
+        outcome=state.outcome,
+        sentence=state.sentence,
+        wave=state.wave + 1,
+        waves=[_wave(state, index) for index in range(len(plan.waves))],
+        device_count=len(plan.devices),
+        committed_count=sum(tally.committed for tally in state.tallies),
+        failed_count=sum(tally.failed + tally.set_aside for tally in state.tallies),
+        created_at_s=row.created_at_s,
+        created_by=row.created_by,
+        updated_at_s=row.updated_at_s,
+        commands=[command for command in _PRESSED if newest and command in moves],
+    )
+
+
+def log_line(row: journal.LogRow) -> LogLine:
+    """One line of the log."""
+    return LogLine(
+        id=row.id,
+        at_s=row.at_s,
+        kind=row.kind,
+        subject=row.subject,
+        severity=row.severity,
+        text=row.text,
+    )
+
+
+def _wave(state: RolloutState, index: int) -> WaveView:
+    tally = state.tallies[index]
+    count = len(state.plan.waves[index])
+    passed = index < state.wave or (index == state.wave and state.status is Status.COMPLETED)
+    word: Literal["closed", "open", "passed"] = "closed"
+    if passed:
+        word = "passed"
+    elif index == state.wave:
+        word = "open"
+    return WaveView(
+        wave=index + 1,
+        state=word,
+        device_count=count,
+        waiting=tally.waiting,
+        in_flight=tally.in_flight,
+        offline=tally.offline,
+        held=tally.held,
+        committed=tally.committed,
+        failed=tally.failed,
+        set_aside=tally.set_aside,
+        returning=tally.returning,
+        out=tally.out,
+        failures_limit=state.plan.gate.limit(count),
+        successes_needed=state.plan.gate.needed(count),
+    )

@@ -1,0 +1,1 @@
+"""Blobs on their way to devices: who may have which, and in which order blocks go out."""
