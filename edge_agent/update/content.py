@@ -106,14 +106,26 @@ def verify_content(directory: Path, digest: str) -> None:
         raise TrustError(f"{directory}: expected {digest}, it holds {content.digest}")
     for path in content.paths:
         descriptor = manifest.layer(check_layer_path(path, where=str(directory)))
-        file = directory / FILES_DIR / path
-        try:
-            with file.open("rb") as reader:
-                size_bytes = os.fstat(reader.fileno()).st_size
-                actual = digest_of_chunks(iter(lambda: reader.read(_CHUNK_BYTES), b""))
-        except OSError as error:
-            raise ContractError(f"cannot read {file}: {error.strerror}") from error
-        _require(descriptor, size_bytes, actual, file)
+        _require_file(directory / FILES_DIR / path, descriptor)
+
+
+def holds(file: Path, descriptor: Descriptor) -> bool:
+    """Whether the file's bytes are those of the descriptor."""
+    try:
+        _require_file(file, descriptor)
+    except ContractError:
+        return False
+    return True
+
+
+def _require_file(file: Path, descriptor: Descriptor) -> None:
+    try:
+        with file.open("rb") as reader:
+            size_bytes = os.fstat(reader.fileno()).st_size
+            actual = digest_of_chunks(iter(lambda: reader.read(_CHUNK_BYTES), b""))
+    except OSError as error:
+        raise ContractError(f"cannot read {file}: {error.strerror}") from error
+    _require(descriptor, size_bytes, actual, file)
 
 
 def _require(descriptor: Descriptor, size_bytes: int, digest: str, where: Path) -> None:

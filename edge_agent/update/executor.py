@@ -62,15 +62,22 @@ class Executor:
     Args:
         slots: recovered.
         ports: what does the work.
-        baseline_p95_ms: asks for the latency of the version that is active now.
+        baseline_p95_ms: asks for the latency of the active version, if measured in this run.
+        trial_p95_ms: asks for the latency that the last trial ended with, likewise.
     """
 
     def __init__(
-        self, slots: Slots, ports: Ports, baseline_p95_ms: Callable[[], float | None]
+        self,
+        slots: Slots,
+        ports: Ports,
+        *,
+        baseline_p95_ms: Callable[[], float | None],
+        trial_p95_ms: Callable[[], float | None],
     ) -> None:
         self._slots = slots
         self._ports = ports
         self._baseline_p95_ms = baseline_p95_ms
+        self._trial_p95_ms = trial_p95_ms
 
     def perform(self, effect: Effect) -> Event | None:
         """Do, or start, one effect.
@@ -142,7 +149,7 @@ class Executor:
 
     def _commit(self, ticket: int, order: Order) -> Event:
         try:
-            self._slots.commit(order.digest)
+            self._slots.commit(order.digest, self._trial_p95_ms())
         except WherryError as error:
             return SwitchFailed(ticket, error.message)
         return Committed(ticket)

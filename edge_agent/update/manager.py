@@ -62,7 +62,13 @@ class UpdateManager:
         self._monotonic_s = monotonic_s
         self._later_s = later_s
         self._baseline = Baseline()
-        self._executor = Executor(slots, ports, lambda: self._baseline.latency_p95_ms)
+        self._trial_p95_ms: float | None = None
+        self._executor = Executor(
+            slots,
+            ports,
+            baseline_p95_ms=lambda: self._baseline.latency_p95_ms,
+            trial_p95_ms=lambda: self._trial_p95_ms,
+        )
         self._inbox: deque[Event] = deque()
         self._handling = False
         self._undone: list[Asked] = []
@@ -258,10 +264,16 @@ class UpdateManager:
             restarts=self.state.crashes,
         )
         self._judge_digest = order.digest
+        self._trial_p95_ms = None
 
     def _hear_judge(self, now_s: float) -> None:
-        verdict = self._judge.verdict(now_s) if self._judge else None
-        if verdict is None or (verdict.healthy and self.state.stage is Stage.HEALTH):
+        judge = self._judge
+        verdict = judge.verdict(now_s) if judge else None
+        if judge is None or verdict is None:
+            return
+        p95_ms = judge.latency_p95_ms
+        self._trial_p95_ms = None if math.isnan(p95_ms) else p95_ms
+        if verdict.healthy and self.state.stage is Stage.HEALTH:
             return
         self.handle(TrialVerdict(self.state.ticket, verdict.healthy, verdict.reason))
 

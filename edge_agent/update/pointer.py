@@ -20,6 +20,8 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     """Which slot is what. Digests stand beside names, so a slot that was changed is noticed.
 
     active: the committed slot ("" before the first commit).
+    active_p95_ms: p95 of inference that the active version showed in its own trial (None if
+        unknown): what the next one is compared with until newer frames are there.
     trial: the slot that is switched in on trial; ``active`` is still the old one.
     trial_boots: starts of the agent during this trial that nobody announced.
     trial_baseline_p95_ms: p95 of inference on the version before, when the trial began.
@@ -29,6 +31,7 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     active: SlotName | NoSlot = ""
     active_digest: str = ""
+    active_p95_ms: float | None = None
     trial: SlotName | NoSlot = ""
     trial_digest: str = ""
     trial_boots: int = 0

@@ -22,7 +22,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from edge_agent.errors import AgentError
-from edge_agent.update.content import FILES_DIR, read_content, verify_content
+from edge_agent.update.content import FILES_DIR, MANIFEST_FILE, holds, read_content, verify_content
 from edge_agent.update.order import Order
 from edge_agent.update.pointer import (
     BOOT_FILE,
@@ -121,18 +121,17 @@ class Slots:
         return self._root / name / FILES_DIR
 
     def blob(self, digest: str) -> Path | None:
-        """A file in a slot that is this blob by its manifest: it need not be fetched again.
-
-        The caller checks the bytes, as with every blob.
-        """
+        """A file in a slot that is this very blob, by its bytes: it need not be fetched again."""
         for name in _NAMES:
             try:
                 content, manifest = read_content(self._root / name)
             except ContractError:
                 continue
+            if content.digest == digest:
+                return self._root / name / MANIFEST_FILE
             for layer in manifest.layers:
                 file = self._root / name / FILES_DIR / layer.path
-                if layer.digest == digest and layer.path in content.paths and file.is_file():
+                if layer.digest == digest and layer.path in content.paths and holds(file, layer):
                     return file
         return None
 
@@ -173,6 +172,10 @@ class Slots:
     def begin_trial(self, digest: str, baseline_p95_ms: float | None = None) -> Slot:
         """Point at the spare slot as the one on trial; done already, it changes nothing.
 
+        Args:
+            digest: what the spare slot must hold.
+            baseline_p95_ms: of the active version, newly measured; None takes what is known.
+
         Raises:
             ContractError, TrustError: the spare slot does not hold ``digest``, whole.
             OSError: the disk refused; the trial has not begun.
@@ -192,14 +195,20 @@ class Slots:
                 trial=name,
                 trial_digest=digest,
                 trial_boots=0,
-                trial_baseline_p95_ms=baseline_p95_ms,
+                trial_baseline_p95_ms=(
+                    pointer.active_p95_ms if baseline_p95_ms is None else baseline_p95_ms
+                ),
                 fallback="",
                 fallback_digest="",
             )
             return self._require(name, digest)
 
-    def commit(self, digest: str) -> None:
+    def commit(self, digest: str, p95_ms: float | None = None) -> None:
         """Make the version on trial the active one; the old one becomes its fallback.
+
+        Args:
+            digest: must be on trial, or active already, which changes nothing.
+            p95_ms: of inference, as the trial showed it.
 
         Raises:
             AgentError: ``digest`` is neither on trial nor active.
@@ -211,6 +220,7 @@ class Slots:
                 self._save(
                     active=pointer.trial,
                     active_digest=digest,
+                    active_p95_ms=p95_ms,
                     fallback=pointer.active,
                     fallback_digest=pointer.active_digest,
                     **_NO_TRIAL,
@@ -308,9 +318,9 @@ class Slots:
             digest: str = getattr(pointer, f"{other}_digest")
             if name and self._whole(name, digest):
                 gone: dict[str, Any] = {"fallback": "", "fallback_digest": "", **_NO_TRIAL}
-                self._correct(**{**gone, "active": name, "active_digest": digest})
+                self._correct(**gone, active=name, active_digest=digest, active_p95_ms=None)
                 return f"{damaged}; fell back to slot {name} ({digest}), which is whole"
-        self._correct(active="", active_digest="")
+        self._correct(active="", active_digest="", active_p95_ms=None)
         return f"{damaged} and there is no other: no model runs until a version is installed"
 
     def _drop_damaged_fallback(self) -> str:
