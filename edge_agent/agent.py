@@ -384,6 +384,7 @@ class Agent:
             self._take(0.0)
         self._spool.flush()
         until_s = self.clock.monotonic_s() + STOP_UPLOAD_S
+        self.fleet.tick(self.clock.monotonic_s())
         while self.fleet.uploading and self.clock.monotonic_s() < until_s:
             self._take(0.05)
             self.fleet.tick(self.clock.monotonic_s())

@@ -53,7 +53,8 @@ class Link:
 
     Args:
         config: where the broker is.
-        client_id: ``{fleet}/{device}``, also the user name.
+        user: ``{fleet}/{device}``; the client id is the same with a dot, because rumqttd takes
+            no slash in one (and mosquitto, told ``use_username_as_clientid``, ignores it).
         identity: signs every message.
         post: receives every ``LinkEvent``, from the network thread.
         will: (topic, payload) of the will for a given connection id.
@@ -62,7 +63,7 @@ class Link:
     def __init__(
         self,
         config: MqttSection,
-        client_id: str,
+        user: str,
         identity: Identity,
         post: Callable[[LinkEvent], None],
         will: Callable[[str], tuple[str, bytes]],
@@ -73,8 +74,8 @@ class Link:
         self._will = will
         self._connection_id = ""
         self._up = False
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
-        client.username_pw_set(client_id)
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=user.replace("/", "."), protocol=mqtt.MQTTv5)
+        client.username_pw_set(user)
         client.reconnect_delay_set(1, max(1, int(config.reconnect_max_s)))
         client.max_inflight_messages_set(64)
         client.on_pre_connect = self._on_pre_connect
