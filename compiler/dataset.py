@@ -18,11 +18,12 @@ from compiler.ranges import Samples
 from edge_contract.errors import ExitCode
 from edge_runtime.errors import InputRefusedError
 from edge_runtime.preprocess import Preprocessor
+from edge_runtime.reference import MIN_ROWS
 
 Frames = npt.NDArray[np.generic]
 Labels = npt.NDArray[np.int64]
 
-CALIBRATION_ROWS_MIN = 20
+CALIBRATION_ROWS_MIN = MIN_ROWS
 """Fewer samples give no drift reference, and ranges that the next sample leaves."""
 
 LEAK_SHARE_MAX = 0.1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +24,7 @@ from compiler.pack import golden_path, model_path
 from compiler.source import Source, load_source
 from compiler.split import SEED, SELECTION_SHARE, selection_split
 from device_configs.loader import load_profile
+from edge_contract import __version__
 from edge_contract.errors import ExitCode
 from edge_contract.model import Lineage, ModelManifest, TensorSpec, Variant
 from edge_contract.preprocess import PreprocessSpec
@@ -173,7 +173,7 @@ def _manifest(
             calibration_digest=data.whole.digest,
             test_digest=data.test.digest,
             tools={
-                "wherry": _own_version(),
+                "wherry": __version__,
                 "onnxruntime": ort.__version__,
                 "onnx": onnx.__version__,
                 "numpy": np.__version__,
@@ -184,10 +184,3 @@ def _manifest(
             },
         ),
     )
-
-
-def _own_version() -> str:
-    try:
-        return importlib.metadata.version("wherry")
-    except importlib.metadata.PackageNotFoundError:
-        return "source tree"
