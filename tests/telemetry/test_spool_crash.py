@@ -32,12 +32,14 @@ def run_until_killed(directory: Path, seed: int, cap_bytes: int) -> list[list[An
         env={**os.environ, "PYTHONPATH": str(WRITER.parents[2])},
     )
     assert writer.stdout is not None
-    first = writer.stdout.readline()
-    time.sleep(random.Random(seed).uniform(0.01, 0.15))
+    rng = random.Random(seed)
+    # By lines first, so that a busy machine changes nothing; then at any instant of the next.
+    said = [writer.stdout.readline() for _ in range(rng.randrange(60, 200))]
+    time.sleep(rng.uniform(0, 0.02))
     writer.send_signal(signal.SIGKILL)
     rest, errors = writer.communicate(timeout=30)
     assert writer.returncode == -signal.SIGKILL, errors.decode()
-    return [json.loads(line) for line in (first + rest).split(b"\n")[:-1]]
+    return [json.loads(line) for line in (b"".join(said) + rest).split(b"\n")[:-1]]
 
 
 def ledger_of(directory: Path) -> dict[str, IntervalSet]:
@@ -91,4 +93,4 @@ def test_nothing_acknowledged_into_the_spool_is_lost_to_sigkill(
         assert wanted.difference(accounted).to_list() == []
         assert wanted.difference(ledger[cls]).to_list() == []
         assert ledger[cls].difference(accounted).to_list() == []
-    assert sum(wanted.count() for wanted in accepted.values()) > 100 * ROUNDS
+    assert sum(wanted.count() for wanted in accepted.values()) > 50 * ROUNDS
