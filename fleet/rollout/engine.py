@@ -54,6 +54,7 @@ from fleet.rollout.table import after, heard, stepped
 from fleet.rollout.verdict import Judgement
 
 _WATCHED = (Status.RUNNING, Status.PAUSED, Status.COMPLETED)
+_HALTED = (Status.ABORTED, Status.ROLLING_BACK, Status.ROLLED_BACK)
 
 
 def step(state: RolloutState, event: Event) -> tuple[RolloutState, tuple[Effect, ...]]:
@@ -168,6 +169,9 @@ def _answer(turn: _Turn, event: DeviceReport, record: DeviceRecord) -> None:
             changed = replace(changed, digest=back, reason=event.reason, committed_at_s=None)
             how = verdict.failed_how(changed)
             turn.effects.append(Log(f"{event.device} {how}: {event.reason}"))
+            if record.phase is Phase.COMMITTED and turn.state.status in _HALTED:
+                # It left a version that was given up: its desired must not send it there again.
+                turn.effects.append(WithdrawDevice(event.device, record.digest_from))
     turn.put(event.device, changed)
 
 

@@ -241,9 +241,12 @@ class Rollouts(RuleBasedStateMachine):
     @precondition(lambda self: len(self.excluded) < 2)
     @rule(name=device)
     def exclude(self, name):
+        again = name in self.excluded
         self.excluded.add(name)
         if not self.command(Exclude(now_s=self.now_s, who="ann", device=name)):
-            self.excluded.discard(name)
+            self.excluded -= set() if again else {name}
+        else:
+            assert not again, "excluded twice"
 
     # Time and the network.
 

@@ -18,6 +18,7 @@ from fleet.rollout.events import (
     DeviceReport,
     Event,
     Finished,
+    Pause,
     Rollback,
     Tick,
 )
@@ -206,6 +207,17 @@ def test_an_abort_by_the_gate_halts_and_leaves_committed_devices_by_default():
     assert dict(drive.withdrawn) == {b: OLD, c: OLD, d: OLD}, "no desired names it any more"
     rollback(drive)
     assert drive.returned == [(a, OLD)]
+
+
+def test_a_device_that_leaves_an_aborted_version_by_itself_is_not_sent_there_again():
+    drive = Drive(plan_of(3))
+    (canary,) = drive.wave(1)
+    drive.feed(Pause(now_s=drive.now_s, who="ann"))
+    drive.commit(canary)
+    drive.feed(Abort(now_s=drive.now_s, who="ann", reason=""))
+    assert drive.withdrawn == []
+    drive.report(canary, Phase.ROLLED_BACK, "crashes at noon")
+    assert drive.withdrawn == [(canary, OLD)]
 
 
 def test_an_abort_by_the_gate_returns_committed_devices_where_the_plan_says_so():
