@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_agent.update.order import Order
@@ -28,7 +28,7 @@ class Version:
     version: str
     behaviour: str
     digest: str
-    blobs: dict[str, bytes]
+    blobs: dict[str, bytes] = field(repr=False)
 
     def order(self, seq: int, *, health: HealthSpec = SPEC, deadline_ts: float = 0.0) -> Order:
         """An order for this version."""
