@@ -1,7 +1,7 @@
 """The capture and inference threads. Neither ever waits for a disk or a network of ours.
 
-``capture`` puts the newest frames into a short queue and drops the oldest when inference is
-behind. ``infer`` takes one, reads the current model reference once, answers, and appends the
+``capture`` puts frames into a short queue; when inference is behind, a camera's oldest frame is
+dropped and a file waits. ``infer`` takes one, reads the current model reference once, answers, and appends the
 answer to a bounded deque that the recorder drains. Swapping a model is one assignment between two
 frames: no frame is dropped by it, none is answered by a half-loaded model.
 """
@@ -107,12 +107,13 @@ class InferenceEngine:
         self.source_ended.set()
 
     def _offer(self, frame: Frame) -> None:
-        while True:
+        while not self._stop.is_set():
             try:
-                self._frames.put_nowait(frame)
+                self._frames.put(frame, block=not self._source.live, timeout=0.2)
                 return
             except queue.Full:
-                self._drop_oldest()
+                if self._source.live:
+                    self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         try:

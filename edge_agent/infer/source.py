@@ -36,7 +36,12 @@ class Frame:
 
 
 class Source(Protocol):
-    """Yields frames until it is exhausted."""
+    """Yields frames until it is exhausted.
+
+    live: it does not wait: what is not answered in time is lost. Files wait.
+    """
+
+    live: bool
 
     def frames(self) -> Iterator[Frame]: ...
 
@@ -55,6 +60,8 @@ def open_source(section: SourceSection) -> Source:
 class DirectorySource:
     """Files of a directory in sorted order; each is opened when it is due, so that a directory
     (or a link to one) may be replaced while the agent runs."""
+
+    live = False
 
     def __init__(self, path: Path, *, loop: bool) -> None:
         self.path = path
@@ -86,7 +93,7 @@ class VideoSource:
 
     def __init__(self, path: str, *, camera: bool, loop: bool) -> None:
         self.path = path
-        self.camera = camera
+        self.live = camera
         self.loop = loop
         self._cv2 = _opencv(f"source {path}")
 
@@ -105,7 +112,7 @@ class VideoSource:
                     index += 1
             finally:
                 capture.release()
-            if index == 0 or self.camera:
+            if index == 0 or self.live:
                 yield Frame(self.path, None, f"{self.path}: no frame could be read")
             elif not self.loop:
                 return
