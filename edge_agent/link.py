@@ -74,7 +74,9 @@ class Link:
         self._will = will
         self._connection_id = ""
         self._up = False
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=user.replace("/", "."), protocol=mqtt.MQTTv5)
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id=user.replace("/", "."), protocol=mqtt.MQTTv5
+        )
         client.username_pw_set(user)
         client.reconnect_delay_set(1, max(1, int(config.reconnect_max_s)))
         client.max_inflight_messages_set(64)

@@ -1,9 +1,9 @@
 """The capture and inference threads. Neither ever waits for a disk or a network of ours.
 
 ``capture`` puts frames into a short queue; when inference is behind, a camera's oldest frame is
-dropped and a file waits. ``infer`` takes one, reads the current model reference once, answers, and appends the
-answer to a bounded deque that the recorder drains. Swapping a model is one assignment between two
-frames: no frame is dropped by it, none is answered by a half-loaded model.
+dropped and a file waits. ``infer`` takes one, reads the current model reference once, answers, and
+appends the answer to a bounded deque that the recorder drains. Swapping a model is one assignment
+between two frames: no frame is dropped by it, none is answered by a half-loaded model.
 """
 
 from __future__ import annotations
