@@ -1,0 +1,135 @@
+"""Deliberate breaks: each takes one promise out of the code, and the suite must notice.
+
+``python tests/breaks.py`` copies the checkout, breaks one thing at a time, runs the tests that hold
+it, and fails when a break goes unnoticed. It lists invariant, break and the test that caught it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+IGNORED = shutil.ignore_patterns(
+    ".git", ".venv*", "demo-out", "*.egg-info", ".*_cache", "__pycache__"
+)
+
+
+class Break(NamedTuple):
+    """One change that must not survive."""
+
+    invariant: str
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+BREAKS = [
+    Break(
+        "1 nothing runs that was not approved",
+        "an order's digest is not compared with the approved one",
+        "edge_agent/trust/approved.py",
+        "if target.digest != digest:",
+        "if False:",
+        "tests/trust",
+    ),
+    Break(
+        "1 nothing runs that was not approved",
+        "any key may sign orders",
+        "edge_agent/trust/order.py",
+        "if signer not in {fingerprint(public) for public in trusted}:",
+        "if False:",
+        "tests/trust",
+    ),
+    Break(
+        "1 nothing runs that was not approved",
+        "a blob's bytes are not checked when it is staged",
+        "edge_agent/update/content.py",
+        "    _require(descriptor, size_bytes, ",
+        "    descriptor and (descriptor, size_bytes, ",
+        "tests/update",
+    ),
+    Break(
+        "3 a power cut leaves the old or the new model",
+        "the new version becomes active before its commit is journalled",
+        "edge_agent/update/manager.py",
+        "        if (after != before or facts) and not self._written(event, after, facts):",
+        "        for effect in effects:\n"
+        "            if not isinstance(effect, Record):\n"
+        "                self._perform(effect)\n"
+        "        effects = ()\n"
+        "        if (after != before or facts) and not self._written(event, after, facts):",
+        "tests/update",
+    ),
+    Break(
+        "3 a power cut leaves the old or the new model",
+        "the journal is not synced",
+        "edge_agent/update/journal.py",
+        "            os.fsync(self._file)\n        except OSError as error:",
+        "            pass\n        except OSError as error:",
+        "tests/update",
+    ),
+    Break(
+        "6 nothing acknowledged into the spool is lost",
+        "an acknowledgement trims one record too many",
+        "edge_agent/telemetry/spool.py",
+        "for a, b in wanted:",
+        "for a, b in ((a, b + 1) for a, b in wanted):",
+        "tests/telemetry",
+    ),
+    Break(
+        "6 nothing acknowledged into the spool is lost",
+        "what is dropped leaves no tombstone",
+        "edge_agent/telemetry/spool_store.py",
+        "    def bury(",
+        "    def bury(self, *_: object) -> None:\n        return\n\n    def _bury(",
+        "tests/telemetry",
+    ),
+]
+
+
+def caught(item: Break) -> tuple[bool, str]:
+    """Whether the tests fail on the broken copy, and the first test that did.
+
+    Raises:
+        SystemExit: the text to break is no longer there.
+    """
+    with tempfile.TemporaryDirectory(prefix="wherry-break-") as scratch:
+        copy = Path(scratch) / "copy"
+        shutil.copytree(ROOT, copy, ignore=IGNORED)
+        path = copy / item.file
+        text = path.read_text()
+        if text.count(item.old) != 1:
+            sys.exit(f"{item.file}: expected exactly once: {item.old!r}")
+        path.write_text(text.replace(item.old, item.new))
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", item.tests],
+            cwd=copy,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return done.returncode == 1 and bool(failed), failed[0].split(" - ")[0] if failed else ""
+
+
+def main() -> int:
+    """Try every break; returns the exit code."""
+    survived = 0
+    for item in BREAKS:
+        noticed, test = caught(item)
+        survived += not noticed
+        print(f"{'caught  ' if noticed else 'SURVIVED'}  [{item.invariant}] {item.what}")
+        print(f"          {test}", flush=True)
+    print(f"{len(BREAKS) - survived} of {len(BREAKS)} breaks caught")
+    return int(survived > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
