@@ -7,10 +7,10 @@ call returns when they are committed (or raises what they raised).
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from edge_contract import __version__
 from edge_contract.errors import ExitCode
 from fleet.errors import FleetError
 from fleet.manager import device_views, planning, rollout_views
@@ -79,6 +79,7 @@ class FleetService:
 
     def plan_rollout(self, order: RolloutOrder, *, who: str) -> PlanView:
         """What ``start_rollout`` with the same order would do now. Changes nothing."""
+        self._manager.do(self._manager.poll_repository)
         with self._store.read() as tx:
             plan = planning.make_rollout_plan(tx, self._catalogue, order, who=who)
         return planning.plan_view(self._catalogue, order, plan)
@@ -126,7 +127,7 @@ class FleetService:
             reconnects_count=facts.reconnects_count,
             started_at_s=facts.started_at_s,
             now_s=manager.clock.wall_s(),
-            version=_release(),
+            version=__version__,
             devices_count=len(rows),
             online_count=sum(row.online for row in rows),
             queue_count=manager.queue_count,
@@ -275,6 +276,8 @@ class FleetService:
             return rollout
 
         def run() -> str:
+            # Whoever published a moment ago expects it to be known.
+            self._manager.poll_repository()
             try:
                 return self._manager.transact(audited)
             except FleetError as error:
@@ -283,10 +286,3 @@ class FleetService:
 
         rollout = self._manager.do(run)
         return self.rollout(rollout).rollout
-
-
-def _release() -> str:
-    try:
-        return importlib.metadata.version("wherry")
-    except importlib.metadata.PackageNotFoundError:
-        return "(run from a source tree)"

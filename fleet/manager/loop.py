@@ -330,7 +330,7 @@ class Manager:
         try:
             if now_s >= self._poll_due_s:
                 self._poll_due_s = now_s + _POLL_REPOSITORY_S
-                self._poll_repository()
+                self.poll_repository()
             if now_s >= self._hourly_due_s:
                 self._hourly_due_s = now_s + _HOUR_S
                 self._hourly()
@@ -343,7 +343,8 @@ class Manager:
         except OperationalError as error:
             self._trouble(f"the store refuses: {error.orig}")
 
-    def _poll_repository(self) -> None:
+    def poll_repository(self) -> None:
+        """Notice what was published meanwhile; on the loop only (``do``)."""
         if self._load_repository():
             for line in self.catalogue.edition.metadata:
                 self._publish_metadata(line)
