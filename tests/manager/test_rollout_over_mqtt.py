@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from edge_contract.errors import ExitCode
-from fleet.errors import FleetError
 from fleet.rollout.gate import Gate
 from fleet.service import RolloutOrder
 from tests.manager.conftest import FleetUnderTest
