@@ -19,7 +19,7 @@ from edge_contract.signing import verify_message
 from fleet.manager.connection import Inbound
 from fleet.store.devices import DeviceRow
 
-_AGENT_VERSION_CHARS = 64
+AGENT_VERSION_CHARS = 64
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,6 @@ def _check(device: str, asked: Enrol, where: str) -> bytes:
     if len(public) != 32 or asked.public != public.hex():
         raise ContractError(f"{where}: expected a public key of 64 lower-case hex digits")
     version = asked.agent_version
-    if len(version) > _AGENT_VERSION_CHARS or not version.isprintable():
+    if len(version) > AGENT_VERSION_CHARS or not version.isprintable():
         raise ContractError(f"{where}: expected an agent_version of at most 64 characters")
     return public

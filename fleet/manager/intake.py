@@ -21,7 +21,7 @@ from edge_contract.telemetry import TelemetrySummary
 from edge_contract.topics import EVERYONE, Topic, check_id, parse_topic
 from fleet.manager import presence
 from fleet.manager.connection import Inbound
-from fleet.manager.enrolment import Enrolment, enrol
+from fleet.manager.enrolment import AGENT_VERSION_CHARS, Enrolment, enrol
 from fleet.manager.rollouts import RolloutTurn
 from fleet.rollout.events import DeviceFacts, DeviceOffline, DeviceOnline, DeviceReport
 from fleet.rollout.state import Phase
@@ -30,9 +30,18 @@ from fleet.store.devices import DeviceRow
 from fleet.store.records import Stream
 from fleet.telemetry.ledger import Ledger, LedgerPage
 from fleet.telemetry.queries import is_drift_alarm
-from fleet.telemetry.record import RECORD_CLASSES, Record, decode_record
+from fleet.telemetry.record import (
+    DIGEST_CHARS,
+    RECORD_CLASSES,
+    Record,
+    check_header,
+    check_order_number,
+    check_text,
+    decode_record,
+)
 
 _DETAIL_CHARS = 300
+_CONNECTION_ID_CHARS = 80
 
 
 @dataclass
@@ -104,7 +113,10 @@ class IntakePage:
                 return
             key = self._new_keys.get(device) or self._keys.get(device)
             if key is None:
-                self._find(device, "unknown_device", cls, "no key is pinned; it has to enrol first")
+                # A new device says that it is online before it enrols, and says it all again after.
+                if topic.cls != "state":
+                    why = "no key is pinned for it; it has to enrol first"
+                    self._find(device, "unknown_device", cls, why)
             elif message.payload:  # an empty retained message is a topic being cleared
                 verify_message(key, message.topic, message.payload, message.signature)
                 self._dispatch(topic, message)
@@ -212,9 +224,12 @@ class IntakePage:
     def _state(self, row: DeviceRow, topic: Topic, message: Inbound) -> None:
         if topic.name == "online":
             online = decode_json(message.payload, Online, what=message.topic)
+            check_header(online, message.topic)
+            check_text(online.connection_id, _CONNECTION_ID_CHARS, message.topic)
             after = presence.hear_online(row, online, retained=message.retained)
         elif topic.name == "agent":
             state = decode_json(message.payload, AgentState, what=message.topic)
+            _check_state(state, message.topic)
             after = presence.hear_state(
                 row, state, message.payload, retained=message.retained, now_s=self._now_s
             )
@@ -274,6 +289,16 @@ class IntakePage:
         )
         text = f"{device or 'somebody'}: {_plain(detail)}" if first else ""
         self._taken.changes["finding", device] = text
+
+
+def _check_state(state: AgentState, where: str) -> None:
+    check_header(state, where)
+    check_order_number(state.desired_seq, where)
+    check_order_number(state.desired_epoch, where)
+    check_text(state.connection_id, _CONNECTION_ID_CHARS, where)
+    check_text(state.agent_version, AGENT_VERSION_CHARS, where)
+    for digest in (state.active_digest, state.fallback_digest):
+        check_text(digest, DIGEST_CHARS, where)
 
 
 def _plain(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edge_contract.codec import decode_json, decode_msgpack
 from edge_contract.errors import ContractError
-from edge_contract.messages import DriftWindow, Event, UpdateStatus
+from edge_contract.messages import DriftWindow, Event, Header, UpdateStatus
 from edge_contract.sketch import DriftSketch
 from edge_contract.telemetry import TelemetrySummary, decode_summary
 from edge_contract.topics import Topic
@@ -16,7 +16,9 @@ from fleet.store.records import RecordRow, Stream
 RECORD_CLASSES = frozenset({"telemetry", "telemetry_backfill", "drift", "event", "status"})
 """Classes of topics that carry numbered records; the others carry facts."""
 
-_SEQ_MAX = 2**53 - 1
+SEQ_MAX = 2**53 - 1
+"""Integers stay exact in a JSON or JavaScript reader up to here."""
+DIGEST_CHARS = 80
 _BOOT_ID_CHARS = 80
 _VERSION_CHARS = 128
 
@@ -46,17 +48,11 @@ def decode_record(topic: Topic, payload: bytes, *, received_at_s: float) -> Reco
         seq_first = message.seq_first
     elif isinstance(message, Event):
         severity = message.severity
-    if not 1 <= seq_first <= message.seq <= _SEQ_MAX:
+    check_header(message, where)
+    if not 1 <= seq_first <= message.seq:
         raise ContractError(
-            f"{where}: expected 1 <= seq_first <= seq <= 2^53 - 1, got {seq_first}"
-            f" and {message.seq}"
+            f"{where}: expected 1 <= seq_first <= seq, got {seq_first} and {message.seq}"
         )
-    if not 1 <= len(message.boot_id) <= _BOOT_ID_CHARS:
-        raise ContractError(f"{where}: expected a boot_id of 1 to {_BOOT_ID_CHARS} characters")
-    if len(message.model_version) > _VERSION_CHARS:
-        raise ContractError(f"{where}: expected a model_version of at most {_VERSION_CHARS}")
-    if not math.isfinite(message.ts):
-        raise ContractError(f"{where}: expected a finite ts, got {message.ts}")
     # Backfill is telemetry that comes late: the same counter, the same acknowledgement.
     cls = "telemetry" if topic.cls == "telemetry_backfill" else topic.cls
     return Record(
@@ -78,6 +74,42 @@ def decode_record(topic: Topic, payload: bytes, *, received_at_s: float) -> Reco
     )
 
 
+def check_header(message: Header | DriftWindow, where: str) -> None:
+    """Refuse a header that store, log or page could not take.
+
+    Raises:
+        ContractError: numbers out of range, or texts that are too long or not printable.
+    """
+    if not 1 <= message.seq <= SEQ_MAX:
+        raise ContractError(f"{where}: expected a seq of 1 to 2^53 - 1, got {message.seq}")
+    if not math.isfinite(message.ts):
+        raise ContractError(f"{where}: expected a finite ts, got {message.ts}")
+    if not message.boot_id:
+        raise ContractError(f"{where}: expected a boot_id")
+    check_text(message.boot_id, _BOOT_ID_CHARS, f"{where}: boot_id")
+    check_text(message.model_version, _VERSION_CHARS, f"{where}: model_version")
+
+
+def check_text(text: str, chars_max: int, where: str) -> None:
+    """Refuse a text that is too long or not printable.
+
+    Raises:
+        ContractError: it is.
+    """
+    if len(text) > chars_max or not text.isprintable():
+        raise ContractError(f"{where}: expected at most {chars_max} printable characters")
+
+
+def check_order_number(seq: int, where: str) -> None:
+    """Refuse a ``desired`` number that no fleet can have given.
+
+    Raises:
+        ContractError: it is out of range.
+    """
+    if not 0 <= seq <= SEQ_MAX:
+        raise ContractError(f"{where}: expected an order's number of 0 to 2^53 - 1, got {seq}")
+
+
 def _decode(topic: Topic, payload: bytes, where: str) -> Message:
     if topic.cls == "event":
         event = decode_json(payload, Event, what=where)
@@ -85,7 +117,10 @@ def _decode(topic: Topic, payload: bytes, where: str) -> Message:
             raise ContractError(f"{where}: the payload names the event {event.name[:80]!r}")
         return event
     if (topic.cls, topic.name) == ("status", "update"):
-        return decode_json(payload, UpdateStatus, what=where)
+        status = decode_json(payload, UpdateStatus, what=where)
+        check_order_number(status.desired_seq, where)
+        check_text(status.digest, DIGEST_CHARS, f"{where}: digest")
+        return status
     if topic.cls in ("telemetry", "telemetry_backfill") and topic.name == "summary":
         return decode_summary(payload)
     if (topic.cls, topic.name) == ("drift", "summary"):

@@ -111,7 +111,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_fleet(tmp_path: Path) -> Iterator[Callable[[str], FleetUnderTest]]:
     """Make a fleet on a broker of the kind; no manager yet."""
     made: list[FleetUnderTest] = []
@@ -125,7 +125,7 @@ def make_fleet(tmp_path: Path) -> Iterator[Callable[[str], FleetUnderTest]]:
         fleet.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def fleet(make_fleet: Callable[[str], FleetUnderTest]) -> FleetUnderTest:
     """A fleet on mosquitto with its manager running."""
     made = make_fleet("mosquitto")

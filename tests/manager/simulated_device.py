@@ -262,9 +262,7 @@ class SimulatedDevice:
     ) -> None:
         """Sign with ``key`` (its own) and publish."""
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.UserProperty = [
-            (SIGNATURE_PROPERTY, sign_message(key or self.key, to, payload))
-        ]
+        properties.UserProperty = [(SIGNATURE_PROPERTY, sign_message(key or self.key, to, payload))]
         self._client.publish(to, payload, 1, retain, properties)
 
     # What it does in most tests. ----------------------------------------------------------------
@@ -385,5 +383,3 @@ class SimulatedDevice:
 def _signature(message: mqtt.MQTTMessage) -> str:
     pairs = getattr(message.properties, "UserProperty", None) or []
     return next((value for key, value in pairs if key == SIGNATURE_PROPERTY), "")
-
-

@@ -1,0 +1,122 @@
+"""The order of blocks: everything asked for once, nobody starved, nobody above its rate."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_contract.errors import ContractError
+from edge_contract.messages import BlobAsk
+from fleet.transfer.fair_queue import BLOCK_BYTES_MAX, Block, FairQueue, Want, check_ask
+
+BLOCK = 4096
+A, B = ("sha256:" + letter * 64 for letter in "ab")
+
+
+def queue(rate_bytes_s: float = 1e12, burst_bytes: float = 1e12) -> FairQueue:
+    return FairQueue(rate_bytes_s=rate_bytes_s, burst_bytes=burst_bytes)
+
+
+def want(digest: str = A, *ranges: tuple[int, int], size_bytes: int = 1000 * BLOCK) -> Want:
+    return Want(digest, size_bytes, BLOCK, list(ranges))
+
+
+def drain(fair: FairQueue, now_s: float = 0.0) -> list[Block]:
+    blocks = []
+    while (block := fair.next(now_s)) is not None:
+        blocks.append(block)
+    return blocks
+
+
+def test_devices_take_turns_whatever_they_ask_for() -> None:
+    fair = queue()
+    fair.ask("greedy", want(A, (0, 99)), 0.0)
+    fair.ask("modest", want(A, (0, 2)), 0.0)
+    first = [block.device for block in drain(fair)[:6]]
+    assert Counter(first) == {"greedy": 3, "modest": 3}
+
+
+def test_a_repeated_question_is_served_once() -> None:
+    fair = queue()
+    fair.ask("cam", want(A, (0, 9)), 0.0)
+    assert [fair.next(0.0).index for _ in range(3)] == [0, 1, 2]  # type: ignore[union-attr]
+    fair.ask("cam", want(A, (3, 9)), 0.0)
+    assert [block.index for block in drain(fair)] == [3, 4, 5, 6, 7, 8, 9]
+
+
+def test_no_device_gets_more_than_its_rate() -> None:
+    fair = queue(rate_bytes_s=10 * BLOCK, burst_bytes=BLOCK_BYTES_MAX)
+    fair.ask("cam", want(A, (0, 999)), 0.0)
+    assert len(drain(fair, 0.0)) == BLOCK_BYTES_MAX // BLOCK
+    assert len(drain(fair, 1.0)) == 10
+    assert drain(fair, 1.0) == []
+    # Asking in small pieces is no way around it.
+    fair.ask("cam", want(A, (0, 0)), 1.0)
+    assert drain(fair, 1.0) == []
+
+
+def test_a_device_at_its_limit_does_not_hold_up_the_others() -> None:
+    fair = queue(rate_bytes_s=1.0, burst_bytes=BLOCK_BYTES_MAX)
+    fair.ask("spent", want(A, (0, 999)), 0.0)
+    drain(fair)
+    fair.ask("fresh", want(B, (0, 3)), 0.0)
+    assert [block.device for block in drain(fair)] == ["fresh"] * 4
+
+
+def test_who_is_gone_is_forgotten() -> None:
+    fair = queue()
+    fair.ask("a", want(A, (0, 9)), 0.0)
+    fair.ask("b", want(A, (0, 1)), 0.0)
+    fair.forget("a")
+    assert [block.device for block in drain(fair)] == ["b", "b"]
+    fair.ask("a", want(A, (0, 9)), 0.0)
+    fair.clear()
+    assert not fair
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "b", "c"]),
+        st.dictionaries(st.sampled_from([A, B]), st.sets(st.integers(0, 40), min_size=1)),
+    )
+)
+def test_every_block_asked_for_is_sent_exactly_once(asked: dict[str, dict[str, set[int]]]) -> None:
+    fair = queue()
+    for device, wants in asked.items():
+        for digest, indices in wants.items():
+            fair.ask(device, want(digest, *((i, i) for i in sorted(indices))), 0.0)
+    sent = Counter((b.device, b.digest, b.index) for b in drain(fair))
+    expected = {(d, g, i) for d, wants in asked.items() for g, ids in wants.items() for i in ids}
+    assert sent == dict.fromkeys(expected, 1)
+
+
+@given(st.integers(0, 300_000), st.integers(BLOCK, BLOCK_BYTES_MAX))
+def test_the_blocks_of_a_blob_are_the_blob(size_bytes: int, block_bytes: int) -> None:
+    last = max(0, -(-size_bytes // block_bytes) - 1)
+    asked = check_ask(BlobAsk(digest=A, block_bytes=block_bytes, missing=[(0, last)]), size_bytes)
+    fair = queue()
+    fair.ask("cam", asked, 0.0)
+    blocks = drain(fair)
+    assert [block.offset_bytes for block in blocks] == [i * block_bytes for i in range(last + 1)]
+    assert sum(block.length_bytes for block in blocks) == size_bytes
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        BlobAsk(digest="x", block_bytes=BLOCK, missing=[(0, 0)]),
+        BlobAsk(digest=A, block_bytes=BLOCK - 1, missing=[(0, 0)]),
+        BlobAsk(digest=A, block_bytes=BLOCK_BYTES_MAX + 1, missing=[(0, 0)]),
+        BlobAsk(digest=A, block_bytes=BLOCK, missing=[(-1, 0)]),
+        BlobAsk(digest=A, block_bytes=BLOCK, missing=[(1, 0)]),
+        BlobAsk(digest=A, block_bytes=BLOCK, missing=[(0, 10)]),
+        BlobAsk(digest=A, block_bytes=BLOCK, missing=[(2, 3), (3, 4)]),
+        BlobAsk(digest=A, block_bytes=BLOCK, missing=[(i, i) for i in range(5000)]),
+    ],
+)
+def test_a_question_outside_the_blob_is_refused(ask: BlobAsk) -> None:
+    with pytest.raises(ContractError):
+        check_ask(ask, 10 * BLOCK)
