@@ -255,10 +255,11 @@ class Rollouts(RuleBasedStateMachine):
         self.now_s += seconds
         self.feed(Tick(now_s=self.now_s))
 
-    @rule(name=device, online=st.booleans())
-    def connection(self, name, online):
+    @rule(names=st.lists(device, min_size=1, max_size=6, unique=True), online=st.booleans())
+    def connection(self, names, online):
         kind = DeviceOnline if online else DeviceOffline
-        self.feed(kind(now_s=self.now_s, device=name))
+        for name in names:
+            self.feed(kind(now_s=self.now_s, device=name))
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
@@ -322,6 +323,14 @@ class Rollouts(RuleBasedStateMachine):
         if self.known(name) and digest != self.told[name][1] and digest != self.before[name]:
             before = self.state.tallies
             self.report(name, phase, digest, max(0, self.told[name][0] - back))
+            assert self.state.tallies == before
+
+    @rule(name=device, phase=st.sampled_from(sorted(REPORTABLE)), back=st.integers(1, 3))
+    def late_from_an_earlier_rollout(self, name, phase, back):
+        """An answer to an older question about the very digest."""
+        if self.known(name):
+            before = self.state.tallies
+            self.report(name, phase, NEW, self.told[name][0] - back)
             assert self.state.tallies == before
 
     @rule(phase=st.sampled_from(sorted(REPORTABLE)))
