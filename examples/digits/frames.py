@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from examples.digits.corruptions import KINDS, Kind, apply_corruption
-from examples.digits.render import render_frames, sources_of
+from examples.digits.render import SPLITS, render_frames, sources_of
 
 
 def write_frames(
@@ -27,8 +27,14 @@ def write_frames(
     corrupt: Kind | None = None,
     severity: int = 3,
 ) -> None:
-    """Render ``count`` PNG frames of the sources of ``split`` into ``out``."""
+    """Render ``count`` PNG frames of the sources of ``split`` into ``out``.
+
+    Raises:
+        FileExistsError: ``out`` holds frames already; two sets would mix.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    if any(out.glob("*.png")):
+        raise FileExistsError(f"{out} holds frames already; name another directory")
     rng = np.random.default_rng([seed, 1])
     pool = sources_of(split)
     rounds = -(-count // len(pool))
@@ -47,18 +53,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--corrupt", choices=KINDS)
-    parser.add_argument("--severity", type=int, default=3)
+    parser.add_argument("--severity", type=int, choices=range(1, 6), default=3)
     arguments = parser.parse_args()
-    write_frames(
-        arguments.out,
-        count=arguments.count,
-        seed=arguments.seed,
-        split=arguments.split,
-        corrupt=arguments.corrupt,
-        severity=arguments.severity,
-    )
+    if arguments.count < 1 or arguments.seed < 0:
+        parser.error("expected --count of at least 1 and --seed of at least 0")
+    try:
+        write_frames(
+            arguments.out,
+            count=arguments.count,
+            seed=arguments.seed,
+            split=arguments.split,
+            corrupt=arguments.corrupt,
+            severity=arguments.severity,
+        )
+    except OSError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

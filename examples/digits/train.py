@@ -36,7 +36,7 @@ def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 def network(width: int) -> nn.Sequential:
-    """Input ``[N, 1, 32, 32]``, output logits ``[N, 10]``; about 40,000 parameters at width 16."""
+    """Input ``[N, 1, 32, 32]``, output logits ``[N, 10]``; 15,002 parameters at width 16."""
     return nn.Sequential(
         nn.Conv2d(1, width, 3, 1, 1, bias=False),
         nn.BatchNorm2d(width),
