@@ -150,6 +150,7 @@ class FleetLink:
         """
         topic = parse_topic(message.topic)
         now_s = self._clock.monotonic_s()
+        self._uploader.heard()
         if topic.device == EVERYONE:
             return self._desk.metadata(message.payload) if topic.cls == "metadata" else None
         if (topic.fleet, topic.device) != (self._device.fleet, self._device.id):

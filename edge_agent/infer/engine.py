@@ -23,6 +23,8 @@ from edge_runtime.errors import InputRefusedError
 from edge_runtime.session import Prediction
 
 QUEUE_FRAMES = 4
+SOURCE_RETRY_S = 1.0
+"""How long after a source has failed it is opened again."""
 RESULTS_MAX = 20_000
 """Answers waiting for the recorder: minutes at camera rates. Beyond it the oldest are dropped."""
 
@@ -65,6 +67,8 @@ class InferenceEngine:
         self.answers: deque[Answer] = deque(maxlen=RESULTS_MAX)
         self.frames_dropped_count = 0
         self.answered_count = 0
+        self.answers_lost_count = 0
+        """Answers that the recorder did not take in time."""
         self.source_ended = threading.Event()
         self._threads = [
             threading.Thread(target=self._capture, name="capture", daemon=True),
@@ -92,6 +96,19 @@ class InferenceEngine:
             thread.join(timeout_s)
 
     def _capture(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._feed()
+            except Exception as error:  # noqa: BLE001
+                # The thread's outermost edge: a driver that fails must not end inference for good.
+                self._offer(Frame("source", None, f"the source failed: {error!r}"))
+                self._stop.wait(SOURCE_RETRY_S)
+                continue
+            self.source_ended.set()
+            return
+
+    def _feed(self) -> None:
+        """Hand on the source's frames until it ends or a stop is asked for."""
         due_s = self._clock.monotonic_s()
         for frame in self._source.frames():
             # A source without a model has nobody to answer: wait rather than drop its frames.
@@ -104,7 +121,6 @@ class InferenceEngine:
             if wait_s < -1.0:  # far behind: do not race to catch up
                 due_s = self._clock.monotonic_s()
             self._offer(frame)
-        self.source_ended.set()
 
     def _offer(self, frame: Frame) -> None:
         while not self._stop.is_set():
@@ -131,6 +147,8 @@ class InferenceEngine:
             model = self._model
             if model is None:
                 continue
+            if len(self.answers) == RESULTS_MAX:
+                self.answers_lost_count += 1
             self.answers.append(answer(model, frame, self._clock.wall_s, self._clock.monotonic_s))
             self.answered_count += 1
 
@@ -141,15 +159,19 @@ def answer(
     """Let ``model`` answer one frame; every trouble becomes part of the answer."""
     prediction: Prediction | None = None
     error = frame.error
-    pixels = in_colour(frame, model.manifest.preprocess.colour)
-    refused = pixels is None
-    if pixels is not None:
-        try:
+    pixels: RawFrame | None = None
+    refused = frame.pixels is None
+    try:
+        pixels = in_colour(frame, model.manifest.preprocess.colour)
+        if pixels is not None:
             prediction = model.session.predict(pixels)
-        except InputRefusedError as trouble:
-            error, refused = trouble.message, True
-        except WherryError as trouble:
-            error = trouble.message
+    except InputRefusedError as trouble:
+        error, refused = trouble.message, True
+    except WherryError as trouble:
+        error = trouble.message
+    # OpenCV's errors have no base of their own, and one odd frame must not end the thread.
+    except Exception as trouble:  # noqa: BLE001
+        error = f"{type(trouble).__name__}: {str(trouble).strip()[:300]}"
     manifest = model.manifest
     known = prediction is not None and prediction.class_id < len(manifest.labels)
     return Answer(
