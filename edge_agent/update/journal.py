@@ -26,6 +26,9 @@ from edge_contract.codec import encode_json
 from edge_contract.errors import ContractError
 from edge_contract.layout import fsync_dir, write_durably
 
+JOURNAL_FILE = "update.jsonl"
+"""Its name in the agent's state directory."""
+
 _CRC_KEY = b',"crc":"'
 _TAIL_BYTES = len(_CRC_KEY) + 8 + len(b'"}')
 

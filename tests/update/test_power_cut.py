@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edge_agent.update.events import Boot, Ordered
-from edge_agent.update.journal import read_journal
+from edge_agent.update.journal import JOURNAL_FILE, read_journal
 from edge_agent.update.order import Order
 from edge_agent.update.state import Stage
 from tests.update.bundles import Version, make_version, whole_digest
@@ -124,7 +124,7 @@ class Promises:
         self.check_audit()
 
     def check_audit(self) -> None:
-        entries = read_journal(self.disk.root / "update.jsonl")
+        entries = read_journal(self.disk.root / JOURNAL_FILE)
         facts = [fact for entry in entries for fact in entry.facts]
         shown = {fact.digest for fact in facts if fact.what in ("trial", "active")}
         assert self.has_run <= shown, "a version ran that the audit trail does not show"
