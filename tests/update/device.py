@@ -24,7 +24,7 @@ from edge_agent.update.events import (
     SwitchFailed,
 )
 from edge_agent.update.executor import Ports
-from edge_agent.update.journal import JOURNAL_FILE, Journal
+from edge_agent.update.journal import Journal
 from edge_agent.update.manager import UpdateManager
 from edge_agent.update.order import Order
 from edge_agent.update.slots import Slot, Slots
@@ -83,7 +83,7 @@ class Device:
         self.hook_facts: list[dict[str, str]] = []
         self.reports: list[tuple[int, str, str]] = []
         self.alarms: list[str] = []
-        self.journal = Journal(state_dir / JOURNAL_FILE, clock.wall_s)
+        self.journal = Journal(state_dir / "update" / "journal", clock.wall_s)
         self.slots = Slots(state_dir, HARDWARE)
         ports = Ports(
             fetcher=self, tester=self, host=self, hooks=_Hooks(self), sink=self, aside=self

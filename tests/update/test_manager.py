@@ -10,7 +10,7 @@ import pytest
 
 from edge_agent.update.effects import Hook
 from edge_agent.update.events import Ordered
-from edge_agent.update.journal import JOURNAL_FILE, read_journal
+from edge_agent.update.journal import read_journal
 from edge_agent.update.slots import TRIAL_BOOTS_MAX
 from edge_agent.update.state import UNCLEAN_MAX, Stage
 from edge_contract.digest import digest_of
@@ -53,7 +53,7 @@ def _give(device: Device, version: Version, seq: int, *, deadline_ts: float = 0.
 
 
 def _facts(device: Device, digest: str) -> list[tuple[str, str]]:
-    entries = read_journal(device.state_dir / JOURNAL_FILE)
+    entries = read_journal(device.state_dir / "update" / "journal")
     return [(f.what, f.slot) for e in entries for f in e.facts if f.digest == digest]
 
 
@@ -449,7 +449,7 @@ def test_a_trial_that_the_journal_knows_nothing_of_is_taken_back(
 ) -> None:
     _give(device, SLOW, 2).settle(until=Stage.TRIAL)
     device.off()
-    (device.state_dir / JOURNAL_FILE).unlink()
+    (device.state_dir / "update" / "journal").unlink()
     again = start("power").settle()
     assert (again.running, again.slots.trial()) == (V1.digest, None)
     assert any("the journal knows nothing of" in text for text in again.alarms)
