@@ -109,6 +109,9 @@ class UpdateManager:
                 trial_lost=found.trial_lost,
             )
         )
+        if self._inbox:
+            # The disk refuses the journal. That stops the update, never the version that runs.
+            self._ports.host.start_switch(BACKGROUND, active)
 
     def handle(self, event: Event) -> None:
         """Take one step: decide, write it down, do it. Events that come meanwhile wait.

@@ -83,7 +83,7 @@ class Device:
         self.hook_facts: list[dict[str, str]] = []
         self.reports: list[tuple[int, str, str]] = []
         self.alarms: list[str] = []
-        self.journal = Journal(state_dir / "update.jsonl", clock.wall_s)
+        self.journal = Journal(state_dir / "update" / "journal", clock.wall_s)
         self.slots = Slots(state_dir, HARDWARE)
         ports = Ports(
             fetcher=self, tester=self, host=self, hooks=_Hooks(self), sink=self, aside=self

@@ -53,7 +53,7 @@ def _give(device: Device, version: Version, seq: int, *, deadline_ts: float = 0.
 
 
 def _facts(device: Device, digest: str) -> list[tuple[str, str]]:
-    entries = read_journal(device.state_dir / "update.jsonl")
+    entries = read_journal(device.state_dir / "update" / "journal")
     return [(f.what, f.slot) for e in entries for f in e.facts if f.digest == digest]
 
 
@@ -377,6 +377,27 @@ def test_a_full_disk_stops_the_update_and_nothing_else(
     assert (device.phases(2)[-1], device.manager.status()["blocked"]) == ("committed", "")
 
 
+@pytest.mark.parametrize("stage", [*EARLY, *LATE])
+def test_a_full_disk_at_a_restart_does_not_keep_the_active_version_from_running(
+    device: Device, start: Start, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _give(device, V2, 2).settle(until=stage)
+    device.off()
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("edge_agent.update.journal.os.write", full)
+    again = start("power")
+    for _ in range(3):
+        again.pump()
+        again.second()
+    assert (again.running, again.manager.state.stage) == (V1.digest, stage)
+    monkeypatch.undo()
+    again.settle()
+    assert again.running == V2.digest
+
+
 def test_a_disk_that_refuses_the_return_still_lets_the_old_version_run(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,7 +449,7 @@ def test_a_trial_that_the_journal_knows_nothing_of_is_taken_back(
 ) -> None:
     _give(device, SLOW, 2).settle(until=Stage.TRIAL)
     device.off()
-    (device.state_dir / "update.jsonl").unlink()
+    (device.state_dir / "update" / "journal").unlink()
     again = start("power").settle()
     assert (again.running, again.slots.trial()) == (V1.digest, None)
     assert any("the journal knows nothing of" in text for text in again.alarms)
