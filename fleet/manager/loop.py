@@ -115,6 +115,7 @@ class Manager:
             lambda name, payload: self._connection.publish(name, payload, qos=0),
             clock,
         )
+        self._problems: dict[str, str] = {}
         self._stopping = False
         self._there_before: set[str] = set()
         self._heard: set[str] = set()
@@ -236,7 +237,7 @@ class Manager:
             self._ingest(batch)
             batch = []
             if isinstance(item, Connected):
-                self._connected()
+                self._connected(item.connection)
             elif isinstance(item, Disconnected):
                 self._disconnected(item.reason)
             elif isinstance(item, _Command):
@@ -249,7 +250,7 @@ class Manager:
         except WherryError as error:
             command.done.set_exception(error)
         except OperationalError as error:
-            self._trouble(f"the store refuses: {error.orig}")
+            self._store_refuses(error)
             command.done.set_exception(FleetError(self.facts.problem, hint="edge-fleet doctor"))
         except BaseException as error:
             command.done.set_exception(FleetError(f"the manager failed: {error!r}"))
@@ -263,10 +264,10 @@ class Manager:
                 taken = self._commit(batch)
             except OperationalError as error:
                 # A full disk, say. Nothing was acknowledged, so nothing is lost by waiting.
-                self._trouble(f"the store refuses: {error.orig}")
+                self._store_refuses(error)
                 threading.Event().wait(_STORE_RETRY_S)
                 continue
-            self._well()
+            self._well("store")
             self.facts.ingest_lag_s = self.clock.wall_s() - batch[0].at_s
             self._after_commit(batch, taken)
             return
@@ -341,7 +342,7 @@ class Manager:
             if lines and self.connected:
                 self.transact(lambda turn: turn.tick(lines))
         except OperationalError as error:
-            self._trouble(f"the store refuses: {error.orig}")
+            self._store_refuses(error)
 
     def poll_repository(self) -> None:
         """Notice what was published meanwhile; on the loop only (``do``)."""
@@ -352,19 +353,19 @@ class Manager:
 
     def _load_repository(self) -> bool:
         try:
-            return self.catalogue.reload()
+            changed = self.catalogue.reload()
         except WherryError as error:
-            if self.facts.problem != error.message:
-                _log.error("%s", error.message)
-            self.facts.problem = error.message
+            self._trouble("repository", error.message)
             return False
+        self._well("repository")
+        return changed
 
     def _hourly(self) -> None:
         try:
             self._repository.refresh_timestamp()
             issued = self.transact(lambda turn: self._orders.renew_due(turn.tx, turn))
         except WherryError as error:
-            self._trouble(error.message)
+            self._trouble("signing", error.message)
             return
         self._publish_orders(issued)
 
@@ -387,14 +388,13 @@ class Manager:
 
     # Towards the broker. ------------------------------------------------------------------------
 
-    def _connected(self) -> None:
+    def _connected(self, connection: int) -> None:
         """The broker may have forgotten everything: give it all that is retained, once more."""
         now_s = self.clock.wall_s()
-        if self.facts.connected_since_s is None:
-            self.facts.reconnects_count += 1
+        self.facts.reconnects_count = connection - 1
         self.facts.connected_since_s = now_s
-        self._well()
-        _log.info("connected to %s", self.address)
+        self._well("broker")
+        _log.info("connected to the broker at %s", self.address)
         for line in self.catalogue.edition.metadata:
             self._publish_metadata(line)
         with self.store.read() as tx:
@@ -408,9 +408,10 @@ class Manager:
         self.blobs.disconnected()
         self._confirm_by_s = None
         self._heard = set()
-        if self.facts.connected_since_s is not None or not self.facts.problem:
-            self._trouble(reason)
-            self.feed.put(self.clock.wall_s(), "broker", str(self.address), reason)
+        problem = f"no connection to the broker: {reason}"
+        if self.facts.connected_since_s is not None or "broker" not in self._problems:
+            self._trouble("broker", problem)
+            self.feed.put(self.clock.wall_s(), "broker", str(self.address), problem)
         self.facts.connected_since_s = None
 
     def _perform(self) -> None:
@@ -422,8 +423,9 @@ class Manager:
                     issued = self._orders.perform(tx, turn)
                     turn.write()
             except WherryError as error:
-                self._trouble(error.message)
+                self._trouble("signing", error.message)
                 return
+            self._well("signing")
             self._tell_rollouts(turn)
             self._publish_orders(issued)
             if not issued:
@@ -434,7 +436,7 @@ class Manager:
         try:
             self._perform()
         except OperationalError as error:
-            self._trouble(f"the store refuses: {error.orig}")
+            self._store_refuses(error)
 
     def _publish_orders(self, issued: Sequence[OrderRow]) -> None:
         for order in issued:
@@ -457,10 +459,15 @@ class Manager:
         for rollout, text in turn.committed():
             self.feed.put(turn.now_s, "rollout", rollout, text)
 
-    def _trouble(self, problem: str) -> None:
-        if problem != self.facts.problem:
-            _log.warning("%s", problem)
-        self.facts.problem = problem
+    def _store_refuses(self, error: OperationalError) -> None:
+        self._trouble("store", f"the store refuses: {error.orig}")
 
-    def _well(self) -> None:
-        self.facts.problem = ""
+    def _trouble(self, what: str, problem: str) -> None:
+        if self._problems.get(what) != problem:
+            _log.warning("%s", problem)
+        self._problems[what] = problem
+        self.facts.problem = "; ".join(self._problems.values())
+
+    def _well(self, what: str) -> None:
+        if self._problems.pop(what, None):
+            self.facts.problem = "; ".join(self._problems.values())
