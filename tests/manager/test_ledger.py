@@ -57,7 +57,7 @@ sent = st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["x", "y"]), range
 batches = st.lists(st.tuples(st.booleans(), st.lists(sent, max_size=6)), max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(batches)
 def test_whatever_comes_each_number_is_stored_once(
     store: Store, taken: list[tuple[bool, list[tuple[str, str, tuple[int, int]]]]]
