@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from markupsafe import escape
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import escape
 from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -36,6 +37,8 @@ from fleet.service import FleetService
 _HERE = Path(__file__).parent
 _GAP_S = 0.5
 """Between two renderings of one stream: a burst of changes is shown once."""
+_REST_FACTOR = 4
+"""A stream rests so much longer than its page took: a large fleet's pages leave time to ingest."""
 _BEAT_S = 5.0
 """A stream says at least so often that it is alive; ages are rendered anew with it."""
 
@@ -144,6 +147,7 @@ class _Console:
         with self._pulse.subscribe() as changed:
             while not self._pulse.ended:
                 changed.clear()
+                begun_s = time.monotonic()
                 html, says, at = await run_in_threadpool(self._live_part, make, request)
                 if html != shown:
                     told = (
@@ -152,7 +156,8 @@ class _Console:
                     yield {"data": _partial("#view", "innerMorph", html) + (told if said else "")}
                 yield {"event": "beat", "data": at}
                 shown, said = html, says
-                await asyncio.sleep(_GAP_S)
+                took_s = time.monotonic() - begun_s
+                await asyncio.sleep(max(_GAP_S, _REST_FACTOR * took_s))
                 try:
                     await asyncio.wait_for(changed.wait(), _BEAT_S)
                 except asyncio.TimeoutError:

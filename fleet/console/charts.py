@@ -21,7 +21,7 @@ class Segment(NamedTuple):
     """One piece of a state bar. strength: 0..1, tells neighbours of one tone apart."""
 
     look: Look
-    count: int
+    number: int
     x: float
     width: float
     strength: float

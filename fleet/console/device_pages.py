@@ -28,17 +28,15 @@ def devices_page(service: FleetService, place: Place) -> Page:
     devices = service.devices()
     now_s = service.health().now_s
     state = place.query.get("state", "")
-    groups = {
-        "drift": sum(device.alarms_count > 0 for device in devices),
-        "stale": sum(is_stale(device, now_s) for device in devices),
-        **{name: number for name, number in Counter(d.state for d in devices).items()},
-    }
+    groups: Counter[str] = Counter(device.state for device in devices)
+    groups["drift"] = sum(device.alarms_count > 0 for device in devices)
+    groups["stale"] = sum(is_stale(device, now_s) for device in devices)
     chosen = [device for device in devices if _belongs(device, state, now_s)]
     return Page(
         template="devices.html",
         title="Devices",
         section="devices",
-        says=f"{words.count(len(devices), 'device')}, {groups.get('online', 0)} online.",
+        says=f"{words.count(len(devices), 'device')}, {groups['online']} online.",
         values={
             "now": now_s,
             "stale_s": STALE_S,

@@ -22,7 +22,7 @@ def overview_page(service: FleetService, place: Place) -> Page:
     health = service.health()
     devices = service.devices()
     rollouts = service.rollouts()
-    states = Counter(device.state for device in devices)
+    states: Counter[str] = Counter(device.state for device in devices)
     running = Counter((device.line, device.version or "") for device in devices if device.digest)
     alarmed = [device for device in devices if device.alarms_count]
     stale = sorted(

@@ -41,19 +41,17 @@ def serve(service: FleetService, port: int = 0) -> HttpServer:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """A fleet with a past; tests of one module share it."""
-    made = Scene(tmp_path_factory.mktemp("scene")).start()
-    yield made
-    made.stop()
+    """A fleet with a past; tests of one module share it and change nothing."""
+    made = Scene(tmp_path_factory.mktemp("scene"))
+    for url in _served(made):
+        made.url = url
+        yield made
 
 
 @pytest.fixture(scope="module")
-def url(scene: Scene) -> Iterator[str]:
+def url(scene: Scene) -> str:
     """Where the scene is served."""
-    server = serve(scene.service)
-    yield server.url
-    scene.manager.feed.close()  # as ``edge-fleet up`` does: open streams end first
-    server.stop()
+    return scene.url
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +95,7 @@ class Watched:
             self.troubles.append(f"{message.type}: {message.text}")
 
 
-@pytest.fixture()
+@pytest.fixture
 def open_browser(browser: Browser, url: str) -> Iterator[Callable[..., Watched]]:
     """Make a page in a context with the options given; all are closed after the test."""
     contexts = []
@@ -114,18 +112,31 @@ def open_browser(browser: Browser, url: str) -> Iterator[Callable[..., Watched]]
         context.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def watched(open_browser: Callable[..., Watched]) -> Watched:
     """A page 1280 pixels wide."""
     return open_browser()
 
 
-@pytest.fixture()
-def empty_url(tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def empty_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A fleet in which nothing has happened yet."""
-    scene = Scene(tmp_path, empty=True).start()
+    yield from _served(Scene(tmp_path_factory.mktemp("empty"), empty=True))
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Scene]:
+    """A scene of one test's own, to press buttons in; ``fresh.url`` is where it is served."""
+    made = Scene(tmp_path)
+    for url in _served(made):
+        made.url = url
+        yield made
+
+
+def _served(scene: Scene) -> Iterator[str]:
+    scene.start()
     server = serve(scene.service)
     yield server.url
-    scene.manager.feed.close()
+    scene.manager.feed.close()  # as ``edge-fleet up`` does: open streams end first
     server.stop()
     scene.stop()

@@ -23,7 +23,7 @@ from tests.console.test_pages import PAGES
 STATIC = Path(fleet.console.__file__).parent / "static"
 
 
-@pytest.fixture()
+@pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url) as made:
         yield made

@@ -37,24 +37,18 @@ def violations(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_page_is_clean_in_light_and_dark_and_fits_390_pixels(
+def test_page_is_clean_in_light_and_dark_fits_390_pixels_and_opens_one_stream(
     open_browser: Callable[..., Watched], path: str
 ) -> None:
     watched = open_browser(color_scheme="light")
     page = watched.go(path)
     assert violations(page) == []
     page.emulate_media(color_scheme="dark")
-    assert violations(page) == []
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert violations(page) == []
     assert watched.troubles == []
     assert watched.external == []
-
-
-@pytest.mark.parametrize("path", PAGES)
-def test_page_opens_one_stream(watched: Watched, path: str) -> None:
-    watched.go(path)
     assert sum("/live/" in request for request in watched.requests) == 1
 
 

@@ -3,7 +3,7 @@
 
 // ---- Live, reconnecting, or stale since: what is shown is never passed off as newer than it is.
 
-const STALE_AFTER_MS = 15000;
+const STALE_AFTER_MS = { live: 12000, connecting: 12000, reconnecting: 5000 };
 const live = document.getElementById("live");
 let heardAt = performance.now();
 let asOf = "";
@@ -28,7 +28,9 @@ document.addEventListener("htmx:sse:before:connection", (event) => {
 });
 document.addEventListener("beat", (event) => { asOf = event.detail.data; });
 document.addEventListener("reload", () => location.reload());
-setInterval(() => performance.now() - heardAt > STALE_AFTER_MS && showLive("stale"), 1000);
+setInterval(() => {
+  if (performance.now() - heardAt > STALE_AFTER_MS[live.dataset.live]) showLive("stale");
+}, 1000);
 
 // ---- Dialogs. Every order is asked for in one; nothing destructive lies on a bare key.
 
