@@ -76,6 +76,7 @@ class _Console:
         self._token = secrets.token_urlsafe(24)
         self._run = secrets.token_hex(6)
         """Names this run: a page of an earlier one loads itself again."""
+        self._fleet = service.health().fleet
         self._pulse = Pulse(service)
         self._jinja = _environment()
 
@@ -116,7 +117,7 @@ class _Console:
             live=live,
             token_header=TOKEN_HEADER,
             token=self._token,
-            fleet=self._service.health().fleet,
+            fleet=self._fleet,
         )
         return HTMLResponse(shell, page.status, {"cache-control": "no-store"})
 
@@ -124,7 +125,7 @@ class _Console:
         try:
             return make(self._service, Place(dict(request.path_params), dict(request.query_params)))
         except WherryError as error:
-            return _problem_page(error)
+            return _problem_page(error, self._service.health().now_s)
 
     def _render(self, template: str, **values: Any) -> str:
         return self._jinja.get_template(template).render(**values)
@@ -164,11 +165,10 @@ class _Console:
                     continue
 
     def _live_part(self, make: MakePage | None, request: Request) -> tuple[str, str, str]:
-        at = f"{words.local(self._service.health().now_s):%H:%M:%S}"
         if make is None:
-            return "", "", at
+            return "", "", _clock(self._service.health().now_s)
         page = self._page(make, request)
-        return self._render(page.template, **page.values), page.says, at
+        return self._render(page.template, **page.values), page.says, _clock(page.values["now"])
 
     # Orders. ------------------------------------------------------------------------------------
 
@@ -247,6 +247,10 @@ async def _form(request: Request) -> dict[str, str]:
         return {name: value for name, value in form.items() if isinstance(value, str)}
 
 
+def _clock(at_s: float) -> str:
+    return f"{words.local(at_s):%H:%M:%S}"
+
+
 def _partial(target: str, swap: str, html: str) -> str:
     return f'<hx-partial hx-target="{target}" hx-swap="{swap}">{html}</hx-partial>'
 
@@ -259,7 +263,7 @@ def _no_page(service: FleetService, place: Place) -> Page:
     )
 
 
-def _problem_page(error: WherryError) -> Page:
+def _problem_page(error: WherryError, now_s: float) -> Page:
     missing = error.exit_code == ExitCode.NOT_FOUND
     title = "Not found" if missing else "Problem"
     return Page(
@@ -267,6 +271,6 @@ def _problem_page(error: WherryError) -> Page:
         title=title,
         section="",
         says=error.message,
-        values={"error": error, "title": title, "now": 0.0},
+        values={"error": error, "title": title, "now": now_s},
         status=404 if missing else 503,
     )

@@ -27,7 +27,7 @@ def rollouts_page(service: FleetService, place: Place) -> Page:
             "now": service.health().now_s,
             "cut": cut(rollouts, _rollout_text, place.query.get("q", "")),
             "q": place.query.get("q", ""),
-            "versions": service.versions(),
+            "versions": [] if rollouts else service.versions(),
         },
     )
 

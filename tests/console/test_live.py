@@ -57,6 +57,7 @@ def test_page_says_since_when_it_is_stale_and_comes_back(open_browser: Open, fre
     server.stop()
     expect(page.locator("#live[data-live=reconnecting]")).to_be_visible(timeout=10_000)
     expect(page.locator("#live")).to_contain_text("Stale since", timeout=25_000)
+    expect(page.locator("#announce")).to_contain_text("Stale since")
     expect(page.locator(".controls button").first).to_be_disabled()
     again = serve(fresh.service, server.port)
     try:

@@ -5,14 +5,18 @@
 
 const STALE_AFTER_MS = { live: 12000, connecting: 12000, reconnecting: 5000 };
 const live = document.getElementById("live");
+const announce = document.getElementById("announce");
 let heardAt = performance.now();
 let asOf = "";
 
 function showLive(state) {
-  if (live.dataset.live === state) return;
+  const before = live.dataset.live;
+  if (before === state) return;
   live.dataset.live = state;
-  const words = { live: "Live", reconnecting: "Reconnecting", connecting: "Connecting" };
-  live.querySelector(".live-text").textContent = words[state] ?? `Stale since ${asOf || "loading"}`;
+  const words = { live: "Live", reconnecting: "Reconnecting", stale: `Stale since ${asOf || "loading"}` };
+  live.querySelector(".live-text").textContent = words[state];
+  if (state === "stale") announce.textContent = words.stale;
+  else if (before === "stale") announce.textContent = "Live again";
   for (const button of document.querySelectorAll("[data-command]")) button.disabled = state === "stale";
 }
 
