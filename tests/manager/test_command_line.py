@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from edge_contract.health import HealthSpec
@@ -92,6 +93,7 @@ def test_a_fleet_from_nothing_to_a_finished_rollout(up: Callable[..., Up], tmp_p
     running = up()
     state = running.state
     assert (running.said["fleet"], running.said["broker_kind"]) == ("home", "embedded")
+    assert "text/html" in httpx.get(running.said["url"], trust_env=False).headers["content-type"]
     wait_until(lambda: edge_fleet_ok(state))
     bundle = make_bundle(tmp_path, "1.0.0")
     approval = tmp_path / "approval.json"
@@ -180,7 +182,8 @@ def test_a_bad_version_ends_the_wait_with_6_and_silence_with_5_or_7(
 def test_a_second_manager_and_a_taken_port_are_refused(
     up: Callable[..., Up], tmp_path: Path
 ) -> None:
-    running = up("--fleet", "shop")
+    running = up("--fleet", "shop", "--no-console")
+    assert httpx.get(running.said["url"], trust_env=False).status_code == 404
     second = edge_fleet("up", "--console-port", "0", state=running.state, code=1)
     assert "a manager runs on" in second["error"]
     assert str(running.process.pid) in second["error"]
