@@ -57,6 +57,8 @@ def test_a_version_goes_from_the_form_to_devices_while_people_watch(
     expect(page.locator(".verdict")).to_contain_text("2 of 2 devices run 1.0.0")
 
     watched.go("/")
+    expect(page.locator(".log")).to_contain_text("cam-1 enrolled")
+    expect(page.locator(".log")).not_to_contain_text("cam-1 cam-1")
     one.say_event("drift", "alarm", features=["mean"], onset_ts=1.0)
     expect(page.locator(".alarm")).to_contain_text("drift happened")
     one.drop()
