@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BROKER ?= auto
 SERVE  ?=
+# Most tests wait for real processes, so more jobs than cores gain time.
+JOBS   ?= 3
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -30,7 +32,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	sh tests/debian_packages.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .
