@@ -153,6 +153,8 @@ class UpdateManager:
         if self._judge is not None and digest == self._judge_digest:
             self._judge.observe(infer_ms, ok)
         elif ok and digest == self.state.active:
+            if self._judge is not None:
+                self._judge.observe_control(infer_ms)
             self._baseline.observe(infer_ms)
 
     def hold(self) -> None:
