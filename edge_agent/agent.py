@@ -61,6 +61,8 @@ from edge_contract.telemetry import merge_payloads
 TICK_S = 0.25
 FLUSH_S = 5.0
 """At most so much telemetry is lost to a power cut; status and events are flushed at once."""
+SAY_AGAIN_S = 60.0
+"""How often the log repeats a trouble that lasts."""
 STOP_UPLOAD_S = 5.0
 """How long a stop waits for the fleet to acknowledge what is left."""
 SPOOL_SHARES = {"telemetry": 0.45, "drift": 0.25, "event": 0.2, "status": 0.1}
@@ -89,10 +91,12 @@ class Agent:
         self._stop = threading.Event()
         profile = load_profile(device.hardware)
         path = Path(device.state_dir)
+        self._key_trouble = ""
         root = _read_root(Path(config.trust.root))
         self._state_dir = StateDir(path)
         self._marker = BootMarker(path, _KERNEL_BOOT_ID.read_text().strip())
-        self._identity = Identity(path / "device-key.pem")
+        self._identity = self._read_identity(path / "device-key.pem")
+        fingerprint = self._identity.fingerprint if self._identity else ""
         self._spool = Spool.open(
             path / "spool.db",
             cap_bytes=int(config.telemetry.spool_cap_mb * 1e6),
@@ -108,15 +112,15 @@ class Agent:
             root,
             fleet=device.fleet,
             device=device.id,
-            device_key=self._identity.fingerprint,
+            device_key=fingerprint,
             line=device.line,
             hardware=device.hardware,
             clock=clock,
         )
         self.reports = Reports(
             device,
-            fingerprint=self._identity.fingerprint,
-            public=self._identity.public,
+            fingerprint=fingerprint,
+            public=self._identity.public if self._identity else b"",
             spool=self._spool,
             clock=clock,
             facts=self._facts,
@@ -182,6 +186,8 @@ class Agent:
         self._api = LocalApi(path, self._events.put)
         self._flushed_s = clock.monotonic_s()
         self._told: set[str] = set()
+        self._survived_last = ""
+        self._survived_s = 0.0
         self._handlers: dict[type, Callable[[Any], None]] = {
             LinkUp: self._link_up,
             LinkDown: self._link_down,
@@ -195,6 +201,15 @@ class Agent:
             Imported: self.local_install.imported,
         }
 
+    def _read_identity(self, path: Path) -> Identity | None:
+        """The device's key; None where it is damaged: it cannot speak then, but it can infer."""
+        try:
+            return Identity(path)
+        except AgentError as error:
+            log.error("%s; no fleet until then, inference goes on. %s", error.message, error.hint)
+            self._key_trouble = error.message
+            return None
+
     def stop(self) -> None:
         """Ask the loop to end in order; safe from a signal handler."""
         self._stop.set()
@@ -206,6 +221,9 @@ class Agent:
         if boot != "clean":
             self.reports.event("agent-restarted", "warning", f"the last run ended by: {boot}")
         self._tell_findings()
+        if self.desk.damage is not None:
+            log.error("%s. %s", self.desk.damage.message, self.desk.damage.hint)
+            self.reports.event("trust-damaged", "alarm", self.desk.damage.message)
         self.engine.start()
         self.recorder.start()
         self._api.start()
@@ -232,22 +250,32 @@ class Agent:
                 handler(event)
             elif isinstance(event, Event):
                 self.update.handle(event)
-        except WherryError as error:
+        except (WherryError, OSError) as error:
             # One bad message, one full disk: said and survived. Inference is on other threads.
-            log.warning("%s: %s", type(event).__name__, error.message)
+            self._survived(type(event).__name__, error)
 
     def _tick(self) -> None:
         now_s = self.clock.monotonic_s()
-        try:
-            self._obey(now_s)
-            self.update.tick(now_s)
-            self.fleet.tick(now_s)
-            if now_s - self._flushed_s >= FLUSH_S:
-                self._flushed_s = now_s
-                self._spool.flush()
-                self._tell_findings()
-        except WherryError as error:
-            log.warning("tick: %s", error.message)
+        # Each on its own: an order that cannot be written down must not keep a trial from its end.
+        for turn in (self._obey, self.update.tick, self.fleet.tick, self._flush):
+            try:
+                turn(now_s)
+            except (WherryError, OSError) as error:
+                self._survived("tick", error)
+
+    def _flush(self, now_s: float) -> None:
+        if now_s - self._flushed_s >= FLUSH_S:
+            self._flushed_s = now_s
+            self._spool.flush()
+            self._tell_findings()
+
+    def _survived(self, where: str, error: Exception) -> None:
+        """Log what went wrong, but not again with every tick while it lasts."""
+        text = f"{where}: {error}"
+        now_s = self.clock.monotonic_s()
+        if text != self._survived_last or now_s - self._survived_s >= SAY_AGAIN_S:
+            log.warning("%s", text)
+            self._survived_last, self._survived_s = text, now_s
 
     def _tell_findings(self) -> None:
         """A spool that loses or refuses data says so, once a kind of trouble."""
@@ -258,7 +286,7 @@ class Agent:
                 self.reports.event("spool-finding", "warning", finding.message)
 
     def _obey(self, now_s: float) -> None:
-        order = self.desk.decide(now_s)
+        order = self.desk.decide(now_s, self.update.state.seen)
         if order is None:
             return
         if isinstance(order, Refusal):
@@ -336,14 +364,14 @@ class Agent:
             "hardware": self.config.device.hardware,
             "line": self.config.device.line,
             "agent_version": AGENT_VERSION,
-            "device_key": self._identity.fingerprint,
+            "device_key": self._identity.fingerprint if self._identity else "",
             **self._facts(),
             "inference": {
                 "answered_count": self.engine.answered_count,
                 "frames_dropped_count": self.engine.frames_dropped_count,
                 "latency_p95_ms": self.recorder.latency_p95_ms,
             },
-            "link": {"up": self.fleet.up, "reason": self.fleet.down_reason},
+            "link": {"up": self.fleet.up, "reason": self._key_trouble or self.fleet.down_reason},
             "spool": {
                 "waiting_records_count": sum(c.records for c in stats.classes.values()),
                 "used_bytes": stats.used_bytes,
@@ -388,13 +416,13 @@ class Agent:
         while self.fleet.uploading and self.clock.monotonic_s() < until_s:
             self._take(0.05)
             self.fleet.tick(self.clock.monotonic_s())
-        self.fleet.stop()
-        self._api.stop()
-        self._worker.stop()
-        self.fetcher.cancel()
-        self._spool.close()
-        self._marker.end()
-        self._state_dir.close()
+        closing = (self._api.stop, self._worker.stop, self.fetcher.cancel, self._spool.close)
+        for close in (self.fleet.stop, *closing, self._marker.end, self._state_dir.close):
+            try:
+                close()
+            except (WherryError, OSError) as error:
+                # A full disk must not make a stop that was asked for look like a crash.
+                log.warning("stopping: %s", error)
 
 
 def run_agent(config: AgentConfig, *, log_level: str) -> None:

@@ -30,6 +30,8 @@ class Request:
 
     def __init__(self, body: dict[str, Any]) -> None:
         self.body = body
+        self.given_up = False
+        """Whether the client has gone, or waited in vain."""
         self._replies: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def say(self, **reply: Any) -> None:
@@ -112,9 +114,12 @@ class LocalApi:
                     return
                 request = Request(body)
                 self._post(request)
-                for reply in request.replies():
-                    stream.write(encode_json(reply) + b"\n")
-                    stream.flush()
+                try:
+                    for reply in request.replies():
+                        stream.write(encode_json(reply) + b"\n")
+                        stream.flush()
+                finally:
+                    request.given_up = True
 
 
 def call(state_dir: Path, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -139,14 +144,23 @@ def call(state_dir: Path, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 hint="start one: edge-agent run --config FILE",
                 exit_code=ExitCode.NOT_FOUND,
             ) from error
-        with client.makefile("rwb") as stream:
-            stream.write(encode_json(body) + b"\n")
-            stream.flush()
-            for line in stream:
-                reply = decode_json(line, dict, what="the agent's answer")
-                yield reply
-                if reply.get("done"):
-                    return
+        try:
+            with client.makefile("rwb") as stream:
+                stream.write(encode_json(body) + b"\n")
+                stream.flush()
+                for line in stream:
+                    reply = decode_json(line, dict, what="the agent's answer")
+                    yield reply
+                    if reply.get("done"):
+                        return
+        except TimeoutError as error:
+            raise AgentError(
+                f"the agent on {state_dir} did not answer within {_REPLY_TIMEOUT_S:.0f} s",
+                hint="look into its log",
+                exit_code=ExitCode.NETWORK,
+            ) from error
+        except OSError as error:
+            raise AgentError(f"the agent on {state_dir} went away: {error.strerror}") from error
     raise AgentError(f"the agent on {state_dir} went away before it had answered")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,12 +58,26 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code of ``edge_contract.errors.ExitCode``."""
     arguments = build_parser().parse_args(argv)
     try:
-        return int(_COMMANDS[arguments.command](arguments))
+        code = int(_COMMANDS[arguments.command](arguments))
+        sys.stdout.flush()
+        return code
     except WherryError as error:
-        _print_error(error, as_json=getattr(arguments, "json", False))
+        _print_error(error, as_json=_wants_json(arguments))
         return int(error.exit_code)
+    except BrokenPipeError:
+        # The reader has gone, as `| head` does; Python must not complain at exit, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        # The process's outermost edge: a disk or a right that nobody has met further in.
+        _print_error(WherryError(f"the system refuses: {error}"), as_json=_wants_json(arguments))
+        return int(ExitCode.FAILURE)
     except KeyboardInterrupt:
         return 130
+
+
+def _wants_json(arguments: argparse.Namespace) -> bool:
+    return bool(getattr(arguments, "json", False))
 
 
 def _run(arguments: argparse.Namespace) -> ExitCode:

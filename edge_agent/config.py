@@ -53,10 +53,15 @@ class MqttSection(_Section, frozen=True, kw_only=True):
     reconnect_max_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.port < 65536 or self.keepalive_s < 5 or self.resend_s <= 0:
+        if not self.host or not 0 < self.port < 65536 or not 5 <= self.keepalive_s <= 65535:
             raise ContractError(
-                f"mqtt: expected a port of 1 to 65535, keepalive_s of at least 5 and resend_s above"
-                f" 0, got {self.port}, {self.keepalive_s} and {self.resend_s}"
+                "mqtt: expected a host, a port of 1 to 65535 and keepalive_s of 5 to 65535, got"
+                f" {self.host!r}, {self.port} and {self.keepalive_s}"
+            )
+        if not 0 < self.resend_s <= 86400 or not 1 <= self.reconnect_max_s <= 86400:
+            raise ContractError(
+                "mqtt: expected resend_s above 0 and reconnect_max_s of at least 1, both to 86400,"
+                f" got {self.resend_s} and {self.reconnect_max_s}"
             )
 
 
@@ -91,9 +96,9 @@ class TelemetrySection(_Section, frozen=True, kw_only=True):
     ledger: bool = False
 
     def __post_init__(self) -> None:
-        if not 0.5 <= self.window_s <= 86400 or self.spool_cap_mb < 1:
+        if not 0.5 <= self.window_s <= 86400 or not 1 <= self.spool_cap_mb <= 1e6:
             raise ContractError(
-                f"telemetry: expected window_s of 0.5 to 86400 and spool_cap_mb of at least 1, got"
+                "telemetry: expected window_s of 0.5 to 86400 and spool_cap_mb of 1 to 1000000, got"
                 f" {self.window_s} and {self.spool_cap_mb}"
             )
 
@@ -111,11 +116,14 @@ class DriftSection(_Section, frozen=True, kw_only=True):
     window_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        if self.sample_hz <= 0 or self.alarms_per_device_year <= 0 or self.commission_samples < 100:
+        # Written so that NaN fails every one of them: it must never read as "off".
+        rates = 0 < self.sample_hz <= 1000 and 0 < self.alarms_per_device_year <= 1e6
+        if not rates or self.commission_samples < 100 or not 0.5 <= self.window_s <= 604800:
             raise ContractError(
-                "drift: expected sample_hz and alarms_per_device_year above 0 and"
-                f" commission_samples of at least 100, got {self.sample_hz},"
-                f" {self.alarms_per_device_year} and {self.commission_samples}"
+                "drift: expected sample_hz above 0 to 1000, alarms_per_device_year above 0 to"
+                " 1000000, commission_samples of at least 100 and window_s of 0.5 to 604800, got"
+                f" {self.sample_hz}, {self.alarms_per_device_year}, {self.commission_samples} and"
+                f" {self.window_s}"
             )
 
 

@@ -33,7 +33,7 @@ class FleetLink:
 
     Args:
         config: ``[mqtt]`` and ``[device]``.
-        identity: signs what goes out.
+        identity: signs what goes out; None where the device's key is damaged: no link then.
         spool: what is uploaded.
         reports: builds the messages.
         desk: verifies what comes in.
@@ -45,7 +45,7 @@ class FleetLink:
     def __init__(
         self,
         config: AgentConfig,
-        identity: Identity,
+        identity: Identity | None,
         spool: Spool,
         reports: Reports,
         desk: OrderDesk,
@@ -70,7 +70,7 @@ class FleetLink:
         self.down_reason = ""
         self._link: Link | None = None
         resend_s = 15.0
-        if config.mqtt is not None:
+        if config.mqtt is not None and identity is not None:
             resend_s = config.mqtt.resend_s
             self._link = Link(
                 config.mqtt,
@@ -156,6 +156,7 @@ class FleetLink:
         """
         topic = parse_topic(message.topic)
         now_s = self._clock.monotonic_s()
+        self._uploader.heard()
         if topic.device == EVERYONE:
             return self._desk.metadata(message.payload) if topic.cls == "metadata" else None
         if (topic.fleet, topic.device) != (self._device.fleet, self._device.id):

@@ -153,6 +153,10 @@ class Link:
         self._post(LinkDown(f"disconnected: {reason}"))
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return  # a broken broker; letting it through would end paho's thread for good
         pairs = getattr(message.properties, "UserProperty", None) or []
         signature = next((value for key, value in pairs if key == SIGNATURE_PROPERTY), "")
-        self._post(Inbound(message.topic, bytes(message.payload), signature))
+        self._post(Inbound(topic, bytes(message.payload), signature))

@@ -138,7 +138,7 @@ class LocalInstall:
             AgentError: another one is under way, or another root is meant than the agent's.
             ContractError, TrustError: the bundle or its approval is refused.
         """
-        if self._request is not None:
+        if self._request is not None and not self._request.given_up:
             raise AgentError("another installation from a file is under way")
         body = request.body
         try:
@@ -163,6 +163,11 @@ class LocalInstall:
         if event.error is not None:
             self._finish(event.error.as_json())
             return
+        if self._state().seen >= event.order.key:
+            # The machine would ignore it without a word, and the client would wait for ever.
+            error = AgentError("an order of the fleet came meanwhile", hint="edge-agent status")
+            self._finish(error.as_json())
+            return
         self._order(Ordered(event.order))
 
     def hear(self, order: Order, phase: Phase, text: str) -> None:
@@ -182,6 +187,8 @@ class LocalInstall:
             import_bundle(local.bundle, self._fetcher.blob)
         except WherryError as trouble:
             error = trouble
+        except OSError as trouble:
+            error = AgentError(f"cannot read the bundle: {trouble}")
         self._post(Imported(order, error))
 
     def _finish(self, body: dict[str, Any]) -> None:

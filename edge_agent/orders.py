@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from edge_agent.clock import SystemClock
+from edge_agent.errors import DamagedTrustError
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
 from edge_agent.trust.order import AcceptedOrder, DeviceFacts, LastOrder, accept_order
-from edge_agent.trust.time_floor import load_floor, save_floor
+from edge_agent.trust.time_floor import TimeFloor, load_floor, save_floor
 from edge_agent.trust.verifier import TrustStore
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.desired import Desired, decode_desired
@@ -29,6 +32,8 @@ from edge_contract.signing import verify_message
 GRACE_S = 10.0
 """How long an order waits for the metadata that covers it: retained messages of one connection
 arrive within a round trip of each other, a manager that just published within a second."""
+
+T = TypeVar("T")
 
 _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
 
@@ -61,7 +66,11 @@ class OrderDesk:
         clock: the device's clocks.
 
     Raises:
-        TrustError: no root is known, or what was kept is damaged.
+        TrustError: no root is known, or the root of another repository is given.
+        OSError: the state directory cannot be written.
+
+    Where what was kept is damaged, ``damage`` says so and every order is refused: starting anew
+    would forget which orders and metadata are old, and what runs needs none of it.
     """
 
     def __init__(
@@ -78,11 +87,12 @@ class OrderDesk:
     ) -> None:
         directory = state_dir / "trust"
         directory.mkdir(parents=True, exist_ok=True)
-        self._store = TrustStore(directory, root=root)
+        self.damage: DamagedTrustError | None = None
+        self._store = self._kept(lambda: TrustStore(directory, root=root))
         self._floor_path = directory / "time-floor.json"
-        self._floor = load_floor(self._floor_path)
+        self._floor = self._kept(lambda: load_floor(self._floor_path)) or TimeFloor()
         self._last_path = directory / "last-order.json"
-        self._last = _load_last(self._last_path)
+        self._last = self._kept(lambda: _load_last(self._last_path))
         self._fleet, self._device, self._device_key = fleet, device, device_key
         self._line, self._hardware = line, hardware
         self._clock = clock
@@ -90,7 +100,7 @@ class OrderDesk:
         self._waiting: bytes | None = None
         self._waiting_since_s = 0.0
         self._complained = False
-        self.last_refusal = ""
+        self.last_refusal = self.damage.message if self.damage else ""
 
     @property
     def desired_epoch(self) -> int:
@@ -124,7 +134,7 @@ class OrderDesk:
         """
         if metadata.line != self._line:
             raise TrustError(f"metadata of line {metadata.line!r}, this device runs {self._line!r}")
-        self._approved = self._store.verify(metadata, reference_s=self._reference_s())
+        self._approved = self._sound_store().verify(metadata, reference_s=self._reference_s())
         return self._approved
 
     def desired(self, envelope: bytes, now_s: float) -> None:
@@ -133,11 +143,23 @@ class OrderDesk:
         self._waiting_since_s = now_s
         self._complained = False
 
-    def decide(self, now_s: float) -> AcceptedOrder | Refusal | None:
-        """An order to obey, a refusal to report (once an order), or nothing new."""
+    def decide(
+        self, now_s: float, begun: tuple[int, int] | None = None
+    ) -> AcceptedOrder | Refusal | None:
+        """An order to obey, a refusal to report (once an order), or nothing new.
+
+        Args:
+            now_s: monotonic seconds.
+            begun: (epoch, seq) of the last order that the update machine has taken on. A repeat
+                that is newer was cut off between the two journals, and is handed out again.
+
+        Raises:
+            OSError: the disk refuses to remember the order; it is tried again at the next call.
+        """
         if self._waiting is None:
             return None
         try:
+            self._require_sound()
             order = accept_order(self._waiting, self._current(), self._facts())
         except (TrustError, ContractError) as error:
             self.last_refusal = error.message
@@ -145,11 +167,13 @@ class OrderDesk:
                 return None
             self._complained = True
             return Refusal(error.message, _claimed(self._waiting))
-        self._waiting = None
         if order.repeat:
-            return None
-        # Kept before it is acted upon: an order counts once, whatever happens next.
+            self._waiting = None
+            lost = begun is not None and begun < (order.last.epoch, order.last.seq)
+            return order if lost else None
+        # Kept before it is acted upon, so that no older order counts, whatever happens next.
         self._remember(order)
+        self._waiting = None
         return order
 
     def verify_director(self, topic: str, payload: bytes, signature: str) -> None:
@@ -174,11 +198,12 @@ class OrderDesk:
         Raises:
             TrustError: it is no longer approved, or the approval has expired.
         """
+        self._require_sound()
         return self._current().require(version, digest)
 
     def _current(self) -> ApprovedLine:
         if self._approved is None:
-            self._approved = self._store.approved(reference_s=self._reference_s())
+            self._approved = self._sound_store().approved(reference_s=self._reference_s())
         if self._approved is None:
             raise TrustError(f"no metadata of line {self._line!r} has arrived yet")
         return self._approved
@@ -198,11 +223,31 @@ class OrderDesk:
         return self._floor.reference_s(self._clock.wall_s(), synchronised=_SYNCHRONISED.exists())
 
     def _remember(self, order: AcceptedOrder) -> None:
-        self._last = order.last
         kept = _LastFile(epoch=order.last.epoch, seq=order.last.seq, document=order.last.document)
+        floor = self._floor.raised_to(order.issued_at)
+        save_floor(self._floor_path, floor)
         write_durably(self._last_path, encode_json(kept))
-        self._floor = self._floor.raised_to(order.issued_at)
-        save_floor(self._floor_path, self._floor)
+        # Only what the disk has taken counts: else the retry would be taken for a repeat.
+        self._floor, self._last = floor, order.last
+
+    def _kept(self, load: Callable[[], T]) -> T | None:
+        """What ``load`` finds; None where it is damaged, which ``damage`` then says."""
+        try:
+            return load()
+        except DamagedTrustError as error:
+            self.damage = self.damage or error
+            return None
+
+    def _sound_store(self) -> TrustStore:
+        if self._store is None:
+            self._require_sound()
+        assert self._store is not None
+        return self._store
+
+    def _require_sound(self) -> None:
+        """Refuse to install anything while something of what was kept is missing."""
+        if self.damage is not None:
+            raise self.damage
 
 
 def _claimed(envelope: bytes) -> Desired | None:
@@ -217,5 +262,11 @@ def _load_last(path: Path) -> LastOrder | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
-    kept = decode_json(data, _LastFile, what=str(path))
+    try:
+        kept = decode_json(data, _LastFile, what=str(path))
+    except ContractError as error:
+        raise DamagedTrustError(
+            f"{error}; new installs stop, what runs keeps running",
+            hint=f"if the disk was damaged and the device is yours, remove {path}",
+        ) from error
     return LastOrder(kept.epoch, kept.seq, kept.document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -27,6 +28,8 @@ from edge_contract.telemetry import TelemetrySummary
 from edge_contract.topics import EVERYONE, topic
 
 AGENT_VERSION = __version__
+
+log = logging.getLogger("edge_agent")
 
 
 class Reports:
@@ -259,7 +262,8 @@ class UpdateReports:
         self._hear(order, phase, reason)
 
     def alarm(self, text: str) -> None:
-        """A sentence for a person."""
+        """A sentence for a person: here, and at the fleet."""
+        log.warning("update: %s", text)
         self._reports.event("update-alarm", "warning", text)
 
 

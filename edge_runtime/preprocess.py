@@ -70,7 +70,7 @@ class Preprocessor:
             frame = frame[:, :, None]
         elif frame.ndim == 3 and spec.layout == "NCHW":
             frame = frame.transpose(1, 2, 0)
-        if frame.ndim != 3 or frame.shape[2] != spec.channels:
+        if frame.ndim != 3 or frame.shape[2] != spec.channels or not frame.size:
             raise InputRefusedError(
                 f"expected an image of {spec.channels} channels ({spec.colour}, {spec.layout}),"
                 f" got shape {frame.shape}"

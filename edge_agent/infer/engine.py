@@ -25,6 +25,8 @@ from edge_runtime.session import Prediction
 QUEUE_FRAMES = 4
 CONTROL_EVERY = 2
 """While a version is on trial, every so many-th frame is run by the version before as well."""
+SOURCE_RETRY_S = 1.0
+"""How long after a source has failed it is opened again."""
 RESULTS_MAX = 20_000
 """Answers waiting for the recorder: minutes at camera rates. Beyond it the oldest are dropped."""
 
@@ -69,6 +71,8 @@ class InferenceEngine:
         self.controls: deque[tuple[str, float]] = deque(maxlen=RESULTS_MAX)
         self.frames_dropped_count = 0
         self.answered_count = 0
+        self.answers_lost_count = 0
+        """Answers that the recorder did not take in time."""
         self.source_ended = threading.Event()
         self._threads = [
             threading.Thread(target=self._capture, name="capture", daemon=True),
@@ -103,6 +107,19 @@ class InferenceEngine:
             thread.join(timeout_s)
 
     def _capture(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._feed()
+            except Exception as error:  # noqa: BLE001
+                # The thread's outermost edge: a driver that fails must not end inference for good.
+                self._offer(Frame("source", None, f"the source failed: {error!r}"))
+                self._stop.wait(SOURCE_RETRY_S)
+                continue
+            self.source_ended.set()
+            return
+
+    def _feed(self) -> None:
+        """Hand on the source's frames until it ends or a stop is asked for."""
         due_s = self._clock.monotonic_s()
         for frame in self._source.frames():
             # A source without a model has nobody to answer: wait rather than drop its frames.
@@ -115,7 +132,6 @@ class InferenceEngine:
             if wait_s < -1.0:  # far behind: do not race to catch up
                 due_s = self._clock.monotonic_s()
             self._offer(frame)
-        self.source_ended.set()
 
     def _offer(self, frame: Frame) -> None:
         while not self._stop.is_set():
@@ -142,6 +158,8 @@ class InferenceEngine:
             model = self._model
             if model is None:
                 continue
+            if len(self.answers) == RESULTS_MAX:
+                self.answers_lost_count += 1
             self.answers.append(answer(model, frame, self._clock.wall_s, self._clock.monotonic_s))
             self.answered_count += 1
             if self.answered_count % CONTROL_EVERY == 0 and self._frames.empty():
@@ -162,15 +180,19 @@ def answer(
     """Let ``model`` answer one frame; every trouble becomes part of the answer."""
     prediction: Prediction | None = None
     error = frame.error
-    pixels = in_colour(frame, model.manifest.preprocess.colour)
-    refused = pixels is None
-    if pixels is not None:
-        try:
+    pixels: RawFrame | None = None
+    refused = frame.pixels is None
+    try:
+        pixels = in_colour(frame, model.manifest.preprocess.colour)
+        if pixels is not None:
             prediction = model.session.predict(pixels)
-        except InputRefusedError as trouble:
-            error, refused = trouble.message, True
-        except WherryError as trouble:
-            error = trouble.message
+    except InputRefusedError as trouble:
+        error, refused = trouble.message, True
+    except WherryError as trouble:
+        error = trouble.message
+    # OpenCV's errors have no base of their own, and one odd frame must not end the thread.
+    except Exception as trouble:  # noqa: BLE001
+        error = f"{type(trouble).__name__}: {str(trouble).strip()[:300]}"
     manifest = model.manifest
     known = prediction is not None and prediction.class_id < len(manifest.labels)
     return Answer(

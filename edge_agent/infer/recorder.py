@@ -127,6 +127,7 @@ class Recorder:
         self._window: _Window | None = None
         self._drift_begin_s = clock.monotonic_s()
         self._reported: set[str] = set()
+        self._dropped_told = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self.offline = True
@@ -145,12 +146,19 @@ class Recorder:
 
     def _run(self) -> None:
         while not self._stop.wait(DRAIN_PERIOD_S):
-            self.drain()
-        self.drain()
+            self._drain_on()
+        self._drain_on()
         self._close_window()
         if self._drift is not None:
             self._close_sketch()
             self._drift.save()
+
+    def _drain_on(self) -> None:
+        """``drain``, whatever happens: without this thread no trial would ever end."""
+        try:
+            self.drain()
+        except Exception as error:  # noqa: BLE001
+            self._report("recorder-failed", f"some answers were not recorded: {error!r}")
 
     def drain(self) -> None:
         """Take every answer that waits; called by the thread, and by tests."""
@@ -159,8 +167,6 @@ class Recorder:
             batch.append(self._engine.answers.popleft())
         for answer in batch:
             self._count(answer)
-            if self._drift is not None:
-                self._watch(self._drift, answer)
         if self._predictions is not None and batch:
             trouble = self._predictions.write(batch)
             if trouble:
@@ -169,7 +175,11 @@ class Recorder:
         now_s = self._clock.monotonic_s()
         if self._window and now_s - self._window.begin_s >= self._window_s:
             self._close_window()
-        if self._drift is not None and now_s - self._drift_begin_s >= self._drift_window_s:
+        if self._drift is None:
+            return
+        for answer in batch:
+            self._watch(self._drift, answer)
+        if now_s - self._drift_begin_s >= self._drift_window_s:
             self._close_sketch()
             self._drift.save()
 
@@ -180,7 +190,7 @@ class Recorder:
             window = self._window = _Window(
                 answer.version,
                 self._clock.monotonic_s(),
-                dropped_before=self._engine.frames_dropped_count,
+                dropped_before=self._dropped_told,
             )
         window.offline = window.offline or self.offline
         window.frames_count += 1
@@ -219,11 +229,15 @@ class Recorder:
         window, self._window = self._window, None
         if window is None or not window.frames_count:
             return
+        # From the end of the window before: what was lost while none was open counts as well.
+        dropped_count = self._dropped_told = (
+            self._engine.frames_dropped_count + self._engine.answers_lost_count
+        )
         preprocess_p95_ms = window.preprocess.quantile_ms(0.95)
         fields: dict[str, Any] = {
             "window_s": self._clock.monotonic_s() - window.begin_s,
             "frames_count": window.frames_count,
-            "frames_dropped_count": self._engine.frames_dropped_count - window.dropped_before,
+            "frames_dropped_count": dropped_count - window.dropped_before,
             "errors_count": window.errors_count,
             "rejected_count": window.rejected_count,
             "preprocess_latency_p95_ms": preprocess_p95_ms,

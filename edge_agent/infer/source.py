@@ -122,12 +122,17 @@ def read_file(path: Path) -> Frame:
     """One ``.npy`` array or image file as a raw frame."""
     try:
         if path.suffix.lower() == ".npy":
-            return Frame(path.name, np.load(path, allow_pickle=False))
+            pixels = np.load(path, allow_pickle=False)
+            if not isinstance(pixels, np.ndarray):  # a renamed .npz
+                return Frame(path.name, None, f"{path.name}: expected one array, got an archive")
+            return Frame(path.name, pixels)
         cv2 = _opencv(str(path))
         # imread would print to stderr and return None for every kind of trouble alike.
         data = np.frombuffer(path.read_bytes(), np.uint8)
         pixels = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR) if data.size else None
-    except (OSError, ValueError, EOFError) as error:
+    # OpenCV's own error has no base but Exception, and a damaged file raises much else, MemoryError
+    # among it. Whatever it is: this frame cannot be read, and the next one may be.
+    except Exception as error:  # noqa: BLE001
         return Frame(path.name, None, f"{path.name}: {error}")
     if pixels is None:
         return Frame(path.name, None, f"{path.name}: not a readable image")

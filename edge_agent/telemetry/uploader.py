@@ -23,6 +23,11 @@ IN_FLIGHT_MAX = 128
 """Records sent and not yet acknowledged, over all classes: 128 small messages of backlog are what a
 slow link drains within the resend time-out."""
 
+RESEND_MAX_S = 900.0
+"""Each resend that brought no acknowledgement doubles the wait for the next one, up to this: a
+manager that is down behind a broker that is up must not cost a metered link 128 records every few
+seconds."""
+
 
 class Uploader:
     """Pumps the spool through the link.
@@ -30,7 +35,7 @@ class Uploader:
     Args:
         spool: what to send.
         publish: (class, name, payload) -> whether it was handed to the network.
-        resend_s: silence after which unacknowledged records go again.
+        resend_s: silence after which unacknowledged records go again; doubled each time in vain.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class Uploader:
         self._spool = spool
         self._publish = publish
         self._resend_s = resend_s
+        self._wait_s = resend_s
         self._in_flight: dict[tuple[str, str], IntervalSet] = {}
         self._progress_s = 0.0
         self._online = False
@@ -51,6 +57,7 @@ class Uploader:
     def connected(self, now_s: float) -> None:
         """A connection began: everything unacknowledged goes again."""
         self._online = True
+        self._wait_s = self._resend_s
         self._restart(now_s, reconnected=True)
 
     def disconnected(self) -> None:
@@ -76,11 +83,18 @@ class Uploader:
             else:
                 del self._in_flight[key]
         self._progress_s = now_s
+        self._wait_s = self._resend_s
         self.pump(now_s)
+
+    def heard(self) -> None:
+        """The fleet has said something else: it is there, so the long wait is over."""
+        self._wait_s = self._resend_s
 
     def tick(self, now_s: float) -> None:
         """Send what is new; send again what was not acknowledged for ``resend_s``."""
-        if self._in_flight and now_s - self._progress_s >= self._resend_s:
+        waited_s = now_s - self._progress_s
+        if self._online and self._in_flight and waited_s >= self._wait_s:
+            self._wait_s = min(self._wait_s * 2, max(RESEND_MAX_S, self._resend_s))
             self._restart(now_s, reconnected=False)
         else:
             self.pump(now_s)

@@ -89,9 +89,8 @@ class BundleFetcher:
         return self.puller.blob(digest)
 
     def clean(self) -> None:
-        """Remove every blob: the slots hold what is needed."""
-        for path in self.puller.blob_dir.iterdir():
-            path.unlink()
+        """Remove every blob and what was left of others: the slots hold what is needed."""
+        self.puller.clean()
 
     def _want(self, descriptors: list[Descriptor]) -> None:
         """Ask for blobs, but for those that a slot holds already."""

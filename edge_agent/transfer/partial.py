@@ -105,21 +105,35 @@ class PartialBlob:
             raise TrustError(
                 f"blob {self.digest[:19]}… arrived as {actual[:19]}…: damaged or tampered with"
             )
-        os.close(self._file)
+        self._release()
         self.path.replace(target)
         fsync_dir(target.parent)
         self._map_path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Forget what was received."""
-        os.close(self._file)
+        self._release()
         self.path.unlink(missing_ok=True)
         self._map_path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Keep what was received for later."""
-        self.save_map()
-        os.close(self._file)
+        """Keep what was received for later.
+
+        Raises:
+            OSError: the disk refused the map; the one before still holds.
+        """
+        if self._file < 0:
+            return
+        try:
+            self.save_map()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Close the file, once: its number may be another thread's file a moment later."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
     def _block_size(self, index: int) -> int:
         return min(BLOCK_BYTES, self.size_bytes - index * BLOCK_BYTES)

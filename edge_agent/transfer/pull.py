@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,18 @@ class BlobPuller:
         self._queue = []
         if self._current is not None:
             current, self._current = self._current, None
-            current.close()
+            # A disk that refuses the map costs a repeat: the map of before still holds.
+            with contextlib.suppress(OSError):
+                current.close()
+
+    def clean(self) -> None:
+        """Remove every blob, and every partial one but the last: only that may be asked for again,
+        and a device that is ordered about must not fill its disk with beginnings."""
+        partial = [path for path in self._incoming.iterdir() if not path.name.startswith(".")]
+        kept = max(partial, key=lambda path: path.stat().st_mtime, default=None)
+        for path in (*self.blob_dir.iterdir(), *self._incoming.iterdir()):
+            if kept is None or path.parent == self.blob_dir or path.stem != kept.stem:
+                path.unlink(missing_ok=True)
 
     def block(self, block: BlobBlock, now_s: float) -> None:
         """One block came in. Blocks that nobody asked for are ignored."""
@@ -144,10 +156,6 @@ class BlobPuller:
         )
 
     def _fail(self, error: Exception) -> None:
-        try:
-            self.cancel()
-        except OSError:
-            # The disk that refused the block may refuse the map, too; the old map still holds.
-            self._current = None
+        self.cancel()
         reason = error.message if isinstance(error, WherryError) else str(error)
         self._finished(reason or type(error).__name__)

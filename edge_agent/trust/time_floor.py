@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from edge_agent.errors import DamagedTrustError
 from edge_contract.codec import decode_json, encode_json
-from edge_contract.errors import ContractError, TrustError
+from edge_contract.errors import ContractError
 from edge_contract.layout import write_durably
 
 _LATEST_S = 253_402_300_799.0
@@ -49,7 +50,7 @@ def load_floor(path: Path) -> TimeFloor:
     """The floor that was kept; that of a new device if there is no file.
 
     Raises:
-        TrustError: the file is damaged. Starting again at 0 would let expired metadata in.
+        DamagedTrustError: the file is damaged. Starting again at 0 would let expired metadata in.
     """
     try:
         data = path.read_bytes()
@@ -58,7 +59,7 @@ def load_floor(path: Path) -> TimeFloor:
     try:
         return TimeFloor(decode_json(data, _FloorFile, what=str(path)).floor_s)
     except ContractError as error:
-        raise TrustError(
+        raise DamagedTrustError(
             f"{error}; new installs stop, what runs keeps running",
             hint=f"if the disk was damaged and the device is yours, remove {path}",
         ) from error

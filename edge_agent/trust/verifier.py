@@ -20,6 +20,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
+from edge_agent.errors import DamagedTrustError
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.desired import DIRECTORS_TARGET, Directors, decode_directors
@@ -61,8 +62,9 @@ class TrustStore:
             later it may be given again, and must then belong to the same repository.
 
     Raises:
-        TrustError: no root is known; the root is not signed by its own keys; it belongs to
-            another repository than the one trusted so far; or the file is damaged.
+        TrustError: no root is known; the root is not signed by its own keys; or it belongs to
+            another repository than the one trusted so far.
+        DamagedTrustError: the file is damaged.
     """
 
     def __init__(self, directory: Path, *, root: bytes | None = None) -> None:
@@ -212,7 +214,7 @@ class TrustStore:
         try:
             return decode_json(data, _Trusted, what=str(self._path), limit_bytes=_STATE_LIMIT_BYTES)
         except ContractError as error:
-            raise TrustError(
+            raise DamagedTrustError(
                 f"{error}; new installs stop, what runs keeps running",
                 hint=f"if the disk was damaged and the device is yours, remove {self._path} and"
                 " give the device its root file again",

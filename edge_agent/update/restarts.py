@@ -23,7 +23,10 @@ def idle(state: UpdateState, event: Restarted) -> Outcome:
         reason = "a version was on trial that the journal knows nothing of"
         return roll_back(state, reason, *facts, Alarm(reason))
     told: tuple[Effect, ...] = ()
-    if state.ended is not None:
+    # A committed version whose slot was lost since is not told of: the fleet would believe it.
+    if state.ended is not None and (
+        state.ended.phase != "committed" or state.ended.order.digest == state.active
+    ):
         told = (Report(state.ended.order, state.ended.phase, state.ended.reason),)
     if state.waiting is not None:
         told = (*told, Report(state.waiting, "held"))
