@@ -259,7 +259,7 @@ class _Reader:
         )
 
     def _indices(self, values: Any, tensors: int) -> tuple[int, ...]:
-        array = _vector(values, self._left)
+        array = _vector(values, len(self._data))
         self._spend(len(array))
         indices = tuple(int(value) for value in array)
         if any(not ABSENT <= value < tensors for value in indices):
