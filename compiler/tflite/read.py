@@ -126,7 +126,8 @@ def read_tflite(file_name: str, data: bytes) -> TfliteModel:
         return _Reader(file_name, data).read()
     except READ_ERRORS as error:
         raise SourceError(
-            f"{file_name} is cut short or damaged ({len(data)} bytes): {error}",
+            f"{file_name} is a TensorFlow Lite file, but cut short or damaged ({len(data)} bytes):"
+            f" {error}",
             hint="fetch or export the file again",
         ) from error
 
