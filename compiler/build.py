@@ -17,7 +17,7 @@ from compiler.outdir import BUNDLE, check_output, staging
 from compiler.pack import pack_bundle
 from compiler.progress import Progress, silent
 from compiler.report import BuildReport, TargetReport
-from compiler.variants import CompiledScheme, calibrate, compile_scheme, float_scores
+from compiler.variants import Calibration, CompiledScheme, compile_scheme, float_scores
 
 Clock = Callable[[], float]
 """Seconds from an arbitrary start, never going back."""
@@ -38,17 +38,16 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
     progress(f"reading {options.model.name} and the data")
     inputs = load_inputs(options)
     data = inputs.data
-    progress(f"calibrating with {len(data.whole)} samples")
-    calibration = calibrate(inputs)
+    calibration = Calibration(inputs)
     progress(f"answering {len(data.test)} test samples in float")
     floating = float_scores(inputs, options.workers)
     schemes: dict[str, CompiledScheme] = {}
     reports: dict[str, TargetReport] = {}
     for variant in inputs.manifest.variants:
         if variant.scheme not in schemes:
-            progress(f"quantising for {variant.scheme} and answering the test samples in int8")
+            progress(f"{variant.scheme}: calibrating with {len(data.fit)} samples")
             schemes[variant.scheme] = compile_scheme(
-                inputs, variant, calibration, floating, options.workers
+                inputs, variant, calibration, floating, options, progress
             )
         done = schemes[variant.scheme]
         assert data.test.y is not None, "test data are loaded with labels required"

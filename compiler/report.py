@@ -69,11 +69,12 @@ class TargetReport:
                     for layer in audit.left_float
                 ],
             },
-            "recipe": self.candidates[0].recipe.name,
+            "recipe": self.candidates[0].recipe,
             "selection": [
                 {
-                    "recipe": candidate.recipe.name,
+                    "recipe": candidate.recipe,
                     "snr_db": _figure(candidate.snr_db),
+                    "simulated_snr_db": _figure(candidate.simulated_snr_db),
                     "agreement": _figure(candidate.agreement),
                 }
                 for candidate in self.candidates
@@ -182,7 +183,7 @@ class BuildReport:
                 f" {total_macs:,} MACs"
             )
             lines += [
-                f"{target.target} ({target.scheme}, {target.candidates[0].recipe.name})",
+                f"{target.target} ({target.scheme}, {target.candidates[0].recipe})",
                 f"  accuracy  {accuracy}",
                 f"  drop      {drop}",
                 f"  int8      {int8}",

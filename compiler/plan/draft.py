@@ -36,15 +36,8 @@ def draft_plan(
         left_float: names of layers that stay float, for the record.
         rounded: int8 weights that adaptive rounding chose, by node; others go to the nearest.
     """
-    grids: dict[str, Grid] = {}
-    for name in structure.gridded:
-        head = structure.shared[name]
-        grids[name] = grid_of(*_cut(ranges[head], structure.limits.get(head)), activations)
+    grids = grids_of(structure, ranges, activations)
     symmetric = activations == "symmetric"
-    if symmetric:
-        # A Relu stands where zero points are 0; int8 on both of its sides keeps the layer
-        # before it in int8, and with one grid it costs no precision.
-        grids |= {made: grids[after] for made, after in structure.behind.items() if after in grids}
     layers = {
         site.node: _layer(model, site, grids, symmetric, (rounded or {}).get(site.node))
         for site in structure.sites.values()
@@ -58,6 +51,21 @@ def draft_plan(
         absorbed=frozenset() if symmetric else structure.cuts,
         left_float=left_float,
     )
+
+
+def grids_of(
+    structure: Structure, ranges: Mapping[str, Range], activations: Activations
+) -> dict[str, Grid]:
+    """The grid of every tensor that needs one."""
+    grids: dict[str, Grid] = {}
+    for name in structure.gridded:
+        head = structure.shared[name]
+        grids[name] = grid_of(*_cut(ranges[head], structure.limits.get(head)), activations)
+    if activations == "symmetric":
+        # A Relu stands where zero points are 0; int8 on both of its sides keeps the layer
+        # before it in int8, and with one grid it costs no precision.
+        grids |= {made: grids[after] for made, after in structure.behind.items() if after in grids}
+    return grids
 
 
 def weight_scales(
