@@ -61,6 +61,8 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
             comparison=comparison,
             audit=audit(done.files.model, variant.scheme, inputs.layers),
             candidates=done.candidates,
+            plan=done.plan,
+            layers=done.layers,
             bytes_float=inputs.source.size_bytes,
             bytes_int8=len(done.files.model),
         )
@@ -100,10 +102,13 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
 def _doubts(report: TargetReport) -> list[str]:
     """What a reader should know although the gate may have passed."""
     found = []
+    broken = {layer.name for layer in report.audit.broken(report.plan)}
+    total = sum(layer.macs for layer in report.audit.layers)
     for layer in report.audit.left_float:
+        why = "although its plan says int8" if layer.name in broken else "as planned"
         found.append(
-            f"{report.target}: {layer.op} {layer.source_name[:80]!r} runs in float"
-            f" ({layer.macs:,} MACs)"
+            f"{report.target}: {layer.op} {layer.source_name[:80]!r} runs in float {why}"
+            f" ({layer.macs:,} MACs, {layer.macs / total:.2%})"
         )
     if report.bytes_int8 >= report.bytes_float:
         found.append(

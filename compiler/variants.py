@@ -19,6 +19,7 @@ from compiler.golden import choose_golden
 from compiler.inputs import Inputs
 from compiler.options import BuildOptions
 from compiler.pack import VariantFiles
+from compiler.plan.diagnose import LayerFidelity, diagnose
 from compiler.plan.fidelity import logits_of
 from compiler.plan.plan import Plan
 from compiler.plan.search import SAMPLES_MAX, Search, Trial
@@ -80,6 +81,7 @@ class CompiledScheme:
 
     plan: what was decided.
     candidates: the finalists, the chosen one first.
+    layers: its int8 layers, the one that hurts most first.
     tuned_scores: its answers to the calibration frames and, where they came from a file of their
         own, the selection frames after them.
     test_scores: its answers to the test frames.
@@ -88,6 +90,7 @@ class CompiledScheme:
     files: VariantFiles
     plan: Plan
     candidates: tuple[Candidate, ...]
+    layers: tuple[LayerFidelity, ...]
     tuned_scores: FloatArray
     test_scores: FloatArray
 
@@ -145,7 +148,8 @@ def compile_scheme(
     progress(f"answering {len(data.selection)} selection samples with {len(trials)} finalists")
     _, head = logits_of(graph.prepared)
     candidates = rank_trials(trials, floating.selection, selection_scores, head)
-    plan = candidates[0].trial.plan
+    chosen = candidates[0].trial
+    plan = chosen.plan
     model = emit_onnx(plan, dialect)
     runner = Runner(model, inputs.manifest, variant, workers)
     whole_scores = runner.scores(data.whole.x, "calibration")
@@ -164,6 +168,7 @@ def compile_scheme(
         files=VariantFiles(model, golden),
         plan=plan,
         candidates=tuple(candidates),
+        layers=diagnose(plan, chosen.floating, calibration.x, search.batch, macs),
         tuned_scores=tuned,
         test_scores=runner.scores(data.test.x, "test"),
     )

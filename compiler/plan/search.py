@@ -80,11 +80,13 @@ class Trial:
 
     recipe: how it was made, in words of the report.
     snr_db: of the logits, on calibration samples.
+    floating: the plan's graph before biases were corrected.
     """
 
     recipe: str
     snr_db: float
     plan: Plan
+    floating: ModelProto
     ranges: Mapping[str, Range]
 
 
@@ -200,7 +202,9 @@ class _Bench:
             plan = self._draft(ranges)
             simulation = simulation or self._simulate(plan)
             snr = self._snr(simulation, ranges, len(self._x))
-            found.append(Trial("+".join(filter(None, (recipe, name))), snr, plan, ranges))
+            found.append(
+                Trial("+".join(filter(None, (recipe, name))), snr, plan, self._model, ranges)
+            )
         return sorted(found, key=lambda trial: -trial.snr_db)
 
     def descend(self, trial: Trial, budget: Budget) -> Trial | None:
@@ -235,7 +239,7 @@ class _Bench:
                     break
             plan = self._draft(ranges)
             snr = self._snr(simulation, ranges, len(self._x))
-            found.append(Trial(f"searched+{trial.recipe}", snr, plan, ranges))
+            found.append(Trial(f"searched+{trial.recipe}", snr, plan, self._model, ranges))
         return max(found, key=lambda one: one.snr_db)
 
     def correct(self, trial: Trial) -> Trial:
@@ -252,7 +256,7 @@ class _Bench:
         draft = draft_plan(model, self._structure, trial.ranges, self._search.activations)
         simulation = self._simulate(draft)
         snr = self._snr(simulation, trial.ranges, len(self._x))
-        return Trial(f"{trial.recipe}+bias", snr, draft, trial.ranges)
+        return Trial(f"{trial.recipe}+bias", snr, draft, self._model, trial.ranges)
 
     def _sides(self, head: str) -> tuple[str, ...]:
         if self._search.activations == "symmetric":
