@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -54,16 +55,19 @@ class Calibration:
         rows = np.unique(np.linspace(0, len(frames) - 1, wanted).round().astype(int))
         self.x = np.concatenate(list(stream(frames[rows], inputs.preprocessor, self._data.role)()))
 
-    def collect(self, model: ModelProto) -> dict[str, TensorStats]:
-        """Statistics of every tensor of ``model`` over all samples.
+    def collect(self, model: ModelProto, wanted: Collection[str]) -> dict[str, TensorStats]:
+        """Statistics of the tensors ``wanted`` of ``model`` over all samples.
 
         Raises:
             CompileError: a sample is refused, or drives the model to NaN.
         """
-        key = hashlib.sha256(model.SerializeToString(deterministic=True)).digest()
+        state = hashlib.sha256(model.SerializeToString(deterministic=True))
+        state.update("\n".join(sorted(wanted)).encode())
+        key = state.digest()
         if key not in self._known:
             samples = stream(self._data.x, self._preprocessor, self._data.role)
-            self._known[key] = collect_stats(replace(self._graph, prepared=model), samples)
+            graph = replace(self._graph, prepared=model)
+            self._known[key] = collect_stats(graph, samples, wanted)
         return self._known[key]
 
 

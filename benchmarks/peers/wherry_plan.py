@@ -44,8 +44,8 @@ def main() -> None:
         rows = np.unique(np.linspace(0, len(fit) - 1, min(len(fit), SAMPLES_MAX)).astype(int))
         search = Search(
             model=graph.prepared,
-            collect=lambda model: collect_stats(
-                replace(graph, prepared=model), lambda: (x[row][None] for row in fit)
+            collect=lambda model, wanted: collect_stats(
+                replace(graph, prepared=model), lambda: (x[row][None] for row in fit), wanted
             ),
             x=x[fit][rows],
             batch=batch_for(macs) if graph.batch_is_free else 1,

@@ -8,7 +8,7 @@ test data have no part in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,10 @@ from compiler.progress import Progress
 from compiler.ranges import TensorStats
 
 Array = npt.NDArray[np.float32]
+
+
+Collect = Callable[[ModelProto, Collection[str]], Mapping[str, TensorStats]]
+"""Statistics of the named tensors of a model over all calibration samples."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +99,14 @@ class Search:
     """What to search, and with what.
 
     model: ``FloatGraph.prepared``.
-    collect: statistics of a model's tensors over all calibration samples.
+    collect: asks for statistics.
     x: some calibration samples as model inputs, float32 ``[n, ...]``.
     batch: samples a simulated run.
     macs: multiply-accumulates for one sample.
     """
 
     model: ModelProto
-    collect: Callable[[ModelProto], Mapping[str, TensorStats]]
+    collect: Collect
     x: Array
     batch: int
     macs: int
@@ -191,7 +195,7 @@ class _Bench:
         self._logits = logits
         self._head = head
         self._structure = survey(model)
-        self._stats = search.collect(model)
+        self._stats = search.collect(model, set(self._structure.shared.values()))
 
     def bases(self, name: str) -> list[Trial]:
         """Every recipe that needs no search, the best first."""

@@ -44,7 +44,9 @@ def rescaled(model: ModelProto) -> ModelProto:
 def search(graph: FloatGraph, x: Array, dialect: Dialect, effort: Effort) -> list[Trial]:
     return Search(
         model=graph.prepared,
-        collect=lambda model: collect_stats(replace(graph, prepared=model), one_by_one(x)),
+        collect=lambda model, wanted: collect_stats(
+            replace(graph, prepared=model), one_by_one(x), wanted
+        ),
         x=x,
         batch=16,
         macs=MACS,
