@@ -181,7 +181,7 @@ def _environment(cache: Path, peer: str) -> str:
     wanted = "\n".join(packages)
     if not done.is_file() or done.read_text() != wanted:
         print(f"installing {', '.join(packages)} into {folder}", file=sys.stderr, flush=True)
-        venv.create(folder, with_pip=True)
+        venv.create(folder, with_pip=True, clear=True, symlinks=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
         done.write_text(wanted)
     return str(python)
