@@ -13,9 +13,10 @@ from onnx import GraphProto, NodeProto
 from compiler.prune.channels import Shape, attribute, dense_axes
 
 Array = npt.NDArray[np.float64]
+Picked = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dense:
     """One dense layer of a graph.
 
@@ -57,33 +58,33 @@ class Dense:
     def _outputs_first(self) -> bool:
         return self.node.op_type == "Conv" or bool(attribute(self.node, "transB", 0))
 
-    def rows(
-        self,
-        x: npt.NDArray[np.float32],
-        y: npt.NDArray[np.float32],
-        limit: int,
-        rng: np.random.Generator,
-    ) -> tuple[Array, Array]:
-        """Rows of the product for one sample, at most ``limit`` drawn without replacement.
+    def pick(self, shape: Shape, limit: int, rng: np.random.Generator) -> Picked:
+        """Rows of one sample, at most ``limit``, drawn without replacement, in order.
 
         Args:
-            x: the layer's input, float32 ``[1, ...]``.
-            y: what the layer should give, float32, the shape of its output.
-
-        Returns:
-            float64 ``[rows, inputs * taps]`` and ``[rows, outputs]``.
+            shape: of the layer's output for that sample, ``[1, ...]``.
         """
+        count = math.prod(shape) // self.outputs
+        if count <= limit:
+            return np.arange(count)
+        return np.sort(rng.choice(count, limit, replace=False))
+
+    def inputs_at(self, x: npt.NDArray[np.float32], shape: Shape, picked: Picked) -> Array:
+        """Rows ``[rows, inputs * taps]`` float64 of the layer's input ``x`` ``[1, ...]``."""
         if self.node.op_type != "Conv":
-            left, right = x.reshape(-1, self.inputs), y.reshape(-1, self.outputs)
-            picked = _pick(len(left), limit, rng)
-            return left[picked].astype(np.float64), right[picked].astype(np.float64)
-        patches = self._patches(x, y.shape[2:])
-        picked = _pick(math.prod(y.shape[2:]), limit, rng)
-        where = np.unravel_index(picked, y.shape[2:])
+            flat: Array = x.reshape(-1, self.inputs)[picked].astype(np.float64)
+            return flat
+        where = np.unravel_index(picked, shape[2:])
         every: tuple[Any, ...] = (slice(None), *where)
-        left = patches[every].swapaxes(0, 1).reshape(len(picked), -1)
-        right = y[0].reshape(self.outputs, -1)[:, picked].T
-        return left.astype(np.float64), right.astype(np.float64)
+        rows = self._patches(x, shape[2:])[every].swapaxes(0, 1)
+        wide: Array = rows.reshape(len(picked), -1).astype(np.float64)
+        return wide
+
+    def outputs_at(self, y: npt.NDArray[np.float32], picked: Picked) -> Array:
+        """Rows ``[rows, outputs]`` float64 of a tensor of the shape of the layer's output."""
+        if self.node.op_type != "Conv":
+            return y.reshape(-1, self.outputs)[picked].astype(np.float64)
+        return y[0].reshape(self.outputs, -1)[:, picked].T.astype(np.float64)
 
     def _patches(self, x: npt.NDArray[np.float32], out: Shape) -> npt.NDArray[np.float32]:
         """A view ``[channels, *out, *kernel]`` of the padded input."""
@@ -97,7 +98,8 @@ class Dense:
         steps = [slice(None, s * o, s) for s, o in zip(strides, out, strict=True)]
         taps = [slice(None, None, d) for d in dilations]
         every: tuple[Any, ...] = (slice(None), *steps, *taps)
-        return view[every]
+        found: npt.NDArray[np.float32] = view[every]
+        return found
 
     def _pads(
         self, size: Shape, out: Shape, strides: list[int], reach: list[int]
@@ -143,9 +145,3 @@ def list_dense(graph: GraphProto) -> dict[str, Dense]:
             kernel=tuple(shape[2:]),
         )
     return found
-
-
-def _pick(count: int, limit: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    if count <= limit:
-        return np.arange(count)
-    return np.sort(rng.choice(count, limit, replace=False))

@@ -14,6 +14,7 @@ from onnx import ModelProto
 from compiler.errors import SourceError
 from compiler.floatgraph import first_line
 from compiler.prune.dense import Array, Dense
+from compiler.prune.targets import Target
 from compiler.ranges import Samples
 from edge_runtime.session import session_options
 
@@ -54,24 +55,41 @@ class Moments:
 def collect_moments(
     current: ModelProto,
     reference: ModelProto,
-    layers: Sequence[Dense],
+    layers: Mapping[Dense, Target],
     samples: Samples,
     seed: int,
+    solved: Mapping[str, tuple[Array, Array]] | None = None,
 ) -> dict[str, Moments]:
     """Moments of each of ``layers``: inputs from ``current``, targets from ``reference``.
 
     One sample runs at a time on one thread; positions are drawn from ``seed``.
 
+    Args:
+        solved: layer name -> matrix and bias, by which targets beyond a bound are eased; without
+            it they are the float values.
+
     Raises:
         SourceError: the runtime fails.
     """
-    now = run_to(current, [layer.x for layer in layers])
-    then = run_to(reference, [layer.y for layer in layers])
+    wanted = [name for layer, t in layers.items() for name in (layer.x, t.other or layer.x)]
+    now = run_to(current, wanted)
+    then = run_to(reference, [target.site for target in layers.values()])
     rng = np.random.default_rng(seed)
     sums: dict[str, Moments] = {}
     for sample in samples():
-        for layer, x, y in zip(layers, now(sample), then(sample), strict=True):
-            left, right = layer.rows(x, y, ROWS_PER_SAMPLE, rng)
+        given, sites = now(sample), then(sample)
+        for index, (layer, target) in enumerate(layers.items()):
+            picked = layer.pick(sites[index].shape, ROWS_PER_SAMPLE, rng)
+            left = layer.inputs_at(given[2 * index], sites[index].shape, picked)
+            right = layer.outputs_at(sites[index], picked)
+            other = np.zeros_like(right)
+            if target.other is not None:
+                added = np.broadcast_to(given[2 * index + 1], sites[index].shape)
+                other = layer.outputs_at(added, picked)
+            if solved is not None:
+                matrix, bias = solved[layer.name]
+                right = target.ease(right, left @ matrix + bias + other)
+            right = right - other
             old = sums.get(layer.name) or _nothing(left.shape[1], right.shape[1])
             # In place: a Hessian of thousands of columns should not be there twice.
             old.xx[...] += left.T @ left

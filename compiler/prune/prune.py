@@ -19,14 +19,18 @@ from compiler.floatgraph import FloatGraph
 from compiler.layers import inner_tensors, macs
 from compiler.progress import Progress, silent
 from compiler.prune.allocate import LayerCost, exact_count, greedy_path
-from compiler.prune.dense import Dense, list_dense
+from compiler.prune.dense import Array, Dense, list_dense
 from compiler.prune.groups import Group, Grouping, find_groups
-from compiler.prune.moments import collect_moments, run_to
+from compiler.prune.moments import Moments, collect_moments, run_to
 from compiler.prune.rank import Problem, Ranking, rank_channels
 from compiler.prune.rebuild import rebuild
 from compiler.prune.remove import cut_channels, own_weights
+from compiler.prune.targets import find_target
 from compiler.ranges import Samples
 from edge_contract.errors import ExitCode
+
+EASED_ROUNDS = 3
+"""Solutions after the first, each with targets eased by the one before."""
 
 Accept = Callable[[FloatGraph], bool]
 """Says whether a pruned graph is still good enough; decided on data that are not the test's."""
@@ -170,6 +174,7 @@ class _Work:
         self.grouping: Grouping = find_groups(self.base.graph, shapes)
         self.channels = len(self.grouping.channels.parent)
         self.layers = list_dense(self.base.graph)
+        self.targets = {n: find_target(self.base.graph, d) for n, d in self.layers.items()}
         self.costs = _costs(self.base, self.grouping, shapes)
         self.macs_before = sum(cost.macs for cost in self.costs)
         place = {name: index for index, name in enumerate(self.layers)}
@@ -214,7 +219,6 @@ class _Work:
             }
             errors[group.name] = self._rebuild(model, rest)
         if removed.any():
-            self._refit(model, removed)
             model = cut_channels(model, self.grouping, removed)
         else:
             model = self.graph.prepared
@@ -225,21 +229,11 @@ class _Work:
             macs_after=sum(cost.left(removed) for cost in self.costs),
         )
 
-    def _refit(self, model: ModelProto, removed: npt.NDArray[np.bool_]) -> None:
-        """Rebuild, in the order of execution, all layers behind the first removal once more."""
-        touched: set[str] = set()
-        takers = {name for name, ids in self.takes.items() if removed[ids].any()}
-        for node in self.base.graph.node:
-            if node.name in takers or any(name in touched for name in node.input):
-                touched.update(node.output)
-                if node.name in self.layers:
-                    self._rebuild(model, self._problems(model, [node.name], removed))
-
     def _problems(
         self, model: ModelProto, names: Sequence[str], removed: npt.NDArray[np.bool_]
     ) -> dict[str, Problem]:
         layers = [self.layers[name] for name in names]
-        moments = collect_moments(model, self.base, layers, self.samples, self.seed)
+        moments = self._moments(model, names)
         weights = {tensor.name: tensor for tensor in model.graph.initializer}
         found = {}
         for layer in layers:
@@ -262,21 +256,39 @@ class _Work:
             gone = removed[self.takes[layer.name]]
         return np.flatnonzero(np.repeat(~gone, layer.taps))
 
+    def _moments(
+        self,
+        model: ModelProto,
+        names: Iterable[str],
+        solved: dict[str, tuple[Array, Array]] | None = None,
+    ) -> dict[str, Moments]:
+        layers = {self.layers[name]: self.targets[name] for name in names}
+        return collect_moments(model, self.base, layers, self.samples, self.seed, solved)
+
     def _rebuild(self, model: ModelProto, problems: dict[str, Problem]) -> float:
+        solved: dict[str, tuple[Array, Array]] = {}
+        errors: dict[str, float] = {}
+        for turn in range(EASED_ROUNDS + 1):
+            names = [n for n in problems if not turn or self.targets[n].is_bounded]
+            sums = self._moments(model, names, solved) if turn and names else {}
+            for name in names:
+                problem, free = problems[name], self.layers[name].bias is not None
+                moments = problem.moments
+                if turn:
+                    moments = sums[name].centred() if free else sums[name]
+                matrix, bias, errors[name] = rebuild(
+                    moments, problem.matrix, problem.alive, bias_is_free=free
+                )
+                solved[name] = matrix, bias
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        worst = 0.0
-        for name, problem in problems.items():
+        for name, (matrix, bias) in solved.items():
             layer = self.layers[name]
-            matrix, bias, error = rebuild(
-                problem.moments, problem.matrix, problem.alive, bias_is_free=layer.bias is not None
-            )
-            worst = max(worst, error)
             changed = {layer.weight: layer.weights(matrix)}
-            if layer.bias is not None and bias is not None:
+            if layer.bias is not None:
                 changed[layer.bias] = bias.astype(np.float32)
             for key, values in changed.items():
                 tensors[key].CopyFrom(numpy_helper.from_array(values, key))
-        return worst
+        return max(errors.values())
 
     def _report(
         self, group: Group, removed: npt.NDArray[np.bool_], errors: dict[str, float]

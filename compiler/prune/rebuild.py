@@ -16,7 +16,7 @@ def rebuild(
     alive: npt.NDArray[np.int64],
     *,
     bias_is_free: bool,
-) -> tuple[Array, Array | None, float]:
+) -> tuple[Array, Array, float]:
     """Solve ``rows @ matrix + bias = targets`` with all rows but ``alive`` zero.
 
     Inputs come from the model as pruned so far and targets from the float model, so what earlier
@@ -29,8 +29,8 @@ def rebuild(
         bias_is_free: the layer has a bias, which then is solved for, too.
 
     Returns:
-        The new matrix ``[D, O]``, the new bias ``[O]`` (None without one), and the squared error
-        relative to the targets' energy.
+        The new matrix ``[D, O]``, the new bias ``[O]`` (zero when it is not free), and the
+        squared error relative to the targets' energy.
     """
     extra = ridge(moments)[alive]
     hessian = moments.xx[np.ix_(alive, alive)]
@@ -42,5 +42,5 @@ def rebuild(
     residual = energy - float((solved * (2 * right - hessian @ solved)).sum())
     error = max(residual, 0.0) / (energy + 1e-30)
     if not bias_is_free:
-        return new, None, error
+        return new, np.zeros(matrix.shape[1]), error
     return new, (moments.t - moments.x @ new) / moments.n, error
