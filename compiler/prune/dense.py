@@ -83,8 +83,10 @@ class Dense:
     def outputs_at(self, y: npt.NDArray[np.float32], picked: Picked) -> Array:
         """Rows ``[rows, outputs]`` float64 of a tensor of the shape of the layer's output."""
         if self.node.op_type != "Conv":
-            return y.reshape(-1, self.outputs)[picked].astype(np.float64)
-        return y[0].reshape(self.outputs, -1)[:, picked].T.astype(np.float64)
+            flat: Array = y.reshape(-1, self.outputs)[picked].astype(np.float64)
+            return flat
+        rows: Array = y[0].reshape(self.outputs, -1)[:, picked].T.astype(np.float64)
+        return rows
 
     def _patches(self, x: npt.NDArray[np.float32], out: Shape) -> npt.NDArray[np.float32]:
         """A view ``[channels, *out, *kernel]`` of the padded input."""

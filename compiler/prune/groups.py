@@ -20,6 +20,8 @@ class Group:
         producer, from all that carries it, and from every consumer.
     producers, consumers: node names of dense layers, in the order of execution.
     frozen: why nothing may be removed; None when it may.
+    is_pair: one layer makes the channels and one of the same kind consumes them: two
+        convolutions in a row, or two matrix products.
     """
 
     name: str
@@ -27,11 +29,7 @@ class Group:
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     frozen: str | None
-
-    @property
-    def is_pair(self) -> bool:
-        """One layer makes the channels and one consumes them."""
-        return len(self.producers) == 1 and len(self.consumers) == 1
+    is_pair: bool
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,7 @@ def find_groups(graph: GraphProto, shapes: Mapping[str, Shape]) -> Grouping:
         if frozen is None and not consumers:
             frozen = "no dense layer consumes it"
         names = [graph.node[index].name for index in producers]
+        kinds = [graph.node[index].op_type == "Conv" for index in (*producers, *consumers)]
         groups.append(
             Group(
                 name=names[0],
@@ -85,6 +84,7 @@ def find_groups(graph: GraphProto, shapes: Mapping[str, Shape]) -> Grouping:
                 producers=tuple(names),
                 consumers=tuple(graph.node[index].name for index in consumers),
                 frozen=frozen,
+                is_pair=len(producers) == len(consumers) == 1 and len(set(kinds)) == 1,
             )
         )
     order = {node.name: index for index, node in enumerate(graph.node)}

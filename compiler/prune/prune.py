@@ -99,7 +99,7 @@ def prune_model(
             be nothing.
         step: kept counts are multiples of this, the target profile's ``channel_step``; groups
             that are smaller stay whole.
-        pairs_only: touch only groups of one producer and one consumer.
+        pairs_only: touch only groups of two layers in a row (``Group.is_pair``).
         seed: draws the positions of feature maps that are looked at.
 
     Raises:
@@ -130,6 +130,16 @@ def prune_model(
         else:
             high = middle - 1
     return best
+
+
+def group_channels(graph: FloatGraph, samples: Samples) -> Grouping:
+    """The dependency groups that ``prune_model`` would work on.
+
+    Raises:
+        DatasetError: no samples; one is needed to learn the shapes.
+    """
+    base = own_weights(graph.prepared)
+    return find_groups(base.graph, _run_shapes(base, samples))
 
 
 def _check(keep: float | None, amount: float | None, accept: Accept | None, step: int) -> None:

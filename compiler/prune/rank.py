@@ -20,7 +20,7 @@ from compiler.prune.dense import Array
 from compiler.prune.moments import Moments
 
 RIDGE = 1e-3
-"""Of each column's own second moment; keeps few samples from being fitted by heart."""
+"""Of each column's own second moment; so small that inputs which repeat others cost nothing."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Ranking:
     errors: tuple[float, ...]
 
 
-def ridge(moments: Moments) -> Array:
+def ridge(moments: Moments, share: float = RIDGE) -> Array:
     """What is added to the diagonal ``[D]``; follows the scale of each column."""
     diagonal = np.diag(moments.xx)
-    return RIDGE * diagonal + 1e-9 * (float(diagonal.mean()) + 1e-12)
+    return share * diagonal + 1e-9 * (float(diagonal.mean()) + 1e-12)
 
 
 def rank_channels(problems: Sequence[Problem], channels: Sequence[int], remove: int) -> Ranking:

@@ -10,6 +10,10 @@ from compiler.prune.moments import Moments
 from compiler.prune.rank import ridge
 
 
+SHRINK = 3e-2
+"""Of each column's own second moment; keeps few samples from being fitted by heart."""
+
+
 def rebuild(
     moments: Moments,
     matrix: Array,
@@ -20,7 +24,8 @@ def rebuild(
     """Solve ``rows @ matrix + bias = targets`` with all rows but ``alive`` zero.
 
     Inputs come from the model as pruned so far and targets from the float model, so what earlier
-    removals spoilt is made good here as far as it can be. The ridge pulls towards ``matrix``.
+    removals spoilt is made good here as far as it can be. The ridge pulls towards what gives the
+    same outputs as ``matrix``, so inputs that others can replace cost nothing.
 
     Args:
         moments: of the layer, about the means when its bias is free.
@@ -32,10 +37,15 @@ def rebuild(
         The new matrix ``[D, O]``, the new bias ``[O]`` (zero when it is not free), and the
         squared error relative to the targets' energy.
     """
-    extra = ridge(moments)[alive]
+    extra = ridge(moments, SHRINK)[alive]
     hessian = moments.xx[np.ix_(alive, alive)]
     right = moments.xt[alive]
-    solved = np.linalg.solve(hessian + np.diag(extra), right + extra[:, None] * matrix[alive])
+    start = matrix[alive]
+    # The same outputs as before the removal, as near as the kept inputs can give them.
+    slight = ridge(moments)[alive]
+    same = moments.xx[alive] @ matrix + slight[:, None] * start
+    centre = np.linalg.solve(hessian + np.diag(slight), same)
+    solved = np.linalg.solve(hessian + np.diag(extra), right + extra[:, None] * centre)
     new = np.zeros_like(matrix)
     new[alive] = solved
     energy = float(moments.tt.sum())
