@@ -253,7 +253,7 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantise(model: ModelProto, calibration: Array, folder: Path) -> ModelProto:
-    """U8S8 QDQ per channel by onnxruntime (x86-64's scheme), the same for every model that is timed."""
+    """U8S8 QDQ per channel by onnxruntime, x86-64's scheme, the same for all that is timed."""
     out = folder / "int8.onnx"
     # quantize_static moves the weights of the model that it is given into a file.
     copy = ModelProto()
