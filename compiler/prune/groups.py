@@ -31,6 +31,11 @@ class Group:
     frozen: str | None
     is_pair: bool
 
+    @property
+    def first_consumer(self) -> str:
+        """Where removal begins: the consumer that runs first."""
+        return self.consumers[0]
+
 
 @dataclass(frozen=True)
 class Grouping:

@@ -21,6 +21,9 @@ from edge_runtime.session import session_options
 ROWS_PER_SAMPLE = 256
 """Positions of a feature map that one sample contributes: neighbours say much the same."""
 
+POOLED = 10.0
+"""Weight of the mean over a sample's rows, in units of all of its rows together."""
+
 Run = Callable[[npt.NDArray[np.float32]], Sequence[npt.NDArray[np.float32]]]
 
 
@@ -37,7 +40,7 @@ class Moments:
     tt: Array
     x: Array
     t: Array
-    n: int
+    n: float
 
     def centred(self) -> Moments:
         """The same about the means: what is left for the weights once a bias is free."""
@@ -92,12 +95,18 @@ def collect_moments(
             right = right - other
             old = sums.get(layer.name) or _nothing(left.shape[1], right.shape[1])
             # In place: a Hessian of thousands of columns should not be there twice.
-            old.xx[...] += left.T @ left
-            old.xt[...] += left.T @ right
-            old.tt[...] += (right * right).sum(0)
-            old.x[...] += left.sum(0)
-            old.t[...] += right.sum(0)
-            sums[layer.name] = Moments(old.xx, old.xt, old.tt, old.x, old.t, old.n + len(left))
+            pooled = POOLED * len(left)
+            weight = np.append(np.ones(len(left)), pooled)
+            left = np.vstack([left, left.mean(0)])
+            right = np.vstack([right, right.mean(0)])
+            heavy = left * weight[:, None]
+            old.xx[...] += heavy.T @ left
+            old.xt[...] += heavy.T @ right
+            old.tt[...] += weight @ (right * right)
+            old.x[...] += heavy.sum(0)
+            old.t[...] += weight @ right
+            n = old.n + float(weight.sum())
+            sums[layer.name] = Moments(old.xx, old.xt, old.tt, old.x, old.t, n)
     return sums
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, NodeProto, numpy_helper
 
 from compiler.errors import CompileError, DatasetError
 from compiler.floatgraph import FloatGraph
@@ -187,11 +187,7 @@ class _Work:
         self.targets = {n: find_target(self.base.graph, d) for n, d in self.layers.items()}
         self.costs = _costs(self.base, self.grouping, shapes)
         self.macs_before = sum(cost.macs for cost in self.costs)
-        place = {name: index for index, name in enumerate(self.layers)}
-        chosen = [g for g in self.grouping.prunable if g.is_pair or not pairs_only]
-        self.groups: list[Group] = sorted(
-            chosen, key=lambda g: min(place[name] for name in g.consumers)
-        )
+        self.groups = [g for g in self.grouping.prunable if g.is_pair or not pairs_only]
         self.takes = {
             self.base.graph.node[cut.node].name: cut.ids
             for cut in self.grouping.channels.cuts
@@ -215,19 +211,21 @@ class _Work:
         model.CopyFrom(self.base)
         removed = np.zeros(self.channels, bool)
         errors: dict[str, float] = {}
-        for group in self.groups:
-            gone = len(group.channels) - counts[group.name]
-            if not gone:
+        touched: set[str] = set()
+        for node in self.base.graph.node:
+            starting = [
+                group
+                for group in self.groups
+                if group.first_consumer == node.name and counts[group.name] < len(group.channels)
+            ]
+            if starting:
+                errors.update(self._shrink(model, starting, counts, removed))
+                touched |= {self.layers[name].y for g in starting for name in g.consumers}
+            elif not touched.isdisjoint(node.input):
+                self._repair(model, node, removed)
+            else:
                 continue
-            self.progress(f"pruning {group.name} to {counts[group.name]} channels")
-            problems = self._problems(model, group.consumers, removed)
-            ranking = rank_channels(list(problems.values()), group.channels, gone)
-            removed[list(ranking.order)] = True
-            rest = {
-                name: replace(problem, alive=self._alive(self.layers[name], removed))
-                for name, problem in problems.items()
-            }
-            errors[group.name] = self._rebuild(model, rest)
+            touched.update(node.output)
         if removed.any():
             model = cut_channels(model, self.grouping, removed)
         else:
@@ -238,6 +236,34 @@ class _Work:
             macs_before=self.macs_before,
             macs_after=sum(cost.left(removed) for cost in self.costs),
         )
+
+    def _shrink(
+        self,
+        model: ModelProto,
+        groups: Sequence[Group],
+        counts: dict[str, int],
+        removed: npt.NDArray[np.bool_],
+    ) -> dict[str, float]:
+        """Remove from each of ``groups`` and rebuild what consumes them; errors by group name."""
+        errors = {}
+        for group in groups:
+            count = counts[group.name]
+            self.progress(f"pruning {group.name} to {count} channels")
+            problems = self._problems(model, group.consumers, removed)
+            gone = len(group.channels) - count
+            ranking = rank_channels(list(problems.values()), group.channels, gone)
+            removed[list(ranking.order)] = True
+            rest = {
+                name: replace(problem, alive=self._alive(self.layers[name], removed))
+                for name, problem in problems.items()
+            }
+            errors[group.name] = self._rebuild(model, rest)
+        return errors
+
+    def _repair(self, model: ModelProto, node: NodeProto, removed: npt.NDArray[np.bool_]) -> None:
+        """Rebuild a layer whose inputs earlier removals have changed."""
+        if node.name in self.layers:
+            self._rebuild(model, self._problems(model, [node.name], removed))
 
     def _problems(
         self, model: ModelProto, names: Sequence[str], removed: npt.NDArray[np.bool_]

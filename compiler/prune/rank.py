@@ -92,13 +92,15 @@ class _Surgeon:
         hessian = moments.xx[np.ix_(alive, alive)]
         damped = hessian + np.diag(extra)
         self.inverse = np.linalg.inv(damped)
-        start = problem.matrix[alive]
-        self.matrix = self.inverse @ (moments.xt[alive] + extra[:, None] * start)
-        # What the targets hold, by which errors of different consumers become comparable.
-        self.energy = float(moments.tt.sum()) + 1e-30
+        # Errors relative to what each output holds: outputs and consumers become comparable.
+        unit = 1 / np.sqrt(moments.tt + 1e-9 * moments.tt.max() + 1e-30)
+        start = problem.matrix[alive] * unit
+        wanted = moments.xt[alive] * unit
+        self.matrix = self.inverse @ (wanted + extra[:, None] * start)
+        self.energy = float((moments.tt * unit * unit).sum()) + 1e-30
         residual = (
             self.energy
-            - 2 * float((self.matrix * moments.xt[alive]).sum())
+            - 2 * float((self.matrix * wanted).sum())
             + float((self.matrix * (hessian @ self.matrix)).sum())
         )
         self.error = max(residual / self.energy, 0.0)

@@ -9,7 +9,7 @@ from compiler.prune.dense import Array
 from compiler.prune.moments import Moments
 from compiler.prune.rank import ridge
 
-SHRINK = 3e-2
+SHRINK = 1e-2
 """Of each column's own second moment; keeps few samples from being fitted by heart."""
 
 
