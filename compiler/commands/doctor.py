@@ -88,7 +88,7 @@ def _cpu(cpuinfo: Path) -> Check:
     if platform.machine() == "x86_64" and cpuinfo.is_file():
         flags = set(cpuinfo.read_text(errors="replace").split())
         if not flags & {"avx512_vnni", "avx_vnni"}:
-            text += "; without VNNI, so u8s8 sums may saturate here as on the oldest x86-64 targets"
+            text += "; without VNNI: u8s8 sums can saturate, so answers may differ"
     return Check("cpu", True, text)
 
 

@@ -127,7 +127,8 @@ def board(
     """What an emulated board makes of it."""
     target: str = request.param
     out = tmp_path_factory.mktemp(target) / "board.npz"
-    stdout = emulate(load_profile(target)).run(PROBE, *built.arguments(target, out))
+    emulated = emulate(load_profile(target), tmp_path_factory.mktemp(f"{target}-root"))
+    stdout = emulated.run(PROBE, *built.arguments(target, out))
     return target, _probed(stdout, out)
 
 
