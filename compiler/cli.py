@@ -14,6 +14,10 @@ from typing import Any, NoReturn
 
 import click
 
+from compiler.commands.compare import compare
+from compiler.commands.doctor import doctor
+from compiler.commands.inspect import inspect
+from compiler.commands.targets import targets
 from compiler.plan.effort import EFFORTS, Effort
 from edge_contract.errors import ExitCode, WherryError
 
@@ -198,6 +202,9 @@ def run_command(
         click.echo(f"{result.rows} rows of {result.classes} scores in {out}")
     return ExitCode.OK
 
+
+for command in (targets, inspect, compare, doctor):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()
