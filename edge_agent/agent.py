@@ -269,7 +269,7 @@ class Agent:
             self._spool.flush()
             self._tell_findings()
 
-    def _survived(self, where: str, error: Exception) -> None:
+    def _survived(self, where: str, error: Exception | str) -> None:
         """Log what went wrong, but not again with every tick while it lasts."""
         text = f"{where}: {error}"
         now_s = self.clock.monotonic_s()
@@ -310,7 +310,7 @@ class Agent:
     def _inbound(self, event: Inbound) -> None:
         refusal = self.fleet.inbound(event)
         if refusal is not None:
-            log.warning("refused: %s", refusal.reason)
+            self._survived("refused", refusal.reason)
 
     def _answered(self, event: Answered) -> None:
         for infer_ms in event.infer_ms:
@@ -371,7 +371,11 @@ class Agent:
                 "frames_dropped_count": self.engine.frames_dropped_count,
                 "latency_p95_ms": self.recorder.latency_p95_ms,
             },
-            "link": {"up": self.fleet.up, "reason": self._key_trouble or self.fleet.down_reason},
+            "link": {
+                "up": self.fleet.up,
+                "reason": self._key_trouble or self.fleet.down_reason,
+                "refused": self.fleet.refused_reason,
+            },
             "spool": {
                 "waiting_records_count": sum(c.records for c in stats.classes.values()),
                 "used_bytes": stats.used_bytes,

@@ -68,6 +68,8 @@ class FleetLink:
         """Whether the link was up before the last ``disconnected``, so that one outage is one
         line in the log."""
         self.down_reason = ""
+        self.refused_reason = ""
+        """Why the fleet does not accept this device, as its last answer to the enrolment said."""
         self._link: Link | None = None
         resend_s = 15.0
         if config.mqtt is not None and identity is not None:
@@ -176,6 +178,7 @@ class FleetLink:
         if topic.name == "enrol":
             # Before the first metadata there is no key to check it with; it only informs.
             answer = decode_json(message.payload, EnrolAnswer, what=message.topic)
+            self.refused_reason = "" if answer.accepted else answer.reason
             if not answer.accepted:
                 raise TrustError(f"the fleet does not accept this device: {answer.reason}")
             self._enrolled = True

@@ -167,6 +167,7 @@ class OrderDesk:
                 return None
             self._complained = True
             return Refusal(error.message, _claimed(self._waiting))
+        self.last_refusal = ""
         if order.repeat:
             self._waiting = None
             lost = begun is not None and begun < (order.last.epoch, order.last.seq)

@@ -15,7 +15,7 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         ("device", f"{status['fleet']}/{status['device']}  {status['hardware']}"),
         ("runs", _version(status)),
         ("inference", _inference(inference)),
-        ("link", "online" if link["up"] else f"offline: {link['reason'] or 'not configured'}"),
+        ("link", _link(link)),
         (
             "spool",
             (
@@ -37,6 +37,12 @@ def _version(status: dict[str, Any]) -> str:
         f"{status['line']} {status['model_version']} in slot {status['active_slot']}"
         f"  {status['active_digest'][:19]}…"
     )
+
+
+def _link(link: dict[str, Any]) -> str:
+    if not link["up"]:
+        return f"offline: {link['reason'] or 'not configured'}"
+    return f"online, but refused: {link['refused']}" if link["refused"] else "online"
 
 
 def _inference(inference: dict[str, Any]) -> str:
