@@ -88,9 +88,7 @@ def test_junk_is_a_refusal_without_a_claim(
     assert refusal.claimed is None
 
 
-def test_a_repeat_is_nothing_new_also_after_a_restart(
-    publisher: Publisher, tmp_path: Path
-) -> None:
+def test_a_repeat_is_nothing_new_also_after_a_restart(publisher: Publisher, tmp_path: Path) -> None:
     envelope = publisher.order(seq=5)
     desk = ready_desk(tmp_path, publisher)
     desk.desired(envelope, 0.0)
@@ -178,9 +176,7 @@ def test_a_device_in_1970_still_obeys_what_is_in_force(
     assert isinstance(desk.decide(GRACE_S), Refusal)
 
 
-def test_live_messages_count_only_with_a_director_key(
-    publisher: Publisher, tmp_path: Path
-) -> None:
+def test_live_messages_count_only_with_a_director_key(publisher: Publisher, tmp_path: Path) -> None:
     from edge_contract.signing import sign_message
 
     desk = ready_desk(tmp_path, publisher)
