@@ -1,4 +1,4 @@
-"""The order desk: what waits, what is refused once, and what a damaged disk or a power cut leaves."""
+"""The order desk: what waits, what is refused once, what a bad disk or a power cut leaves."""
 
 from __future__ import annotations
 
