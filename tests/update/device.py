@@ -27,6 +27,7 @@ from edge_agent.update.executor import Ports
 from edge_agent.update.journal import Journal
 from edge_agent.update.manager import UpdateManager
 from edge_agent.update.order import Order
+from edge_agent.update.pointer import BOOT_FILE, load_pointer
 from edge_agent.update.slots import Slot, Slots
 from edge_agent.update.state import Stage
 from edge_contract.digest import hex_of
@@ -132,6 +133,12 @@ class Device:
         self.pending.append(test)
 
     def start_switch(self, ticket: int, slot: Slot | None) -> None:
+        if slot is not None:
+            pointer = load_pointer(self.state_dir / BOOT_FILE)
+            assert pointer is not None
+            known = (pointer.active_digest, pointer.trial_digest)
+            assert slot.digest in known, "asked to run what the disk does not know of"
+
         def switch() -> Event:
             if slot is not None and self._behaviour(slot) == "dies":
                 self.has_run.append(slot.digest)

@@ -101,6 +101,7 @@ class Promises:
         for name, digest in (
             (pointer.active, pointer.active_digest),
             (pointer.trial, pointer.trial_digest),
+            (pointer.fallback, pointer.fallback_digest),
         ):
             if name:
                 assert whole_digest(slots / name) == digest
