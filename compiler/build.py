@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import chain
 
 from compiler.audit import audit
+from compiler.calibration import Calibration
 from compiler.drift import drift_reference
 from compiler.evaluate import compare
 from compiler.gate import judge
@@ -17,7 +18,8 @@ from compiler.outdir import BUNDLE, check_output, staging
 from compiler.pack import pack_bundle
 from compiler.progress import Progress, silent
 from compiler.report import BuildReport, TargetReport
-from compiler.variants import Calibration, CompiledScheme, compile_scheme, float_scores
+from compiler.statcache import StatCache, cache_folder
+from compiler.variants import CompiledScheme, compile_scheme, float_scores
 
 Clock = Callable[[], float]
 """Seconds from an arbitrary start, never going back."""
@@ -38,7 +40,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
     progress(f"reading {options.model.name} and the data")
     inputs = load_inputs(options)
     data = inputs.data
-    calibration = Calibration(inputs)
+    calibration = Calibration(inputs, StatCache(cache_folder()))
     progress(f"answering {len(data.test)} test samples in float")
     floating = float_scores(inputs, options.workers)
     schemes: dict[str, CompiledScheme] = {}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 import onnx
-from onnx import ModelProto
 
-from compiler.dataset import stream
+from compiler.audit import LAYER_NAME
+from compiler.calibration import Calibration
 from compiler.emit.onnx_qdq import dialect_of, emit_onnx
 from compiler.errors import CompileError
 from compiler.evaluate import Runner
@@ -21,12 +19,12 @@ from compiler.inputs import Inputs
 from compiler.options import BuildOptions
 from compiler.pack import VariantFiles
 from compiler.plan.diagnose import LayerFidelity, diagnose
+from compiler.plan.fallback import GAIN_MIN_DB, SNR_GOOD_DB, in_float, layers_to_free
 from compiler.plan.fidelity import logits_of
 from compiler.plan.plan import Plan
-from compiler.plan.search import SAMPLES_MAX, Search, Trial
+from compiler.plan.search import Search, Trial
 from compiler.plan.simulate import batch_for
 from compiler.progress import Progress
-from compiler.ranges import TensorStats, collect_stats
 from compiler.select import Candidate, rank_trials
 from compiler.tail import score_step
 from edge_contract.model import Variant
@@ -34,41 +32,8 @@ from edge_runtime.golden import check_golden
 from edge_runtime.preprocess import FloatArray
 from edge_runtime.session import ModelSession
 
-_SAMPLES_LIMIT_BYTES = 64 << 20
-"""What the samples of the search may take in memory."""
-
-
-class Calibration:
-    """What the search asks of the calibration data; asked again, it answers from memory.
-
-    x: some of the samples as model inputs, float32 ``[n, ...]``, evenly spaced.
-    """
-
-    def __init__(self, inputs: Inputs) -> None:
-        self._graph = inputs.graph
-        self._data = inputs.data.fit
-        self._preprocessor = inputs.preprocessor
-        self._known: dict[bytes, dict[str, TensorStats]] = {}
-        frames = self._data.x
-        fit = max(1, _SAMPLES_LIMIT_BYTES // (4 * math.prod(inputs.graph.input_shape)))
-        wanted = min(len(frames), SAMPLES_MAX, fit)
-        rows = np.unique(np.linspace(0, len(frames) - 1, wanted).round().astype(int))
-        self.x = np.concatenate(list(stream(frames[rows], inputs.preprocessor, self._data.role)()))
-
-    def collect(self, model: ModelProto, wanted: Collection[str]) -> dict[str, TensorStats]:
-        """Statistics of the tensors ``wanted`` of ``model`` over all samples.
-
-        Raises:
-            CompileError: a sample is refused, or drives the model to NaN.
-        """
-        state = hashlib.sha256(model.SerializeToString(deterministic=True))
-        state.update("\n".join(sorted(wanted)).encode())
-        key = state.digest()
-        if key not in self._known:
-            samples = stream(self._data.x, self._preprocessor, self._data.role)
-            graph = replace(self._graph, prepared=model)
-            self._known[key] = collect_stats(graph, samples, wanted)
-        return self._known[key]
+FREED_MAX = 6
+"""Sets of layers that are tried in float; each costs a run over the selection data."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +80,17 @@ def float_scores(inputs: Inputs, workers: int) -> FloatScores:
     )
 
 
+def macs_by_node(inputs: Inputs, ranking: Sequence[LayerFidelity]) -> dict[str, int]:
+    """Multiply-accumulates under the plan's names of the layers."""
+    known = {layer.name: layer.macs for layer in inputs.layers}
+    found: dict[str, int] = {}
+    for layer in ranking:
+        match = LAYER_NAME.match(layer.node)
+        if match and match.group() in known:
+            found[layer.node] = known[match.group()]
+    return found
+
+
 def compile_scheme(
     inputs: Inputs,
     variant: Variant,
@@ -153,6 +129,22 @@ def compile_scheme(
     _, head = logits_of(graph.prepared)
     candidates = rank_trials(trials, floating.selection, selection_scores, head)
     chosen = candidates[0].trial
+
+    def hurting(trial: Trial) -> tuple[LayerFidelity, ...]:
+        return diagnose(trial.plan, trial.floating, calibration.x, search.batch, macs)
+
+    layers = hurting(chosen)
+    if candidates[0].snr_db < SNR_GOOD_DB and options.effort != "fast":
+        progress(f"leaving layers in float: int8 gives {candidates[0].snr_db:.1f} dB only")
+        freed = [
+            in_float(chosen, nodes)
+            for nodes in layers_to_free(layers, macs_by_node(inputs, layers), macs)[:FREED_MAX]
+        ]
+        tried = rank_trials(freed, floating.selection, selection_scores, head)
+        if tried and tried[0].snr_db >= candidates[0].snr_db + GAIN_MIN_DB:
+            candidates = sorted([*candidates, *tried], key=lambda one: -one.snr_db)
+            chosen = candidates[0].trial
+            layers = hurting(chosen)
     plan = chosen.plan
     model = emit_onnx(plan, dialect)
     runner = Runner(model, inputs.manifest, variant, workers)
@@ -172,7 +164,7 @@ def compile_scheme(
         files=VariantFiles(model, golden),
         plan=plan,
         candidates=tuple(candidates),
-        layers=diagnose(plan, chosen.floating, calibration.x, search.batch, macs),
+        layers=layers,
         tuned_scores=tuned,
         test_scores=runner.scores(data.test.x, "test"),
     )

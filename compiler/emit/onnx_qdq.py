@@ -101,6 +101,8 @@ class _Writer:
             copy.input[1] = self._weight(layer)
             if layer.bias is not None:
                 copy.input[2] = self._bias(layer, node.input[2])
+        if node.name in self._plan.left_float and node.input[0] in self._plan.grids:
+            copy.input[0] = self._fence(copy.input[0], node.name)
         outputs = [self._behind.get(name, name) for name in node.output]
         pairs: list[tuple[str, str]] = []
         for place, name in enumerate(outputs):
@@ -115,6 +117,16 @@ class _Writer:
             self._nodes.append(copy)
         for made, name in pairs:
             self._pair(name, made, name)
+
+    def _fence(self, tensor: str, node: str) -> str:
+        """A float copy of a tensor, between its pair and a layer that is to stay float.
+
+        onnxruntime rounds the float weights of a layer that it finds between two pairs. An
+        operator that changes nothing, and that it does not see through, keeps it from that.
+        """
+        greatest = self._store("f", np.array(np.finfo(np.float32).max, np.float32))
+        self._nodes.append(helper.make_node("Min", [tensor, greatest], [f"{node}_f"]))
+        return f"{node}_f"
 
     def _gemm_and_add(self, gemm: NodeProto) -> None:
         """A Gemm, and its bias after it: with a bias in float inside, no runtime runs it in int8.
