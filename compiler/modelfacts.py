@@ -82,6 +82,12 @@ def read_facts(path: Path) -> ModelFacts:
     Raises:
         SourceError: unreadable, or not an ONNX file.
     """
+    if path.is_dir():
+        raise SourceError(
+            f"the directory {path} is no bundle and holds none",
+            hint="give a model file, a bundle, or the --out directory of a build that passed",
+            exit_code=ExitCode.NOT_FOUND,
+        )
     try:
         size_bytes = path.stat().st_size
         if size_bytes > MODEL_LIMIT_BYTES:

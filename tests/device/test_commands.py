@@ -174,6 +174,12 @@ def test_inspect_refuses_what_is_neither_model_nor_bundle(
     assert message in ended.json["error"]
 
 
+def test_inspect_says_that_a_directory_holds_no_bundle(tool: Command, tmp_path: Path) -> None:
+    ended = tool("inspect", tmp_path, "--json")
+    assert ended.code == 3
+    assert "holds none" in ended.json["error"]
+
+
 def test_inspect_finds_a_damaged_bundle(
     tool: Command, builds: dict[str, Path], tmp_path: Path
 ) -> None:
