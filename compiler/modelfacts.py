@@ -1,4 +1,4 @@
-"""What can be said of an ONNX file without running it: inputs, outputs, operators, layers, MACs.
+"""What can be said of a model file without running it: inputs, outputs, operators, layers, MACs.
 
 Unlike ``compiler.source`` it takes any model, an int8 one or one with many inputs, for it promises
 nothing about compiling it.
@@ -23,6 +23,7 @@ from compiler.errors import SourceError
 from compiler.graphcheck import LAYER_OPS, all_nodes, sort_nodes
 from compiler.layers import Shape, macs
 from compiler.source import MODEL_LIMIT_BYTES
+from compiler.tflite.load import load_tflite
 from edge_contract.errors import ExitCode
 
 
@@ -49,7 +50,7 @@ class LayerFacts(msgspec.Struct, frozen=True):
 
 
 class ModelFacts(msgspec.Struct, frozen=True):
-    """An ONNX file.
+    """A model file; a .tflite file as the ONNX that it is compiled as.
 
     digest, size_bytes: of the file with its external data files, as ``compiler.source`` counts.
     stored_bytes: bytes of constants, by dtype.
@@ -80,8 +81,14 @@ def read_facts(path: Path) -> ModelFacts:
     """The facts of the file at ``path``.
 
     Raises:
-        SourceError: unreadable, or not an ONNX file.
+        SourceError: unreadable, or not a model file.
     """
+    if path.is_dir():
+        raise SourceError(
+            f"the directory {path} is no bundle and holds none",
+            hint="give a model file, a bundle, or the --out directory of a build that passed",
+            exit_code=ExitCode.NOT_FOUND,
+        )
     try:
         size_bytes = path.stat().st_size
         if size_bytes > MODEL_LIMIT_BYTES:
@@ -102,13 +109,13 @@ def read_facts(path: Path) -> ModelFacts:
 
 
 def parse(name: str, data: bytes) -> ModelProto:
-    """ONNX from bytes.
+    """ONNX from bytes, of ONNX or of float .tflite.
 
     Raises:
-        SourceError: something else, or cut short.
+        SourceError: something else, cut short, or an int8 .tflite file.
     """
     if data[4:8] == b"TFL3":
-        raise SourceError(f"{name} is a TensorFlow Lite file; expected ONNX or a bundle")
+        return load_tflite(name, data)
     try:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError) as error:

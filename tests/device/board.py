@@ -17,11 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from edge_contract.profile import DeviceProfile
-from tests.programs import require_program
 
 ROOT = Path(__file__).parents[2]
 SUITE = "bookworm"
@@ -99,13 +99,27 @@ def emulate(profile: DeviceProfile, root: Path) -> Board:
 
     Where that cannot be done the test is left out with the reason, and fails under CI=true.
     """
-    qemu = require_program("qemu-aarch64-static")
+    qemu = _program("qemu-aarch64-static", "qemu-user-static")
     userland, site = _userland(), _site()
     for entry in userland.iterdir():
         if entry.name not in ("sys", "proc"):
             (root / entry.name).symlink_to(entry)
     _write_cpu_files(root, profile)
     return Board(profile.qemu_cpu, root, site, qemu)
+
+
+def _program(name: str, package: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        _leave_out(f"emulated boards need {name}: apt-get install {package}")
+    return path
+
+
+def _leave_out(reason: str) -> NoReturn:
+    """Skip with the reason; where CI=true nothing may be left out."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def _cache() -> Path:
@@ -119,7 +133,7 @@ def _userland() -> Path:
     def unpack(place: Path) -> list[str | Path]:
         # Unpacking runs no program of the packages, so it needs no emulation.
         return [
-            require_program("mmdebstrap"), "--quiet", "--variant=extract", "--arch=arm64",
+            _program("mmdebstrap", "mmdebstrap"), "--quiet", "--variant=extract", "--arch=arm64",
             f"--include={','.join(_PACKAGES)}", SUITE, place,
         ]  # fmt: skip
 
@@ -162,10 +176,7 @@ def _made_once(name: str, command_for: Callable[[Path], list[str | Path]]) -> Pa
             fresh.rename(place)
     shutil.rmtree(scratch, ignore_errors=True)
     if not place.is_dir():
-        reason = f"cannot make {name} for emulated boards: {done.stderr.strip()[-500:]}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        _leave_out(f"cannot make {name} for emulated boards: {done.stderr.strip()[-500:]}")
     return place
 
 

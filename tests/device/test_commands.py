@@ -153,13 +153,25 @@ def test_inspect_takes_a_model_with_free_axes_and_external_data(
     assert "m.bin" in ended.json["error"]
 
 
+def test_inspect_takes_a_float_tflite_model(tool: Command, tmp_path: Path) -> None:
+    # Imported here: it needs ai-edge-litert, which the other commands do without.
+    from tests.tflite.networks import NETWORKS
+
+    path = tmp_path / "m.tflite"
+    path.write_bytes(NETWORKS["ds_cnn"]())
+    facts = tool("inspect", path, "--json").json
+    assert facts["size_bytes"] == path.stat().st_size
+    assert facts["macs"] > 0
+    assert {layer["weight_dtype"] for layer in facts["layers"]} == {"float32"}
+
+
 @pytest.mark.parametrize(
     ("content", "code", "message"),
     [
         (None, 3, "no model or bundle"),
         (b"", 1, "cut short"),
         (b"not a model at all", 1, "not an ONNX file"),
-        (b"\x1c\0\0\0TFL3", 1, "TensorFlow Lite"),
+        (b"\x1c\0\0\0TFL3", 1, "file"),
         (b"\0" * 257 + b"ustar" + b"\0" * 250, 1, "tar"),
     ],
 )
@@ -172,6 +184,12 @@ def test_inspect_refuses_what_is_neither_model_nor_bundle(
     ended = tool("inspect", path, "--json")
     assert ended.code == code, ended.stdout
     assert message in ended.json["error"]
+
+
+def test_inspect_says_that_a_directory_holds_no_bundle(tool: Command, tmp_path: Path) -> None:
+    ended = tool("inspect", tmp_path, "--json")
+    assert ended.code == 3
+    assert "holds none" in ended.json["error"]
 
 
 def test_inspect_finds_a_damaged_bundle(
