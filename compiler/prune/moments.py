@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,14 @@ class Moments:
             n=self.n,
         )
 
+    def eased(self, targets: Moments, *, bias_is_free: bool) -> Moments:
+        """The same inputs with the targets of ``targets``, whose ``xx`` is not looked at."""
+        xt, tt = targets.xt, targets.tt
+        if bias_is_free:
+            xt = xt - np.outer(targets.x, targets.t) / targets.n
+            tt = tt - targets.t * targets.t / targets.n
+        return replace(self, xt=xt, tt=tt, t=targets.t)
+
 
 def collect_moments(
     current: ModelProto,
@@ -69,7 +77,7 @@ def collect_moments(
 
     Args:
         solved: layer name -> matrix and bias, by which targets beyond a bound are eased; without
-            it they are the float values.
+            it they are the float values. With it ``xx`` stays zero: inputs are what they were.
 
     Raises:
         SourceError: the runtime fails.
@@ -100,7 +108,8 @@ def collect_moments(
             left = np.vstack([left, left.mean(0)])
             right = np.vstack([right, right.mean(0)])
             heavy = left * weight[:, None]
-            old.xx[...] += heavy.T @ left
+            if solved is None:
+                old.xx[...] += heavy.T @ left
             old.xt[...] += heavy.T @ right
             old.tt[...] += weight @ (right * right)
             old.x[...] += heavy.sum(0)

@@ -311,7 +311,7 @@ class _Work:
                 problem, free = problems[name], self.layers[name].bias is not None
                 moments = problem.moments
                 if turn:
-                    moments = sums[name].centred() if free else sums[name]
+                    moments = moments.eased(sums[name], bias_is_free=free)
                 matrix, bias, errors[name] = rebuild(
                     moments, problem.matrix, problem.alive, bias_is_free=free
                 )
