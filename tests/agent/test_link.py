@@ -1,0 +1,145 @@
+"""The link against sockets that are no honest broker, and the will of each connection."""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config import MqttSection
+from edge_agent.identity import Identity
+from edge_agent.link import Inbound, Link, LinkDown, LinkEvent, LinkUp
+
+CONNACK = bytes([0x20, 3, 0, 0, 0])
+REFUSED = bytes([0x20, 3, 0, 0x87, 0])
+
+
+def publish(topic: bytes, payload: bytes = b"x", properties: bytes = b"\0") -> bytes:
+    body = struct.pack(">H", len(topic)) + topic + properties + payload
+    return bytes([0x30, len(body)]) + body
+
+
+class FakeBroker:
+    """Accepts connections, keeps each CONNECT, says what it was told to say, and hangs up."""
+
+    def __init__(self, *says: bytes) -> None:
+        self._says = says
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(8)
+        self.port = int(self._socket.getsockname()[1])
+        self.connects: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            with client:
+                client.settimeout(2.0)
+                try:
+                    self.connects.put(client.recv(65536))
+                    for words in self._says:
+                        client.sendall(words)
+                    client.settimeout(0.3)
+                    while client.recv(65536):
+                        pass
+                except OSError:
+                    continue
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def meet(tmp_path: Path) -> Iterator[Callable[..., tuple[FakeBroker, queue.Queue[LinkEvent]]]]:
+    made: list[tuple[FakeBroker, Link]] = []
+
+    def start(*says: bytes) -> tuple[FakeBroker, queue.Queue[LinkEvent]]:
+        broker = FakeBroker(*says)
+        events: queue.Queue[LinkEvent] = queue.Queue()
+        link = Link(
+            MqttSection(host="127.0.0.1", port=broker.port, reconnect_max_s=1.0),
+            "test/cam-1",
+            Identity(tmp_path / "key.pem"),
+            events.put,
+            lambda connection: ("edge/will", json.dumps({"id": connection}).encode()),
+        )
+        made.append((broker, link))
+        link.start()
+        return broker, events
+
+    yield start
+    for broker, link in made:
+        broker.close()
+        link.stop()
+
+
+def next_of(kind: type[LinkEvent], events: queue.Queue[LinkEvent]) -> LinkEvent:
+    while not isinstance(event := events.get(timeout=10.0), kind):
+        pass
+    return event
+
+
+def test_each_connection_has_a_will_with_its_own_id(
+    meet: Callable[..., tuple[FakeBroker, queue.Queue[LinkEvent]]],
+) -> None:
+    broker, events = meet(CONNACK)
+    wills: list[bytes] = []
+    ids: list[str] = []
+    for _ in range(2):
+        up = next_of(LinkUp, events)
+        assert isinstance(up, LinkUp)
+        ids.append(up.connection_id)
+        wills.append(broker.connects.get(timeout=10.0))
+    assert ids[0] != ids[1]
+    for connection, will in zip(ids, wills, strict=True):
+        assert json.dumps({"id": connection}).encode() in will
+        assert b"wherry-sig" in will
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        (REFUSED,),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n",),
+        (b"SSH-2.0-OpenSSH_9.2\r\n",),
+        (bytes(200),),
+        (b"\xff" * 200,),
+        (bytes([0x20, 1, 0]),),
+        (CONNACK, publish(b"a/b", properties=b"\x05\xfe\xfe\xfe\xfe\xfe")),
+        (CONNACK, bytes([0x30, 1, 0])),
+        (CONNACK, bytes([0xE0, 2, 0x33, 0])),
+    ],
+)
+def test_whoever_answers_the_link_tries_again(
+    meet: Callable[..., tuple[FakeBroker, queue.Queue[LinkEvent]]], says: tuple[bytes, ...]
+) -> None:
+    broker, events = meet(*says)
+    for _ in range(2):
+        broker.connects.get(timeout=15.0)
+    assert isinstance(next_of(LinkDown, events), LinkDown)
+
+
+def test_a_topic_that_is_no_text_does_not_end_the_link(
+    meet: Callable[..., tuple[FakeBroker, queue.Queue[LinkEvent]]],
+) -> None:
+    _, events = meet(CONNACK, publish(b"\xff\xfe"), publish(b"a/b", b"after it"))
+    assert next_of(Inbound, events) == Inbound("a/b", b"after it", "")
+
+
+def test_a_refusal_is_said_in_the_brokers_words(
+    meet: Callable[..., tuple[FakeBroker, queue.Queue[LinkEvent]]],
+) -> None:
+    _, events = meet(REFUSED)
+    down = next_of(LinkDown, events)
+    assert isinstance(down, LinkDown)
+    assert "Not authorized" in down.reason
