@@ -17,7 +17,6 @@ from edge_contract.messages import Ack, Event
 RESEND_S = 10.0
 
 
-
 class Wire:
     """A spool, an uploader, and what went over the wire."""
 
