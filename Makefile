@@ -3,14 +3,17 @@ PYTHON ?= python3
 VENV   ?= .venv
 BROKER ?= auto
 SERVE  ?=
+# Most tests wait for real processes, so more jobs than cores gain time.
+JOBS   ?= 3
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test check bench install clean
+.PHONY: help demo test test-device check bench install clean
 
 help:
 	@echo "make demo [BROKER=auto|mosquitto|embedded] [SERVE=1]   the whole journey, under two minutes"
 	@echo "make test                                              every test (installs Debian packages where it may)"
+	@echo "make test-device                                       bundles on emulated Cortex-A72 and A76 (installs qemu where it may)"
 	@echo "make check                                             lint, types, layers, schemas, docs"
 	@echo "make bench                                             the figures, beside their peers"
 	@echo "make clean                                             remove what these made"
@@ -30,7 +33,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	sh tests/debian_packages.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-device: $(STAMP)
+	sh tests/device/debian_packages.sh
+	$(BIN)/python -m pytest -m device tests/device
 
 check: $(STAMP)
 	$(BIN)/ruff check .

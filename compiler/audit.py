@@ -20,6 +20,7 @@ from compiler.errors import CompileError
 from compiler.floatgraph import first_line
 from compiler.graphcheck import LAYER_OPS
 from compiler.layers import Layer
+from compiler.plan.plan import Plan
 from edge_runtime.session import session_options
 
 INT8_KERNELS = frozenset(
@@ -36,7 +37,8 @@ INT8_KERNELS = frozenset(
 """Kernels of onnxruntime that multiply int8 by int8."""
 
 _FLOAT_KERNELS = frozenset({*LAYER_OPS, "FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv"})
-_NAME = re.compile(rf"(?:{'|'.join(LAYER_OPS)})_\d+")
+LAYER_NAME = re.compile(rf"(?:{'|'.join(LAYER_OPS)})_\d+")
+"""The name that ``floatgraph`` gives a layer; later stages put something behind it."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ class Audit:
         """Layers that do not run in int8, the largest first."""
         rest = [layer for layer in self.layers if layer.name not in self.in_int8]
         return sorted(rest, key=lambda layer: -layer.macs)
+
+    def broken(self, plan: Plan) -> list[Layer]:
+        """Layers that the plan says run in int8 and that the runtime runs in float."""
+        promised = {match.group() for node in plan.layers if (match := LAYER_NAME.match(node))}
+        return [layer for layer in self.left_float if layer.name in promised]
 
 
 def audit(model: bytes, scheme: str, layers: list[Layer]) -> Audit:
@@ -128,7 +135,7 @@ def _trace(graph: GraphProto, layers: list[Layer]) -> set[str]:
         is_int8 = node.op_type in INT8_KERNELS
         if not is_int8 and node.op_type not in _FLOAT_KERNELS:
             continue
-        found = _NAME.match(node.name)
+        found = LAYER_NAME.match(node.name)
         if found and found.group() in known:
             (int8 if is_int8 else in_float).add(found.group())
         else:

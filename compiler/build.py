@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import chain
 
 from compiler.audit import audit
+from compiler.calibration import Calibration
 from compiler.drift import drift_reference
 from compiler.evaluate import compare
 from compiler.gate import judge
@@ -17,7 +18,8 @@ from compiler.outdir import BUNDLE, check_output, staging
 from compiler.pack import pack_bundle
 from compiler.progress import Progress, silent
 from compiler.report import BuildReport, TargetReport
-from compiler.variants import CompiledScheme, calibrate, compile_scheme, float_scores
+from compiler.statcache import StatCache, cache_folder
+from compiler.variants import CompiledScheme, compile_scheme, float_scores
 
 Clock = Callable[[], float]
 """Seconds from an arbitrary start, never going back."""
@@ -38,17 +40,16 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
     progress(f"reading {options.model.name} and the data")
     inputs = load_inputs(options)
     data = inputs.data
-    progress(f"calibrating with {len(data.whole)} samples")
-    calibration = calibrate(inputs)
+    calibration = Calibration(inputs, StatCache(cache_folder()))
     progress(f"answering {len(data.test)} test samples in float")
     floating = float_scores(inputs, options.workers)
     schemes: dict[str, CompiledScheme] = {}
     reports: dict[str, TargetReport] = {}
     for variant in inputs.manifest.variants:
         if variant.scheme not in schemes:
-            progress(f"quantising for {variant.scheme} and answering the test samples in int8")
+            progress(f"{variant.scheme}: calibrating with {len(data.fit)} samples")
             schemes[variant.scheme] = compile_scheme(
-                inputs, variant, calibration, floating, options.workers
+                inputs, variant, calibration, floating, options, progress
             )
         done = schemes[variant.scheme]
         assert data.test.y is not None, "test data are loaded with labels required"
@@ -62,6 +63,8 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
             comparison=comparison,
             audit=audit(done.files.model, variant.scheme, inputs.layers),
             candidates=done.candidates,
+            plan=done.plan,
+            layers=done.layers,
             bytes_float=inputs.source.size_bytes,
             bytes_int8=len(done.files.model),
         )
@@ -101,10 +104,13 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
 def _doubts(report: TargetReport) -> list[str]:
     """What a reader should know although the gate may have passed."""
     found = []
+    broken = {layer.name for layer in report.audit.broken(report.plan)}
+    total = sum(layer.macs for layer in report.audit.layers)
     for layer in report.audit.left_float:
+        why = "although its plan says int8" if layer.name in broken else "as planned"
         found.append(
-            f"{report.target}: {layer.op} {layer.source_name[:80]!r} runs in float"
-            f" ({layer.macs:,} MACs)"
+            f"{report.target}: {layer.op} {layer.source_name[:80]!r} runs in float {why}"
+            f" ({layer.macs:,} MACs, {layer.macs / total:.2%})"
         )
     if report.bytes_int8 >= report.bytes_float:
         found.append(

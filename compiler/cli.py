@@ -14,6 +14,11 @@ from typing import Any, NoReturn
 
 import click
 
+from compiler.commands.compare import compare
+from compiler.commands.doctor import doctor
+from compiler.commands.inspect import inspect
+from compiler.commands.targets import targets
+from compiler.plan.effort import EFFORTS, Effort
 from edge_contract.errors import ExitCode, WherryError
 
 _DOCS = "reference/edge-compile.md"
@@ -99,6 +104,13 @@ def main() -> None:
     help="Accepted drop of accuracy in percentage points, held with 95 % confidence.",
 )
 @click.option(
+    "--effort",
+    type=click.Choice(EFFORTS),
+    default="normal",
+    show_default=True,
+    help="How long the plan is searched.",
+)
+@click.option(
     "--threads",
     type=click.IntRange(1, 64),
     default=1,
@@ -118,6 +130,7 @@ def build(
     labels: Path | None,
     preprocess: Path | None,
     max_drop_pp: float,
+    effort: Effort,
     threads: int,
     out: Path,
     as_json: bool,
@@ -143,6 +156,7 @@ def build(
             labels=labels,
             preprocess=preprocess,
             max_drop_pp=max_drop_pp,
+            effort=effort,
             workers=threads,
             out=out,
             command=shlex.join(["edge-compile", *sys.argv[1:]]),
@@ -188,6 +202,9 @@ def run_command(
         click.echo(f"{result.rows} rows of {result.classes} scores in {out}")
     return ExitCode.OK
 
+
+for command in (targets, inspect, compare, doctor):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -38,8 +38,8 @@ class Data:
     """The checked data of one build.
 
     fit, selection: what candidates are calibrated with and chosen by.
-    whole: what the chosen recipe is calibrated with in the end. Where the selection was split off
-        the calibration data this is all of them, for the choice is made by then.
+    whole: the calibration data, with the selection where that was split off them: what golden
+        vectors and the drift reference are taken from.
     """
 
     fit: Dataset
@@ -179,6 +179,7 @@ def _manifest(
                 "numpy": np.__version__,
             },
             options={
+                "effort": options.effort,
                 "max_drop_pp": f"{options.max_drop_pp:g}",
                 "selection": split if data.was_split else data.selection.digest,
             },

@@ -8,7 +8,7 @@ but the samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,16 +51,27 @@ class TensorStats:
         return low, high
 
 
-def collect_stats(graph: FloatGraph, samples: Samples) -> dict[str, TensorStats]:
-    """Statistics of the input and of every inner float32 tensor of ``graph.prepared``.
+def collect_stats(
+    graph: FloatGraph, samples: Samples, wanted: Collection[str] | None = None
+) -> dict[str, TensorStats]:
+    """Statistics of float32 tensors of ``graph.prepared``.
+
+    Args:
+        graph: the float graph.
+        samples: what to run it over, twice.
+        wanted: the tensors; the input and every inner one where it is not given.
 
     Raises:
         DatasetError: a sample drives a tensor to NaN or infinity.
         SourceError: the runtime fails.
     """
     constants = constant_tensors(graph.prepared.graph)
-    names = [name for name in inner_tensors(graph.prepared.graph) if name not in constants]
-    run = _runner(graph, names)
+    names = [
+        name
+        for name in inner_tensors(graph.prepared.graph)
+        if name not in constants and (wanted is None or name in wanted)
+    ]
+    run = _runner(graph, names, wanted is None or graph.input_name in wanted)
     extremes: dict[str, tuple[float, float]] = {}
     for row, sample in enumerate(samples()):
         for name, values in run(sample):
@@ -85,7 +96,7 @@ def collect_stats(graph: FloatGraph, samples: Samples) -> dict[str, TensorStats]
 
 
 def _runner(
-    graph: FloatGraph, names: list[str]
+    graph: FloatGraph, names: list[str], input_too: bool
 ) -> Callable[[npt.NDArray[np.float32]], Iterator[tuple[str, npt.NDArray[np.float32]]]]:
     try:
         session = ort.InferenceSession(
@@ -98,7 +109,8 @@ def _runner(
         raise SourceError(f"onnxruntime cannot calibrate the model: {first_line(error)}") from error
 
     def run(sample: npt.NDArray[np.float32]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-        yield graph.input_name, sample
+        if input_too:
+            yield graph.input_name, sample
         try:
             arrays = session.run(names, {graph.input_name: sample})
         # As above.

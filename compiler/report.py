@@ -13,9 +13,11 @@ from typing import Any
 import jinja2
 import msgspec
 
-from compiler.audit import Audit
+from compiler.audit import LAYER_NAME, Audit
 from compiler.evaluate import Comparison
 from compiler.gate import GateResult, Verdict
+from compiler.plan.diagnose import LayerFidelity
+from compiler.plan.plan import Plan
 from compiler.select import Candidate
 from edge_contract.model import Lineage
 
@@ -26,6 +28,7 @@ _SEVERITY: dict[Verdict, int] = {"pass": 0, "insufficient": 1, "fail": 2}
 class TargetReport:
     """What was found for one target.
 
+    layers: the plan's int8 layers, the one that hurts most first.
     bytes_float, bytes_int8: sizes of the source model's files and of the int8 model.
     """
 
@@ -36,8 +39,31 @@ class TargetReport:
     comparison: Comparison
     audit: Audit
     candidates: tuple[Candidate, ...]
+    plan: Plan
+    layers: tuple[LayerFidelity, ...]
     bytes_float: int
     bytes_int8: int
+
+    def ranking(self) -> list[tuple[str, LayerFidelity]]:
+        """The int8 layers under their names in the source, the one that hurts most first."""
+        names = {layer.name: layer.source_name for layer in self.audit.layers}
+        found = []
+        for layer in self.layers:
+            match = LAYER_NAME.match(layer.node)
+            found.append((names.get(match.group() if match else "", layer.node), layer))
+        return found
+
+    def findings(self) -> dict[str, Any]:
+        """The evidence, and what names the source's layers, which the bundle does not tell."""
+        sensitivity = [
+            {
+                "name": name,
+                "snr_db": round(layer.snr_db, 2),
+                "alone_snr_db": round(layer.alone_snr_db, 2),
+            }
+            for name, layer in self.ranking()
+        ]
+        return {**self.evidence(), "sensitivity": sensitivity}
 
     def evidence(self) -> dict[str, Any]:
         """The part that follows from inputs, tools and options alone."""
@@ -59,6 +85,7 @@ class TargetReport:
             "int8": {"accuracy": _figure(comparison.int8_accuracy)},
             "bytes": {"float": self.bytes_float, "int8": self.bytes_int8},
             "int8_ops": {
+                "broken": [layer.source_name for layer in audit.broken(self.plan)],
                 "expected": audit.expected,
                 "seen": audit.seen,
                 "macs_share": _figure(audit.macs_share),
@@ -69,15 +96,17 @@ class TargetReport:
                     for layer in audit.left_float
                 ],
             },
-            "recipe": self.candidates[0].recipe.name,
+            "recipe": self.candidates[0].recipe,
             "selection": [
                 {
-                    "recipe": candidate.recipe.name,
+                    "recipe": candidate.recipe,
                     "snr_db": _figure(candidate.snr_db),
+                    "simulated_snr_db": _figure(candidate.simulated_snr_db),
                     "agreement": _figure(candidate.agreement),
                 }
                 for candidate in self.candidates
             ],
+            "plan_digest": self.plan.digest(),
             "classes": [
                 {
                     "label": row.label,
@@ -129,7 +158,7 @@ class BuildReport:
     def as_json(self) -> dict[str, Any]:
         """Figures of the first target on top; ``targets`` holds those of every target."""
         shared = {"bundle_digest": self.bundle_digest, "duration_s": round(self.duration_s, 3)}
-        first = self.targets[0].evidence()
+        first = self.targets[0].findings()
         return {
             "schema": 1,
             "name": self.name,
@@ -139,7 +168,7 @@ class BuildReport:
             "reason": self.reason,
             **shared,
             "target": self.targets[0].target,
-            "targets": {t.target: {**t.evidence(), **shared} for t in self.targets},
+            "targets": {t.target: {**t.findings(), **shared} for t in self.targets},
             "warnings": list(self.warnings),
             "lineage": msgspec.to_builtins(self.lineage),
             "machine": dict(self.machine),
@@ -182,7 +211,7 @@ class BuildReport:
                 f" {total_macs:,} MACs"
             )
             lines += [
-                f"{target.target} ({target.scheme}, {target.candidates[0].recipe.name})",
+                f"{target.target} ({target.scheme}, {target.candidates[0].recipe})",
                 f"  accuracy  {accuracy}",
                 f"  drop      {drop}",
                 f"  int8      {int8}",

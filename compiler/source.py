@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto
 
 from compiler.errors import SourceError
 from compiler.graphcheck import check_graph
+from compiler.tflite.load import load_tflite
 from edge_contract.errors import ExitCode
 
 MODEL_LIMIT_BYTES = 2 * 1024**3 - 1
@@ -111,9 +112,7 @@ def _read(path: Path) -> bytes:
 
 def _parse(path: Path, data: bytes) -> ModelProto:
     if data[4:8] == b"TFL3":
-        raise SourceError(
-            f"{path.name} is a TensorFlow Lite file; expected ONNX", hint=_EXPORT_HINT
-        )
+        return load_tflite(path.name, data)
     if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
         raise SourceError(
             f"{path.name} is a PyTorch checkpoint, a pickle or an archive; expected ONNX",

@@ -1,34 +1,39 @@
-"""Make one scheme's variant: choose a recipe, quantise, take golden vectors, answer the test."""
+"""Make one scheme's variant: search a plan, write it, take golden vectors, answer the test."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 import onnx
 
-from compiler.dataset import stream
+from compiler.audit import LAYER_NAME
+from compiler.calibration import Calibration
+from compiler.emit.onnx_qdq import dialect_of, emit_onnx
 from compiler.errors import CompileError
 from compiler.evaluate import Runner
 from compiler.golden import choose_golden
 from compiler.inputs import Inputs
+from compiler.options import BuildOptions
 from compiler.pack import VariantFiles
-from compiler.quantize import Recipe, quantize, score_step
-from compiler.ranges import TensorStats, collect_stats
-from compiler.select import Candidate, rank_recipes
+from compiler.plan.diagnose import LayerFidelity, diagnose
+from compiler.plan.fallback import GAIN_MIN_DB, SNR_GOOD_DB, in_float, layers_to_free
+from compiler.plan.fidelity import logits_of
+from compiler.plan.plan import Plan
+from compiler.plan.search import Search, Trial
+from compiler.plan.simulate import batch_for
+from compiler.progress import Progress
+from compiler.select import Candidate, rank_trials
+from compiler.tail import score_step
 from edge_contract.model import Variant
 from edge_runtime.golden import check_golden
 from edge_runtime.preprocess import FloatArray
 from edge_runtime.session import ModelSession
 
-
-@dataclass(frozen=True)
-class Calibration:
-    """What calibration saw: with the part for candidates, and with all of it."""
-
-    fit: dict[str, TensorStats]
-    whole: dict[str, TensorStats]
+FREED_MAX = 6
+"""Sets of layers that are tried in float; each costs a run over the selection data."""
 
 
 @dataclass(frozen=True)
@@ -43,30 +48,20 @@ class FloatScores:
 class CompiledScheme:
     """The finished variant of one int8 scheme.
 
-    candidates: the recipes tried, the chosen one first.
+    plan: what was decided.
+    candidates: the finalists, the chosen one first.
+    layers: its int8 layers, the one that hurts most first.
     tuned_scores: its answers to the calibration frames and, where they came from a file of their
         own, the selection frames after them.
     test_scores: its answers to the test frames.
     """
 
     files: VariantFiles
+    plan: Plan
     candidates: tuple[Candidate, ...]
+    layers: tuple[LayerFidelity, ...]
     tuned_scores: FloatArray
     test_scores: FloatArray
-
-
-def calibrate(inputs: Inputs) -> Calibration:
-    """Run the float graph over the calibration data.
-
-    Raises:
-        CompileError: a sample is refused, or drives the model to NaN.
-    """
-    data = inputs.data
-    fit = collect_stats(inputs.graph, stream(data.fit.x, inputs.preprocessor, "calibration"))
-    if not data.was_split:
-        return Calibration(fit, fit)
-    whole = collect_stats(inputs.graph, stream(data.whole.x, inputs.preprocessor, "calibration"))
-    return Calibration(fit, whole)
 
 
 def float_scores(inputs: Inputs, workers: int) -> FloatScores:
@@ -85,26 +80,73 @@ def float_scores(inputs: Inputs, workers: int) -> FloatScores:
     )
 
 
+def macs_by_node(inputs: Inputs, ranking: Sequence[LayerFidelity]) -> dict[str, int]:
+    """Multiply-accumulates under the plan's names of the layers."""
+    known = {layer.name: layer.macs for layer in inputs.layers}
+    found: dict[str, int] = {}
+    for layer in ranking:
+        match = LAYER_NAME.match(layer.node)
+        if match and match.group() in known:
+            found[layer.node] = known[match.group()]
+    return found
+
+
 def compile_scheme(
-    inputs: Inputs, variant: Variant, calibration: Calibration, floating: FloatScores, workers: int
+    inputs: Inputs,
+    variant: Variant,
+    calibration: Calibration,
+    floating: FloatScores,
+    options: BuildOptions,
+    progress: Progress,
 ) -> CompiledScheme:
     """The int8 variant of ``variant.scheme`` and its answers.
 
     The test frames are answered once, by the chosen candidate alone.
 
     Raises:
-        CompileError: the quantiser or the runtime fails, or the golden vectors do not hold on
+        CompileError: no plan can be made, the runtime fails, or the golden vectors do not hold on
             the very machine that made them.
     """
-    data, graph = inputs.data, inputs.graph
+    data, graph, workers = inputs.data, inputs.graph, options.workers
+    dialect = dialect_of(variant.scheme)
+    macs = sum(layer.macs for layer in inputs.layers)
+    search = Search(
+        model=graph.prepared,
+        collect=calibration.collect,
+        x=calibration.x,
+        batch=batch_for(macs) if graph.batch_is_free else 1,
+        macs=macs,
+        activations="symmetric" if dialect == "jetson" else "asymmetric",
+        effort=options.effort,
+    )
+    trials = search.trials(progress)
 
-    def selection_scores(recipe: Recipe) -> FloatArray:
-        model = quantize(graph, calibration.fit, variant.scheme, recipe)
-        runner = Runner(model, inputs.manifest, variant, workers)
+    def selection_scores(trial: Trial) -> FloatArray:
+        runner = Runner(emit_onnx(trial.plan, dialect), inputs.manifest, variant, workers)
         return runner.scores(data.selection.x, "selection")
 
-    candidates = rank_recipes(floating.selection, selection_scores)
-    model = quantize(graph, calibration.whole, variant.scheme, candidates[0].recipe)
+    progress(f"answering {len(data.selection)} selection samples with {len(trials)} finalists")
+    _, head = logits_of(graph.prepared)
+    candidates = rank_trials(trials, floating.selection, selection_scores, head)
+    chosen = candidates[0].trial
+
+    def hurting(trial: Trial) -> tuple[LayerFidelity, ...]:
+        return diagnose(trial.plan, trial.floating, calibration.x, search.batch, macs)
+
+    layers = hurting(chosen)
+    if candidates[0].snr_db < SNR_GOOD_DB and options.effort != "fast":
+        progress(f"leaving layers in float: int8 gives {candidates[0].snr_db:.1f} dB only")
+        freed = [
+            in_float(chosen, nodes)
+            for nodes in layers_to_free(layers, macs_by_node(inputs, layers), macs)[:FREED_MAX]
+        ]
+        tried = rank_trials(freed, floating.selection, selection_scores, head)
+        if tried and tried[0].snr_db >= candidates[0].snr_db + GAIN_MIN_DB:
+            candidates = sorted([*candidates, *tried], key=lambda one: -one.snr_db)
+            chosen = candidates[0].trial
+            layers = hurting(chosen)
+    plan = chosen.plan
+    model = emit_onnx(plan, dialect)
     runner = Runner(model, inputs.manifest, variant, workers)
     whole_scores = runner.scores(data.whole.x, "calibration")
     step = score_step(onnx.load_model_from_string(model), whole_scores)
@@ -120,7 +162,9 @@ def compile_scheme(
         tuned = np.concatenate([whole_scores, runner.scores(data.selection.x, "selection")])
     return CompiledScheme(
         files=VariantFiles(model, golden),
+        plan=plan,
         candidates=tuple(candidates),
+        layers=layers,
         tuned_scores=tuned,
         test_scores=runner.scores(data.test.x, "test"),
     )

@@ -22,6 +22,8 @@ from edge_contract.errors import TrustError
 from edge_contract.messages import BlobBlock, BlobRefused, EnrolAnswer
 from edge_contract.topics import EVERYONE, Topic, device_filters, parse_topic
 
+ENROL_EVERY_S = 30.0
+"""Between two announcements of a device that no manager has answered."""
 STATE_EVERY_S = 60.0
 """The retained state is published on every change, and at least this often while online."""
 
@@ -60,6 +62,8 @@ class FleetLink:
         self._clock = clock
         self._connection_id = ""
         self._state_due_s = 0.0
+        self._enrol_due_s = 0.0
+        self._enrolled = False
         self.up_before = True
         """Whether the link was up before the last ``disconnected``, so that one outage is one
         line in the log."""
@@ -111,8 +115,8 @@ class FleetLink:
         self.down_reason = ""
         self.up_before = True
         self._link.subscribe(device_filters(device.fleet, device.id, device.line))
-        topic, payload = self._reports.enrol()
-        self._link.publish(topic, payload)
+        self._enrolled = False
+        self._announce()
         topic, payload = self._reports.online(connection_id, online=True)
         self._link.publish(topic, payload, retain=True)
         self._publish_state()
@@ -137,6 +141,8 @@ class FleetLink:
         """Upload, ask again for lost blocks, publish the state when it is due."""
         self._uploader.tick(now_s)
         self._puller.tick(now_s, online=self.up)
+        if self.up and not self._enrolled and now_s >= self._enrol_due_s:
+            self._announce()
         if self.up and now_s >= self._state_due_s:
             self._publish_state()
 
@@ -175,6 +181,7 @@ class FleetLink:
             self.refused_reason = "" if answer.accepted else answer.reason
             if not answer.accepted:
                 raise TrustError(f"the fleet does not accept this device: {answer.reason}")
+            self._enrolled = True
             return
         self._desk.verify_director(message.topic, message.payload, message.signature)
         if topic.name == "ack":
@@ -182,6 +189,13 @@ class FleetLink:
         elif topic.name == "refused":
             refused = decode_json(message.payload, BlobRefused, what=message.topic)
             self._puller.refused(refused.digest, refused.reason)
+
+    def _announce(self) -> None:
+        """Enrol; again until the manager answers, for it may be away or have lost its store."""
+        assert self._link is not None
+        topic, payload = self._reports.enrol()
+        self._link.publish(topic, payload)
+        self._enrol_due_s = self._clock.monotonic_s() + ENROL_EVERY_S
 
     def _publish_state(self) -> None:
         assert self._link is not None

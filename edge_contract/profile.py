@@ -7,16 +7,42 @@ from typing import Annotated, Literal
 import msgspec
 
 ProfileId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+_Megabytes = Annotated[int, msgspec.Meta(ge=1)]
+
+CpuFeature = Literal["neon", "crc32", "fp16", "dotprod", "avx2"]
+"""Instructions that matter to int8 kernels. ``dotprod``: four int8 products and their sum in one
+(Arm's SDOT and UDOT)."""
+
+
+class Accelerator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A unit beside the CPU that runs int8 models through a runtime of its own.
+
+    scheme: ``jetson``: zero points 0, float biases, and scales on the inputs of residual additions.
+    sparsity: whether it gains from 2 zeros in every 4 weights.
+    dla_cores: deep-learning accelerators beside the GPU.
+    """
+
+    unit: str
+    runtime: Literal["tensorrt"]
+    scheme: Literal["jetson"]
+    sparsity: bool = False
+    dla_cores: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
 
 
 class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of device.
 
-    scheme: the int8 scheme that its runtime runs fastest and exactly: ``s8s8`` per-channel for
-        ARM, ``u8s8`` for x86-64.
+    runtime, scheme: what runs the model on the CPU, and the int8 scheme that it runs fastest and
+        exactly there: ``s8s8`` per-channel for ARM, ``u8s8`` for x86-64.
+    memory_mb: of the smallest model of the board that is sold; a budget, not a wish.
     threads: intra-op threads for inference.
     channel_step: channel counts that are multiples of this get blocked kernels.
-    sources: where each figure came from.
+    cpu, cores, features: the CPU's name, its cores, its instructions.
+    qemu_cpu: the CPU model of qemu that behaves like it; empty where none does.
+    accelerator: what could run the model beside the CPU.
+    caveat: what a user of this board must know before anything else.
+    sources: where each figure came from, by the name of its field.
     """
 
     id: ProfileId
@@ -24,7 +50,24 @@ class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     arch: Literal["aarch64", "x86_64"]
     runtime: Literal["onnxruntime"]
     scheme: Literal["s8s8", "u8s8"]
-    memory_mb: int
-    threads: int = 1
-    channel_step: int = 8
+    memory_mb: _Megabytes
+    threads: _Count = 1
+    channel_step: _Count = 8
+    cpu: str = ""
+    cores: _Count = 1
+    features: list[CpuFeature] = []
+    qemu_cpu: str = ""
+    accelerator: Accelerator | None = None
+    caveat: str = ""
     sources: dict[str, str] = {}
+
+    def unsourced(self) -> list[str]:
+        """Figures that the profile gives without saying where they came from."""
+        described = {"id", "title", "arch", "caveat", "sources"}
+        return [
+            field.name
+            for field in msgspec.structs.fields(self)
+            if field.name not in described
+            and getattr(self, field.name) not in ("", [], None)
+            and not self.sources.get(field.name, "").strip()
+        ]

@@ -23,6 +23,8 @@ from edge_runtime.errors import InputRefusedError
 from edge_runtime.session import Prediction
 
 QUEUE_FRAMES = 4
+CONTROL_EVERY = 2
+"""While a version is on trial, every so many-th frame is run by the version before as well."""
 SOURCE_RETRY_S = 1.0
 """How long after a source has failed it is opened again."""
 RESULTS_MAX = 20_000
@@ -62,9 +64,11 @@ class InferenceEngine:
         self._period_s = 1.0 / rate_hz
         self._clock = clock
         self._model: LoadedModel | None = None
+        self._control: LoadedModel | None = None
         self._frames: queue.Queue[Frame] = queue.Queue(QUEUE_FRAMES)
         self._stop = threading.Event()
         self.answers: deque[Answer] = deque(maxlen=RESULTS_MAX)
+        self.controls: deque[tuple[str, float]] = deque(maxlen=RESULTS_MAX)
         self.frames_dropped_count = 0
         self.answered_count = 0
         self.answers_lost_count = 0
@@ -80,8 +84,15 @@ class InferenceEngine:
         """The model that answers the next frame."""
         return self._model
 
-    def swap(self, model: LoadedModel | None) -> None:
-        """Let the next frame be answered by ``model``. Safe from any thread."""
+    def swap(self, model: LoadedModel | None, control: LoadedModel | None = None) -> None:
+        """Let the next frame be answered by ``model``. Safe from any thread.
+
+        Args:
+            control: the version before, while ``model`` is on trial. In spare time it runs some of
+                the same frames, so that the trial compares the two under the same load and heat;
+                (digest, inference ms) of those runs go to ``controls``, their answers nowhere.
+        """
+        self._control = control
         self._model = model
 
     def start(self) -> None:
@@ -151,6 +162,16 @@ class InferenceEngine:
                 self.answers_lost_count += 1
             self.answers.append(answer(model, frame, self._clock.wall_s, self._clock.monotonic_s))
             self.answered_count += 1
+            if self.answered_count % CONTROL_EVERY == 0 and self._frames.empty():
+                self._run_control(frame)
+
+    def _run_control(self, frame: Frame) -> None:
+        control = self._control
+        if control is None:
+            return
+        beside = answer(control, frame, self._clock.wall_s, self._clock.monotonic_s)
+        if beside.prediction is not None:
+            self.controls.append((control.digest, beside.prediction.infer_ms))
 
 
 def answer(

@@ -40,6 +40,8 @@ class Host:
         self._hardware = hardware
         self._threads = threads
         self._loaded: dict[str, LoadedModel] = {}
+        self._candidate = ""
+        """Digest of the version that passed its self-test last: the one that goes on trial."""
 
     def start_self_test(self, ticket: int, slot: Slot, order: Order) -> None:
         """Load the slot aside and run its golden vectors; the loaded version is kept."""
@@ -63,6 +65,7 @@ class Host:
         if not result.passed:
             return SelfTestFailed(ticket, result.sentence())
         self._loaded[slot.digest] = model
+        self._candidate = slot.digest
         return SelfTestPassed(ticket)
 
     def _switch(self, ticket: int, slot: Slot | None) -> Event:
@@ -74,11 +77,15 @@ class Host:
         except WherryError as error:
             return SwitchFailed(ticket, error.message)
         self._loaded[slot.digest] = model
-        self._engine.swap(model)
+        before = self._engine.model
+        on_trial = slot.digest == self._candidate
+        self._engine.swap(model, control=before if on_trial else None)
         return Switched(ticket)
 
     def _forget(self) -> None:
         model = self._engine.model
+        self._candidate = ""
+        self._engine.swap(model)
         self._loaded = {model.digest: model} if model else {}
 
     def _load(self, slot: Slot) -> LoadedModel:

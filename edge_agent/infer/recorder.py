@@ -218,6 +218,12 @@ class Recorder:
             times = tuple(a.prediction.infer_ms for a in mine if a.prediction is not None)
             errors = sum(a.prediction is None and not a.refused for a in mine)
             self._post(Answered(digest, times, errors))
+        controls: dict[str, list[float]] = {}
+        while self._engine.controls:
+            digest, infer_ms = self._engine.controls.popleft()
+            controls.setdefault(digest, []).append(infer_ms)
+        for digest, times_ms in controls.items():
+            self._post(Answered(digest, tuple(times_ms), 0))
 
     def _close_window(self) -> None:
         window, self._window = self._window, None

@@ -1,4 +1,4 @@
-"""A bundle against its approval, and what of it this device has to fetch. Pure."""
+"""A bundle against its approval. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ from edge_agent.trust.approved import ApprovedTarget
 from edge_contract.digest import require_digest
 from edge_contract.errors import TrustError
 from edge_contract.manifest import Descriptor, Manifest, decode_manifest
-from edge_contract.model import (
-    DRIFT_REFERENCE_FILE,
-    MODEL_FILE,
-    ModelManifest,
-    Variant,
-    decode_model_manifest,
-)
+from edge_contract.model import MODEL_FILE, ModelManifest, decode_model_manifest
 
 
 def check_manifest(data: bytes, target: ApprovedTarget) -> Manifest:
@@ -40,11 +34,6 @@ def check_blob(data: bytes, descriptor: Descriptor) -> bytes:
     return require_digest(data, descriptor.digest, where=name)
 
 
-def first_blobs(manifest: Manifest) -> list[Descriptor]:
-    """What to fetch first: small, and it says which other files this device needs."""
-    return [manifest.config, manifest.layer(MODEL_FILE)]
-
-
 def check_model(data: bytes, manifest: Manifest, *, line: str, version: str) -> ModelManifest:
     """``model.json``, if it is the bundle's own and of the approved line and version.
 
@@ -62,25 +51,3 @@ def check_model(data: bytes, manifest: Manifest, *, line: str, version: str) -> 
             hint="it was signed under a wrong name; build and publish it again",
         )
     return model
-
-
-def variant_blobs(
-    manifest: Manifest, model: ModelManifest, hardware: str
-) -> tuple[Variant, list[Descriptor]]:
-    """The variant for this hardware, and every blob that the device needs to run it.
-
-    The first blobs are among them; documentation, evidence, hooks and other boards' variants
-    are not. A blob that two files share is listed once.
-
-    Raises:
-        ContractError: not compiled for this hardware, or a file is missing from the bundle.
-    """
-    variant = model.variant_for(hardware)
-    names = [MODEL_FILE, variant.file, variant.golden]
-    names += [DRIFT_REFERENCE_FILE] if _has(manifest, DRIFT_REFERENCE_FILE) else []
-    needed = [manifest.config, *(manifest.layer(name) for name in names)]
-    return variant, list({blob.digest: blob for blob in needed}.values())
-
-
-def _has(manifest: Manifest, path: str) -> bool:
-    return any(layer.path == path for layer in manifest.layers)

@@ -49,7 +49,7 @@ class Journal:
     """The journal in ``path``, opened for writing: replayed, mended and compacted.
 
     Args:
-        path: the file; its directory exists.
+        path: the file; its directory is made where it is missing.
         wall_s: the device's wall clock, unix seconds.
 
     ``state`` is the last one written, ``notes`` are sentences about damage that was found.
@@ -96,7 +96,10 @@ class Journal:
         os.close(self._file)
 
     def _open(self) -> None:
-        for leftover in self._path.parent.glob(f".{self._path.name}.*.part"):
+        directory = self._path.parent
+        directory.mkdir(exist_ok=True)
+        fsync_dir(directory.parent)
+        for leftover in directory.glob(f".{self._path.name}.*.part"):
             leftover.unlink()
         if not self._path.exists():
             write_durably(self._path, b"")
@@ -109,7 +112,7 @@ class Journal:
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         self._size_bytes = os.fstat(self._file).st_size
         os.fsync(self._file)
-        fsync_dir(self._path.parent)
+        fsync_dir(directory)
 
     def _rewritten(
         self, data: bytes, entries: list[Entry], damaged: list[int], torn_bytes: int

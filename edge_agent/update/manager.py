@@ -109,6 +109,9 @@ class UpdateManager:
                 trial_lost=found.trial_lost,
             )
         )
+        if self._inbox:
+            # The disk refuses the journal. That stops the update, never the version that runs.
+            self._ports.host.start_switch(BACKGROUND, active)
 
     def handle(self, event: Event) -> None:
         """Take one step: decide, write it down, do it. Events that come meanwhile wait.
@@ -150,6 +153,8 @@ class UpdateManager:
         if self._judge is not None and digest == self._judge_digest:
             self._judge.observe(infer_ms, ok)
         elif ok and digest == self.state.active:
+            if self._judge is not None:
+                self._judge.observe_control(infer_ms)
             self._baseline.observe(infer_ms)
 
     def hold(self) -> None:

@@ -90,7 +90,8 @@ class Story:
                     *("--target", "generic-x86-64", "--preprocess", DIGITS / "preprocess.toml"),
                     *("--calibration", data / "calibration.npz"),
                     *("--selection", data / "selection.npz", "--test", data / "test.npz"),
-                    *("--max-drop-pp", "1.5", "--out", self.bundle(version).parent),
+                    *("--max-drop-pp", "1.5", "--effort", "fast"),
+                    *("--out", self.bundle(version).parent),
                 ]
             )
 

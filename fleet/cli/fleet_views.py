@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -21,7 +22,7 @@ def devices(device: str, state: StateDir, as_json: bool) -> None:
 
     api = ApiClient(state)
     if device:
-        detail = api.get(f"devices/{device}")
+        detail = api.get(f"devices/{quote(device, safe='')}")
         emit(detail, _device_text(detail), as_json=as_json)
         return
     rows = api.get("devices")

@@ -6,6 +6,7 @@ import getpass
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import click
 
@@ -135,7 +136,7 @@ def rollout_status(
         rows = api.get("rollouts")
         emit([_json(row) for row in rows], _rollouts_text(rows), as_json=as_json)
         return ExitCode.OK
-    detail = api.get(f"rollouts/{rollout_id}")
+    detail = api.get(f"rollouts/{quote(rollout_id, safe='')}")
     if wait:
         return _wait(api, detail["rollout"], timeout_s, as_json=as_json)
     value = {**_json(detail["rollout"]), **{k: v for k, v in detail.items() if k != "rollout"}}
@@ -230,7 +231,7 @@ def _press(
     from fleet.cli.api_client import ApiClient
 
     body = {"who": who, "reason": reason, "flag": flag, "devices": list(devices)}
-    view = ApiClient(state).post(f"rollouts/{rollout_id}/{command}", body)
+    view = ApiClient(state).post(f"rollouts/{quote(rollout_id, safe='')}/{command}", body)
     emit(_json(view), _rollout_text(view), as_json=as_json)
 
 

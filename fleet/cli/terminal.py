@@ -39,7 +39,7 @@ class JsonErrorGroup(click.Group):
         if not standalone_mode:
             return super().main(words, prog_name, complete_var, False, **extra)
         as_json = "--json" in words
-        signal.signal(signal.SIGTERM, _terminate)
+        previous = signal.signal(signal.SIGTERM, _terminate)
         try:
             code = super().main(words, prog_name, complete_var, False, **extra)
             sys.stdout.flush()
@@ -55,6 +55,8 @@ class JsonErrorGroup(click.Group):
             sys.exit(_BROKEN_PIPE)
         except WherryError as error:
             _fail(error.message, error.exit_code, error.hint, error.docs, as_json)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
         sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -1,7 +1,8 @@
-"""``edge-fleet up``: broker, manager and API in one go, until SIGINT or SIGTERM."""
+"""``edge-fleet up``: broker, manager, API and console in one go, until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import signal
@@ -39,16 +40,24 @@ _STEADY_S = 60.0
     "--mqtt-port", type=click.IntRange(1, 65535), default=1883, help="Of the broker here."
 )
 @click.option("--console-port", type=click.IntRange(0, 65535), default=8470, help="0: a free one.")
+@click.option("--no-console", is_flag=True, help="The API alone, without the pages.")
 @state_option
 @json_option
 def up(
-    fleet: str, broker: str, mqtt_port: int, console_port: int, state: StateDir, as_json: bool
+    fleet: str,
+    broker: str,
+    mqtt_port: int,
+    console_port: int,
+    no_console: bool,
+    state: StateDir,
+    as_json: bool,
 ) -> int:
-    """Start everything on this machine: broker, manager, store and API.
+    """Start everything on this machine: broker, manager, store, API and console.
 
     What is not there is made: keys (for development), an empty store, a token for the API.
     """
     from fleet.clock import SystemClock
+    from fleet.console.app import routes
     from fleet.manager.http_api import build_app
     from fleet.manager.http_server import HttpServer, bind
     from fleet.manager.loop import Manager
@@ -79,7 +88,9 @@ def up(
         stack.callback(manager.stop)
         manager.start()
         token = state.make_token()
-        server = HttpServer(build_app(FleetService(manager), token), listener)
+        service = FleetService(manager)
+        pages = [] if no_console else routes(service, who=f"console ({getpass.getuser()})")
+        server = HttpServer(build_app(service, token, pages), listener)
         server.start()
         stack.callback(server.stop)
         stack.callback(manager.feed.close)  # open event streams end before the server does
@@ -96,7 +107,7 @@ def up(
         lines = (
             f"fleet    {name} in {state.path}",
             f"broker   {address} ({kind})",
-            f"console  {server.url}/",
+            f"{'API     ' if no_console else 'console '} {server.url}/",
             "next     edge-fleet publish BUNDLE, then edge-fleet rollout start LINE VERSION",
             "stop     Ctrl-C",
         )

@@ -19,35 +19,32 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import OperationalError
 
-from edge_contract.codec import encode_json
-from edge_contract.errors import ContractError, WherryError
-from edge_contract.messages import Ack, BlobAsk, BlobRefused, EnrolAnswer
-from edge_contract.topics import EVERYONE, manager_filters, topic
+from edge_contract.errors import WherryError
+from edge_contract.topics import manager_filters
 from fleet.clock import Clock
 from fleet.errors import FleetError
+from fleet.manager.blob_desk import BlobDesk
 from fleet.manager.broker_address import BrokerAddress
 from fleet.manager.catalogue import Catalogue
 from fleet.manager.connection import Connected, Connection, Disconnected, Inbound
 from fleet.manager.director import Director
+from fleet.manager.facts import Facts
 from fleet.manager.feed import Feed
 from fleet.manager.intake import Intake, Taken
 from fleet.manager.orders import Orders
+from fleet.manager.publisher import Publisher
+from fleet.manager.roll_call import RollCall
 from fleet.manager.rollouts import Rollouts, RolloutTurn
 from fleet.repository.tuf_repository import Repository
 from fleet.rollout.events import DeviceOffline
 from fleet.store import Store, devices, journal, orders
-from fleet.store.orders import OrderRow
 from fleet.transfer.blob_server import BlobServer
-from fleet.transfer.fair_queue import check_ask
 
 _BATCH = 500
 _TICK_S = 0.5
 _HOUR_S = 3600.0
 _POLL_REPOSITORY_S = 1.0
 _STORE_RETRY_S = 1.0
-PRESENCE_GRACE_S = 15.0
-"""A new connection of the manager's own says nothing about devices: they get this long to come
-back before those that were there count as offline."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -57,17 +54,6 @@ _log = logging.getLogger(__name__)
 class _Command:
     work: Callable[[], Any]
     done: Future[Any]
-
-
-@dataclass
-class Facts:
-    """How the manager is, for ``HealthView``; written by the loop, read by anybody."""
-
-    started_at_s: float
-    connected_since_s: float | None = None
-    reconnects_count: int = 0
-    ingest_lag_s: float = 0.0
-    problem: str = ""
 
 
 class Manager:
@@ -96,19 +82,20 @@ class Manager:
         self.clock = clock
         self.catalogue = Catalogue(repository)
         self.feed = Feed()
-        self.facts = Facts(started_at_s=clock.wall_s())
+        self.facts = Facts(clock.wall_s())
         self.ended = threading.Event()
         """Set when the loop has ended; ``failure`` says why if nobody asked it to."""
         self.failure: BaseException | None = None
         self._repository = repository
-        self._director = Director(fleet, repository.director_key)
-        self._orders = Orders(self._director, self.catalogue)
+        director = Director(fleet, repository.director_key)
+        self._orders = Orders(director, self.catalogue)
         self._intake = Intake(fleet)
         self._rollouts = Rollouts()
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._connection = Connection(
             address, f"{fleet}/_manager", manager_filters(fleet), self._inbox, clock
         )
+        self._publisher = Publisher(fleet, self._connection, director, self.catalogue)
         self.blobs = BlobServer(
             fleet,
             self.catalogue.blob_path,
@@ -116,9 +103,11 @@ class Manager:
             clock,
         )
         self._stopping = False
-        self._there_before: set[str] = set()
-        self._heard: set[str] = set()
-        self._confirm_by_s: float | None = None
+        self._blob_desk = BlobDesk(
+            store, self.catalogue, self.blobs, self._publisher, self.facts, clock
+        )
+        self._roll_call = RollCall()
+        self._perform_again = False
         self._poll_due_s = 0.0
         self._hourly_due_s = 0.0
         self._thread = threading.Thread(target=self._run, name="manager", daemon=True)
@@ -201,7 +190,7 @@ class Manager:
     def _run(self) -> None:
         try:
             tick_due_s = 0.0
-            self._carry_out_what_is_left()
+            self._perform()  # what was decided before a crash
             while not self._stopping:
                 now_s = self.clock.monotonic_s()
                 self._handle(self._drain(max(0.0, tick_due_s - now_s)))
@@ -236,7 +225,7 @@ class Manager:
             self._ingest(batch)
             batch = []
             if isinstance(item, Connected):
-                self._connected()
+                self._give_all(item)
             elif isinstance(item, Disconnected):
                 self._disconnected(item.reason)
             elif isinstance(item, _Command):
@@ -249,7 +238,7 @@ class Manager:
         except WherryError as error:
             command.done.set_exception(error)
         except OperationalError as error:
-            self._trouble(f"the store refuses: {error.orig}")
+            self.facts.store_refuses(error)
             command.done.set_exception(FleetError(self.facts.problem, hint="edge-fleet doctor"))
         except BaseException as error:
             command.done.set_exception(FleetError(f"the manager failed: {error!r}"))
@@ -263,10 +252,10 @@ class Manager:
                 taken = self._commit(batch)
             except OperationalError as error:
                 # A full disk, say. Nothing was acknowledged, so nothing is lost by waiting.
-                self._trouble(f"the store refuses: {error.orig}")
+                self.facts.store_refuses(error)
                 threading.Event().wait(_STORE_RETRY_S)
                 continue
-            self._well()
+            self.facts.well("store")
             self.facts.ingest_lag_s = self.clock.wall_s() - batch[0].at_s
             self._after_commit(batch, taken)
             return
@@ -285,43 +274,15 @@ class Manager:
 
     def _after_commit(self, batch: list[Inbound], taken: Taken) -> None:
         self._connection.acknowledge(batch)
-        for enrolment in taken.enrolments:
-            answer = EnrolAnswer(accepted=enrolment.row is not None, reason=enrolment.reason)
-            self._send(enrolment.device, "rsp", "enrol", encode_json(answer))
-        for stream, ranges in taken.acks.items():
-            ack = Ack(cls=stream.cls, boot_id=stream.boot_id, ranges=ranges)
-            self._send(stream.device, "rsp", "ack", encode_json(ack))
-        self._heard |= taken.heard
+        self._publisher.answers(taken)
+        self._roll_call.heard(taken.heard)
         for device in taken.gone:
             self.blobs.forget(device)
         for (kind, subject), text in taken.changes.items():
             self.feed.put(self.clock.wall_s(), kind, subject, text)
         for device, ask in taken.asks:
-            self._serve(device, ask)
+            self._blob_desk.answer(device, ask)
         self._perform()
-
-    def _serve(self, device: str, ask: BlobAsk) -> None:
-        """Only blobs of what the device is ordered to run; anything else is refused."""
-        try:
-            with self.store.read() as tx:
-                order = orders.current_order(tx, device)
-            if order is None or not order.digest:
-                raise FleetError("nothing is ordered for this device")
-            if ask.digest not in self.catalogue.blobs_of(order.digest):
-                raise FleetError(f"not part of {order.line} {order.version}, which is ordered")
-            size_bytes = self.catalogue.blob_path(ask.digest).stat().st_size
-            self.blobs.ask(device, check_ask(ask, size_bytes))
-        except (WherryError, OSError) as error:
-            if isinstance(error, ContractError):
-                self._find(device, "malformed", "blob", error.message)
-            refused = BlobRefused(digest=ask.digest[:80], reason=str(error))
-            self._send(device, "blob", "refused", encode_json(refused))
-
-    def _find(self, device: str, kind: str, cls: str, detail: str) -> None:
-        with self.store.write() as tx:
-            now_s = self.clock.wall_s()
-            journal.add_finding(tx, device=device, kind=kind, cls=cls, detail=detail, now_s=now_s)
-        self.feed.put(now_s, "finding", device)
 
     # Time. --------------------------------------------------------------------------------------
 
@@ -334,47 +295,44 @@ class Manager:
             if now_s >= self._hourly_due_s:
                 self._hourly_due_s = now_s + _HOUR_S
                 self._hourly()
-            if self._confirm_by_s is not None and now_s >= self._confirm_by_s:
-                self._mark_offline()
+            self._mark_offline(self._roll_call.missing(now_s))
+            if self._perform_again:
+                self._perform()
             lines = self._rollouts.ticking()
             # Without a broker nobody can answer: no time passes for a rollout that cannot see.
             if lines and self.connected:
                 self.transact(lambda turn: turn.tick(lines))
         except OperationalError as error:
-            self._trouble(f"the store refuses: {error.orig}")
+            self.facts.store_refuses(error)
 
     def poll_repository(self) -> None:
         """Notice what was published meanwhile; on the loop only (``do``)."""
         if self._load_repository():
+            self._publisher.metadata()
             for line in self.catalogue.edition.metadata:
-                self._publish_metadata(line)
                 self.feed.put(self.clock.wall_s(), "repository", line)
 
     def _load_repository(self) -> bool:
         try:
-            return self.catalogue.reload()
+            changed = self.catalogue.reload()
         except WherryError as error:
-            if self.facts.problem != error.message:
-                _log.error("%s", error.message)
-            self.facts.problem = error.message
+            self.facts.trouble("repository", error.message)
             return False
+        self.facts.well("repository")
+        return changed
 
     def _hourly(self) -> None:
         try:
             self._repository.refresh_timestamp()
             issued = self.transact(lambda turn: self._orders.renew_due(turn.tx, turn))
         except WherryError as error:
-            self._trouble(error.message)
+            self.facts.trouble("signing", error.message)
             return
-        self._publish_orders(issued)
+        self._publisher.orders(issued)
 
-    def _mark_offline(self) -> None:
-        """Devices that were there before this connection, and that it has shown no sign of."""
-        gone = self._there_before - self._heard
-        self._confirm_by_s = None
-
+    def _mark_offline(self, gone: list[str]) -> None:
         def mark(turn: RolloutTurn) -> None:
-            for device in sorted(gone):
+            for device in gone:
                 row = devices.get_device(turn.tx, device)
                 if row is not None and row.online:
                     devices.change_device(turn.tx, device, online=False)
@@ -387,34 +345,43 @@ class Manager:
 
     # Towards the broker. ------------------------------------------------------------------------
 
-    def _connected(self) -> None:
+    def _give_all(self, event: Connected) -> None:
         """The broker may have forgotten everything: give it all that is retained, once more."""
+        try:
+            self._connected(event.connection)
+        except OperationalError as error:
+            self.facts.store_refuses(error)
+            threading.Event().wait(_STORE_RETRY_S)
+            self._inbox.put(event)
+
+    def _connected(self, connection: int) -> None:
         now_s = self.clock.wall_s()
-        if self.facts.connected_since_s is None:
-            self.facts.reconnects_count += 1
+        self.facts.reconnects_count = connection - 1
         self.facts.connected_since_s = now_s
-        self._well()
-        _log.info("connected to %s", self.address)
-        for line in self.catalogue.edition.metadata:
-            self._publish_metadata(line)
+        self.facts.well("broker")
+        _log.info("connected to the broker at %s", self.address)
+        self._publisher.metadata()
         with self.store.read() as tx:
             current = orders.current_orders(tx)
-            self._there_before = {row.device for row in devices.list_devices(tx) if row.online}
-        self._publish_orders(current)
-        self._confirm_by_s = self.clock.monotonic_s() + PRESENCE_GRACE_S
+            online = [row.device for row in devices.list_devices(tx) if row.online]
+        self._publisher.orders(current)
+        self._roll_call.begin(online, self.clock.monotonic_s())
         self.feed.put(now_s, "broker", str(self.address), "connected to the broker")
 
     def _disconnected(self, reason: str) -> None:
         self.blobs.disconnected()
-        self._confirm_by_s = None
-        self._heard = set()
-        if self.facts.connected_since_s is not None or not self.facts.problem:
-            self._trouble(reason)
-            self.feed.put(self.clock.wall_s(), "broker", str(self.address), reason)
+        self._roll_call.lost()
+        problem = f"no connection to the broker: {reason}"
+        if self.facts.trouble("broker", problem):
+            self.feed.put(self.clock.wall_s(), "broker", str(self.address), problem)
         self.facts.connected_since_s = None
 
     def _perform(self) -> None:
-        """Sign, store, and then publish what rollouts decided, until nothing is left."""
+        """Sign, store, and then publish what rollouts decided, until nothing is left.
+
+        What cannot be signed or stored stays in the outbox; the next tick tries again.
+        """
+        self._perform_again = True
         while True:
             try:
                 with self.store.write() as tx:
@@ -422,45 +389,20 @@ class Manager:
                     issued = self._orders.perform(tx, turn)
                     turn.write()
             except WherryError as error:
-                self._trouble(error.message)
+                self.facts.trouble("signing", error.message)
                 return
+            except OperationalError as error:
+                self.facts.store_refuses(error)
+                return
+            self.facts.well("signing")
             self._tell_rollouts(turn)
-            self._publish_orders(issued)
+            self._publisher.orders(issued)
             if not issued:
+                self._perform_again = False
                 return
-
-    def _carry_out_what_is_left(self) -> None:
-        """What was decided before a crash; published with everything else on the CONNACK."""
-        try:
-            self._perform()
-        except OperationalError as error:
-            self._trouble(f"the store refuses: {error.orig}")
-
-    def _publish_orders(self, issued: Sequence[OrderRow]) -> None:
-        for order in issued:
-            name = topic(self.fleet, order.device, "desired", "model")
-            self._connection.publish(name, order.envelope, qos=1, retain=True)
-
-    def _publish_metadata(self, line: str) -> None:
-        payload = self.catalogue.edition.metadata[line]
-        name = topic(self.fleet, EVERYONE, "metadata", line)
-        self._connection.publish(name, payload, qos=1, retain=True)
-
-    def _send(self, device: str, cls: str, name: str, payload: bytes) -> None:
-        to = topic(self.fleet, device, cls, name)
-        signature = self._director.sign(to, payload)
-        self._connection.publish(to, payload, qos=1, signature=signature)
 
     # What people see. ---------------------------------------------------------------------------
 
     def _tell_rollouts(self, turn: RolloutTurn) -> None:
         for rollout, text in turn.committed():
             self.feed.put(turn.now_s, "rollout", rollout, text)
-
-    def _trouble(self, problem: str) -> None:
-        if problem != self.facts.problem:
-            _log.warning("%s", problem)
-        self.facts.problem = problem
-
-    def _well(self) -> None:
-        self.facts.problem = ""

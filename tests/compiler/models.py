@@ -121,6 +121,45 @@ def small_cnn(
     return model
 
 
+def residual_cnn(*, seed: int = 3) -> ModelProto:
+    """Two residual blocks (one with a projection), max pooling, and a Gemm with Relu before it."""
+    random = np.random.default_rng(seed)
+    graph = Graph([], [])
+
+    def conv(source: str, output: str, made: int, read: int, side: int, stride: int = 1) -> str:
+        values = random.normal(0, 1, (made, read, side, side)) * np.sqrt(2 / (read * side * side))
+        weight = graph.weight(f"{output}_w", values.astype(np.float32))
+        bias = graph.weight(f"{output}_b", random.normal(0, 0.1, made).astype(np.float32))
+        pads = [side // 2] * 4
+        inputs = [source, weight, bias]
+        return graph.add("Conv", inputs, output, pads=pads, strides=[stride, stride])
+
+    graph.add("Transpose", ["frames"], "nchw", perm=[0, 3, 1, 2])
+    graph.add("Mul", ["nchw", graph.weight("scale", np.array(1 / 128, np.float32))], "scaled")
+    graph.add("Relu", [conv("scaled", "c1", 8, 1, 3)], "r1")
+    graph.add("Relu", [conv("r1", "c2", 8, 8, 3)], "r2")
+    graph.add("Add", ["r1", conv("r2", "c3", 8, 8, 3)], "a1")
+    graph.add("Relu", ["a1"], "r3")
+    graph.add("MaxPool", ["r3"], "m", kernel_shape=[2, 2], strides=[2, 2])
+    graph.add("Relu", [conv("m", "c4", 16, 8, 3)], "r4")
+    graph.add("Add", [conv("m", "c6", 16, 8, 1), conv("r4", "c5", 16, 16, 3)], "a2")
+    graph.add("Relu", ["a2"], "r5")
+    graph.add("GlobalAveragePool", ["r5"], "pool")
+    graph.add("Flatten", ["pool"], "features")
+    trunk = graph.model("features", batch="batch", opset=17, shape=(SIDE, SIDE, 1), width=16)
+    x, y = frames(400, seed + 1)
+    features = ort.InferenceSession(trunk.SerializeToString()).run(None, {"frames": x})[0]
+    design = np.hstack([features, np.ones((len(x), 1))])
+    wanted = 8.0 * (np.eye(CLASSES)[y] - 0.5)
+    ridge = 30 * RIDGE * np.eye(design.shape[1])
+    fitted = np.linalg.solve(design.T @ design + ridge, design.T @ wanted)
+    graph.weight("wl", fitted[:-1].T.astype(np.float32))
+    graph.weight("bl", fitted[-1].astype(np.float32))
+    graph.add("Gemm", ["features", "wl", "bl"], "logits", transB=1)
+    graph.add("Softmax", ["logits"], "scores")
+    return graph.model("scores", batch="batch", opset=17, shape=(SIDE, SIDE, 1), width=CLASSES)
+
+
 def matmul_model() -> ModelProto:
     """Two fully connected layers written as MatMul + Add, the first with a batch norm behind it."""
     random = np.random.default_rng(5)

@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 
 import firmware_hooks
+from edge_agent.update.events import Ordered
 from edge_agent.update.moves import HOOK_OF
 from firmware_hooks.protocol import HOOK_API, RULES, VERSION_DIR, WORDS
+from tests.update.bundles import make_version
+from tests.update.device import Clock, Device
 
 TEXT = (Path(firmware_hooks.__file__).parent / "PROTOCOL.md").read_text()
 
@@ -28,11 +31,14 @@ def test_every_hook_that_the_update_machine_asks_is_in_the_protocol() -> None:
     assert f"`WHERRY_HOOK_API` | `{HOOK_API}`" in TEXT
 
 
-def test_every_fact_that_a_hook_is_told_is_documented() -> None:
-    import inspect
-
-    from edge_agent.update.executor import Executor
-
-    told = set(re.findall(r'"([A-Z_]+)":', inspect.getsource(Executor._facts)))
+def test_every_fact_that_a_hook_is_told_is_documented(tmp_path: Path) -> None:
+    version = make_version("1.0.0")
+    device = Device(tmp_path, {version.digest: version}, Clock()).boot()
+    device.manager.handle(Ordered(version.order(1)))
+    device.settle()
+    assert [facts["STATE"] for facts in device.hook_facts] == list(RULES)
     documented = set(re.findall(r"`WHERRY_([A-Z_]+)` \|", TEXT)) - {"HOOK_API"}
-    assert told == documented
+    for facts in device.hook_facts:
+        assert set(facts) == documented
+        assert (facts["SLOT"], facts["VERSION"], facts["OLD_VERSION"]) == ("A", "1.0.0", "")
+        assert facts["SLOT_DIR"] == str(tmp_path / "slots" / "A" / "files")

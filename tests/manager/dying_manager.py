@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from fleet.clock import SystemClock
@@ -18,6 +18,7 @@ from fleet.manager.broker_address import BrokerAddress
 from fleet.manager.connection import Inbound
 from fleet.manager.intake import Taken
 from fleet.manager.loop import Manager
+from fleet.manager.publisher import Publisher
 from fleet.repository.tuf_repository import Repository
 from fleet.service import FleetService, RolloutOrder
 from fleet.store import open_store, orders
@@ -52,10 +53,13 @@ class DyingManager(Manager):
             die()
         super()._perform()
 
-    def _publish_orders(self, issued: Sequence[OrderRow]) -> None:
-        if self.moment == "after the order" and issued:
+
+class DyingPublisher(Publisher):
+    def orders(self, issued: Iterable[OrderRow]) -> None:
+        issued = list(issued)
+        if issued:
             die()
-        super()._publish_orders(issued)
+        super().orders(issued)
 
 
 def _has_records(batch: list[Inbound]) -> bool:
@@ -78,6 +82,8 @@ def main() -> None:
         clock=clock,
     )
     manager.moment = moment
+    if moment == "after the order":
+        manager._publisher.__class__ = DyingPublisher
     manager.start()
     while not manager.connected:
         time.sleep(0.01)

@@ -109,6 +109,15 @@ class SimulatedDevice:
         assert self._subscribed.wait(5), "no SUBACK"
         return self
 
+    def until_enrolled(self, timeout_s: float = 15.0) -> SimulatedDevice:
+        """Announce until the manager answers: it may not have been there the first time."""
+        until = time.monotonic() + timeout_s
+        while not self.enrolled:
+            assert time.monotonic() < until, f"{self.name} got no answer to its enrolment"
+            time.sleep(0.3)
+            self.announce()
+        return self
+
     def announce(self) -> None:
         """What a device sends on every CONNACK; paho's thread calls it on reconnects."""
         self.say_online(True)

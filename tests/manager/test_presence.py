@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from edge_contract.codec import encode_json
 from edge_contract.messages import AgentState, Online
 from fleet.manager.presence import hear_online, hear_state
+from fleet.manager.roll_call import GRACE_S, RollCall
 from fleet.store.devices import DeviceRow
 
 ROW = DeviceRow(
@@ -99,3 +100,23 @@ def test_an_older_state_does_not_overwrite_a_newer_one() -> None:
     row = replace(ROW, state=encode_json(newer))
     assert hear_state(row, older, encode_json(older), retained=False, now_s=1.0) is None
     assert hear_state(row, newer, encode_json(newer), retained=False, now_s=1.0) is None
+
+
+def test_after_a_lost_connection_the_silent_ones_are_missing_once() -> None:
+    call = RollCall()
+    call.heard(["early"])  # what is retained may come before the subscription stands
+    call.begin(["early", "late", "silent"], now_s=100.0)
+    assert call.missing(100.0 + GRACE_S - 0.1) == []
+    call.heard(["late", "new"])
+    assert call.missing(100.0 + GRACE_S) == ["silent"]
+    assert call.missing(1000.0) == []
+
+
+def test_a_roll_call_ends_with_its_connection() -> None:
+    call = RollCall()
+    call.heard(["cam"])
+    call.begin(["cam", "silent"], now_s=0.0)
+    call.lost()
+    assert call.missing(1000.0) == []
+    call.begin(["cam"], now_s=1000.0)
+    assert call.missing(1000.0 + GRACE_S) == ["cam"]

@@ -81,16 +81,20 @@ def test_nothing_acknowledged_into_the_spool_is_lost_to_sigkill(
     ledger = ledger_of(tmp_path)
     for cls, wanted in accepted.items():
         accounted = acking[cls].copy()
-        for lost in spool.tombstones():
-            if lost.cls == cls:
-                accounted.add(lost.seq_first, lost.seq_last)
+        buried = [lost for lost in spool.tombstones() if lost.cls == cls]
+        for lost in buried:
+            accounted.add(lost.seq_first, lost.seq_last)
+        # The list of tombstones is bounded; older ones live on in the count alone. None are
+        # forgotten where the list never filled up, and then nothing may be unaccounted for.
+        listed = sum(lost.seq_last - lost.seq_first + 1 for lost in buried)
+        forgotten = spool.stats().classes[cls].dropped_count - listed
         sent_of_class = IntervalSet(sent[cls].items())
         for record in drain(spool, cls):
             assert record.payload.startswith(f"{cls} {record.seq_first} ".encode())
             accounted.add(record.seq_first, record.seq_last)
             if sent_of_class.classify(record.seq_first, record.seq_last) is not Overlap.DISJOINT:
                 assert sent[cls][record.seq_first] == record.seq_last
-        assert wanted.difference(accounted).to_list() == []
+        assert wanted.difference(accounted).count() <= forgotten
         assert wanted.difference(ledger[cls]).to_list() == []
-        assert ledger[cls].difference(accounted).to_list() == []
+        assert ledger[cls].difference(accounted).count() <= forgotten
     assert sum(wanted.count() for wanted in accepted.values()) > 50 * ROUNDS

@@ -7,18 +7,12 @@ from pathlib import Path
 import pytest
 
 from edge_agent.trust.approved import ApprovedTarget
-from edge_agent.trust.bundle_check import (
-    check_blob,
-    check_manifest,
-    check_model,
-    first_blobs,
-    variant_blobs,
-)
+from edge_agent.trust.bundle_check import check_blob, check_manifest, check_model
+from edge_agent.update.content import needed_layers
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.layout import BundleDir
-from edge_contract.manifest import WEIGHT_CONFIG
 from edge_contract.model import MODEL_FILE
-from tests.trust.bundle_maker import bundle_files, make_bundle, write_files
+from tests.trust.bundle_maker import make_bundle
 
 
 @pytest.fixture
@@ -32,28 +26,13 @@ def target_of(bundle: BundleDir) -> ApprovedTarget:
 
 def test_approved_manifest_names_what_this_board_needs(bundle: BundleDir) -> None:
     manifest = check_manifest(bundle.manifest_bytes, target_of(bundle))
-    assert [blob.path for blob in first_blobs(manifest)] == ["", MODEL_FILE]
     model = check_model(bundle.read_file(MODEL_FILE), manifest, line="digits", version="1.0.0")
-    variant, blobs = variant_blobs(manifest, model, "raspberry-pi-4")
-    assert variant.target == "raspberry-pi-4"
-    assert [blob.path for blob in blobs] == [
-        "",
+    assert [layer.path for layer in needed_layers(manifest, model, "raspberry-pi-4")] == [
         "model.json",
         "variants/raspberry-pi-4.onnx",
         "golden/raspberry-pi-4.msgpack",
         "drift-reference.msgpack",
     ]
-
-
-def test_blob_that_two_files_share_is_fetched_once(tmp_path: Path) -> None:
-    files = bundle_files("digits", "1.0.0", b"w")
-    files["drift-reference.msgpack"] = (WEIGHT_CONFIG, files["golden/x86-64.msgpack"][1])
-    bundle = write_files(tmp_path / "b", name="digits", version="1.0.0", files=files)
-    model = check_model(
-        bundle.read_file(MODEL_FILE), bundle.manifest, line="digits", version="1.0.0"
-    )
-    _, blobs = variant_blobs(bundle.manifest, model, "x86-64")
-    assert len({blob.digest for blob in blobs}) == len(blobs) == 4
 
 
 def test_tampered_manifest_is_refused(bundle: BundleDir) -> None:
@@ -90,4 +69,4 @@ def test_bundle_without_a_variant_for_this_board_is_refused(bundle: BundleDir) -
         bundle.read_file(MODEL_FILE), bundle.manifest, line="digits", version="1.0.0"
     )
     with pytest.raises(ContractError, match="no variant for 'jetson-orin-nano'"):
-        variant_blobs(bundle.manifest, model, "jetson-orin-nano")
+        needed_layers(bundle.manifest, model, "jetson-orin-nano")

@@ -27,6 +27,7 @@ from edge_agent.update.executor import Ports
 from edge_agent.update.journal import Journal
 from edge_agent.update.manager import UpdateManager
 from edge_agent.update.order import Order
+from edge_agent.update.pointer import BOOT_FILE, load_pointer
 from edge_agent.update.slots import Slot, Slots
 from edge_agent.update.state import Stage
 from edge_contract.digest import hex_of
@@ -83,7 +84,7 @@ class Device:
         self.hook_facts: list[dict[str, str]] = []
         self.reports: list[tuple[int, str, str]] = []
         self.alarms: list[str] = []
-        self.journal = Journal(state_dir / "update.jsonl", clock.wall_s)
+        self.journal = Journal(state_dir / "update" / "journal", clock.wall_s)
         self.slots = Slots(state_dir, HARDWARE)
         ports = Ports(
             fetcher=self, tester=self, host=self, hooks=_Hooks(self), sink=self, aside=self
@@ -132,6 +133,12 @@ class Device:
         self.pending.append(test)
 
     def start_switch(self, ticket: int, slot: Slot | None) -> None:
+        if slot is not None:
+            pointer = load_pointer(self.state_dir / BOOT_FILE)
+            assert pointer is not None
+            known = (pointer.active_digest, pointer.trial_digest)
+            assert slot.digest in known, "asked to run what the disk does not know of"
+
         def switch() -> Event:
             if slot is not None and self._behaviour(slot) == "dies":
                 self.has_run.append(slot.digest)

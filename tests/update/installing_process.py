@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_agent.hooks import DeviceHooks
 from edge_agent.update.boot import BootMarker
 from edge_agent.update.events import (
     Event,
@@ -31,7 +32,6 @@ from edge_agent.update.events import (
     Switched,
 )
 from edge_agent.update.executor import Ports
-from edge_agent.update.hooks import DeviceHooks
 from edge_agent.update.journal import Journal
 from edge_agent.update.manager import UpdateManager
 from edge_agent.update.order import Order
@@ -63,7 +63,7 @@ class Agent:
             sink=self,
             aside=self.worker,
         )
-        journal = Journal(state_dir / "update.jsonl", time.time)
+        journal = Journal(state_dir / "update" / "journal", time.time)
         self.manager = UpdateManager(journal, self.slots, ports, time.monotonic)
 
     def start_fetch(self, ticket: int, order: Order) -> None:

@@ -49,6 +49,7 @@ class Promises:
         self.has_run: set[str] = set()
         self.told_committed: Order | None = None
         self.cuts = 0
+        self.holds = 0
         self.device = Device(self.disk.root, FLEET, self.clock)
         self.survive(lambda: self.device.boot())
 
@@ -100,6 +101,7 @@ class Promises:
         for name, digest in (
             (pointer.active, pointer.active_digest),
             (pointer.trial, pointer.trial_digest),
+            (pointer.fallback, pointer.fallback_digest),
         ):
             if name:
                 assert whole_digest(slots / name) == digest
@@ -123,7 +125,7 @@ class Promises:
         self.check_audit()
 
     def check_audit(self) -> None:
-        entries = read_journal(self.disk.root / "update.jsonl")
+        entries = read_journal(self.disk.root / "update" / "journal")
         facts = [fact for entry in entries for fact in entry.facts]
         shown = {fact.digest for fact in facts if fact.what in ("trial", "active")}
         assert self.has_run <= shown, "a version ran that the audit trail does not show"
@@ -131,7 +133,8 @@ class Promises:
         for version in VERSIONS:
             entered = sum(f.what == "entered" and f.digest == version.digest for f in facts)
             asked = sum(order.digest == version.digest for order in self.orders)
-            assert entered <= asked, "one order was installed twice"
+            # A hold stops an order before the switch; released, it goes through the stages again.
+            assert entered <= asked + self.holds, "one order was installed twice"
 
     def settle(self) -> None:
         """Let it come to rest; then the last order has ended as it should."""
@@ -204,6 +207,7 @@ class PowerCutMachine(RuleBasedStateMachine):
 
     @rule()
     def hold(self) -> None:
+        self.promises.holds += 1
         self.promises.survive(lambda: self.promises.device.manager.hold())
 
     @rule()
@@ -217,16 +221,16 @@ class PowerCutMachine(RuleBasedStateMachine):
 
 
 TestPowerCuts = PowerCutMachine.TestCase
-TestPowerCuts.settings = settings(max_examples=250, stateful_step_count=20, deadline=None)
+TestPowerCuts.settings = settings(max_examples=120, stateful_step_count=20, deadline=None)
 
 
 @pytest.mark.parametrize("second", [GOOD[1], WRONG, SLOW, UNLOADABLE], ids=lambda v: v.behaviour)
 def test_a_cut_at_every_flush_of_an_install_leaves_old_or_new(
     tmp_path: Path, second: Version
 ) -> None:
-    """Every flush of a second install in turn, four times with other survivors."""
+    """Every flush of a second install in turn, twice with other survivors."""
     points = 0
-    for seed in range(4):
+    for seed in range(2):
         for flush in range(1, 200):
             base = tmp_path / f"{seed}-{flush}"
             base.mkdir()

@@ -100,6 +100,6 @@ def check_restarted(state_dir: Path, result: dict[str, object]) -> None:
     assert found["active"]["digest"] in (OLD.digest, NEW.digest)
     assert (result["running"], status["active"]["digest"]) == (NEW.digest, NEW.digest)
     assert status["fallback"]["digest"] == OLD.digest
-    facts = [f for e in read_journal(state_dir / "update.jsonl") for f in e.facts]
+    facts = [f for e in read_journal(state_dir / "update" / "journal") for f in e.facts]
     for what, slot in (("entered", "B"), ("active", "B")):
         assert [f.slot for f in facts if (f.what, f.digest) == (what, NEW.digest)] == [slot]

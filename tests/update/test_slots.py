@@ -117,6 +117,14 @@ def test_a_failed_staging_leaves_the_fallback(bench: Bench) -> None:
     assert fallback.digest == V1.digest
 
 
+def test_a_fallback_that_gives_way_has_lost_its_right_to_run_before(bench: Bench) -> None:
+    bench.install(V1)
+    bench.install(V2)
+    bench.stage(V3)
+    assert (bench.slots.fallback(), bench.slots.pointer.fallback) == (None, "")
+    assert bench.again().notes == ()
+
+
 def test_staging_twice_changes_nothing(bench: Bench) -> None:
     bench.stage(V1)
     inode = (bench.root / "slots" / "A").stat().st_ino

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.update.trial import Baseline, TrialJudge
+from edge_agent.update.trial import Baseline, TrialJudge, Verdict
 from edge_contract.health import HealthSpec
 
 SPEC = HealthSpec(
@@ -153,3 +153,45 @@ def test_the_baseline_needs_some_frames_and_forgets_old_ones() -> None:
     assert baseline.latency_p95_ms == 1949.0
     baseline.clear()
     assert baseline.latency_p95_ms is None
+
+
+def judged_beside(model_ms: float, control_ms: float, spec: HealthSpec) -> Verdict | None:
+    """A trial of 100 frames whose baseline was 1 ms, with the version before run beside it."""
+    judge = TrialJudge(spec, 1.0)
+    for _ in range(100):
+        judge.observe(model_ms, ok=True)
+        judge.observe_control(control_ms)
+    return judge.verdict(spec.trial_s)
+
+
+def test_a_busy_device_is_not_blamed_on_the_new_version() -> None:
+    spec = HealthSpec(trial_s=1.0, frames_min=50, latency_p95_ratio_max=3.0)
+    verdict = judged_beside(20.0, 18.0, spec)
+    assert verdict is not None
+    assert verdict.healthy
+
+
+def test_a_slow_version_is_found_beside_a_control_that_is_not() -> None:
+    spec = HealthSpec(trial_s=1.0, frames_min=50, latency_p95_ratio_max=3.0)
+    verdict = judged_beside(20.0, 1.0, spec)
+    assert verdict is not None
+    assert "inference p95" in verdict.reason
+
+
+def test_a_control_never_lifts_the_absolute_limit() -> None:
+    spec = HealthSpec(trial_s=1.0, frames_min=50, latency_p95_max_ms=15.0)
+    verdict = judged_beside(20.0, 18.0, spec)
+    assert verdict is not None
+    assert not verdict.healthy
+
+
+def test_a_handful_of_controls_excuses_nothing() -> None:
+    spec = HealthSpec(trial_s=1.0, frames_min=50, latency_p95_ratio_max=3.0)
+    judge = TrialJudge(spec, 1.0)
+    for _ in range(5):
+        judge.observe_control(20.0)
+    for _ in range(100):
+        judge.observe(20.0, ok=True)
+    verdict = judge.verdict(1.0)
+    assert verdict is not None
+    assert not verdict.healthy

@@ -1,0 +1,1 @@
+"""Commands of ``edge-compile`` that look and compare, and change nothing."""

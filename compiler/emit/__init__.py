@@ -1,0 +1,1 @@
+"""Files from plans: one emitter a format."""

@@ -1,0 +1,281 @@
+"""Look for the plan whose answers are nearest to the float model's.
+
+Candidates are ranges (extremes, percentiles, least squared error, and a search tensor by tensor),
+channel equalisation and bias correction. They are compared in simulation on calibration samples;
+the best few then run on the real int8 kernels over the selection samples, and that decides. The
+test data have no part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from compiler.layers import with_outputs
+from compiler.plan.correct import corrected_biases
+from compiler.plan.draft import Range, draft_plan, grids_of
+from compiler.plan.effort import Effort
+from compiler.plan.equalise import (
+    channel_extremes,
+    disparity,
+    equalise,
+    find_pairs,
+    ranges_of,
+    with_values,
+)
+from compiler.plan.fidelity import logit_snr_db, logits_of
+from compiler.plan.intervals import candidate_ranges
+from compiler.plan.plan import Activations, Plan
+from compiler.plan.simulate import Simulation, open_session, run_batches
+from compiler.plan.structure import survey
+from compiler.progress import Progress
+from compiler.ranges import TensorStats
+
+Array = npt.NDArray[np.float32]
+
+
+Collect = Callable[[ModelProto, Collection[str]], Mapping[str, TensorStats]]
+"""Statistics of the named tensors of a model over all calibration samples."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an effort may spend.
+
+    samples: calibration samples in the simulation.
+    macs: multiply-accumulates of the search tensor by tensor; it takes fewer samples, down to
+        ``SAMPLES_MIN``, and where these are too many does without.
+    balances: equalisations to try; fast ones only where channels differ greatly.
+    passes: how often the search goes over all tensors.
+    finalists: plans that run on the real kernels.
+    """
+
+    samples: int
+    macs: float
+    balances: tuple[float, ...]
+    passes: int
+    finalists: int
+
+
+BUDGETS: dict[Effort, Budget] = {
+    "fast": Budget(samples=48, macs=0, balances=(0.5,), passes=0, finalists=2),
+    "normal": Budget(samples=64, macs=1.5e11, balances=(0.0, 0.5), passes=1, finalists=4),
+    "thorough": Budget(samples=192, macs=1.5e12, balances=(0.0, 0.5, 0.8), passes=3, finalists=6),
+}
+SAMPLES_MAX = max(budget.samples for budget in BUDGETS.values())
+SAMPLES_MIN = 16
+DISPARITY_MIN = 16.0
+"""Channels that differ by less are left as they are at effort ``fast``."""
+
+FACTORS = (0.95, 0.9, 0.8, 0.7, 0.6)
+"""What the search multiplies an end of a range by."""
+
+GAIN_MIN = 0.01
+"""dB that a step of the search has to gain, so that noise does not drive it."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate in simulation.
+
+    recipe: how it was made, in words of the report.
+    snr_db: of the logits, on calibration samples.
+    floating: the plan's graph before biases were corrected.
+    """
+
+    recipe: str
+    snr_db: float
+    plan: Plan
+    floating: ModelProto
+    ranges: Mapping[str, Range]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to search, and with what.
+
+    model: ``FloatGraph.prepared``.
+    collect: asks for statistics.
+    x: some calibration samples as model inputs, float32 ``[n, ...]``.
+    batch: samples a simulated run.
+    macs: multiply-accumulates for one sample.
+    """
+
+    model: ModelProto
+    collect: Collect
+    x: Array
+    batch: int
+    macs: int
+    activations: Activations
+    effort: Effort
+
+    def trials(self, progress: Progress) -> list[Trial]:
+        """Finalists, the best in simulation first.
+
+        Raises:
+            CompileError: the runtime fails.
+        """
+        budget = BUDGETS[self.effort]
+        x = self.x[: budget.samples]
+        logits, head = logits_of(self.model)
+        reference = self._float(self.model, [logits], x)[0]
+        best: list[tuple[Trial, _Bench]] = []
+        found: list[Trial] = []
+        for name, model in self._models(x, reference, logits, head, budget):
+            bench = _Bench(self, model, x, reference, logits, head)
+            tried = bench.bases(name)
+            found += tried[:2]
+            best.append((tried[0], bench))
+        best.sort(key=lambda pair: -pair[0].snr_db)
+        if budget.passes:
+            trial, bench = best[0]
+            progress(f"searching ranges from {trial.recipe} ({trial.snr_db:.1f} dB)")
+            searched = bench.descend(trial, budget)
+            if searched is not None and searched.snr_db > trial.snr_db:
+                found.append(searched)
+                trial = searched
+            progress(f"correcting biases of {trial.recipe} ({trial.snr_db:.1f} dB)")
+            corrected = bench.correct(trial)
+            # Only where it helps.
+            if corrected.snr_db > trial.snr_db + GAIN_MIN:
+                found.append(corrected)
+        found.sort(key=lambda trial: -trial.snr_db)
+        return found[: budget.finalists]
+
+    def _models(
+        self, x: Array, reference: Array, logits: str, head: str, budget: Budget
+    ) -> list[tuple[str, ModelProto]]:
+        """The model, and the same function with its channels equalised."""
+        found = [("", self.model)]
+        pairs = find_pairs(self.model, survey(self.model))
+        if not pairs:
+            return found
+        made = self._float(self.model, [pair.made for pair in pairs], x)
+        ranges = {
+            place: ranges_of(pair, *channel_extremes(iter([values])))
+            for place, (pair, values) in enumerate(zip(pairs, made, strict=True))
+        }
+        great = max(disparity(pairs[place], values) for place, values in ranges.items())
+        if self.effort == "fast" and great < DISPARITY_MIN:
+            return found
+        for balance in budget.balances:
+            other = equalise(self.model, ranges, pairs, balance)
+            same = self._float(other, [logits], x)[0]
+            # A graph in which a Reshape means more than it seems to would not survive this.
+            if logit_snr_db(reference, same, head) > 60:
+                found.append((f"equalised-{balance:g}", other))
+        return found
+
+    def _float(self, model: ModelProto, outputs: list[str], x: Array) -> list[Array]:
+        opened = with_outputs(model, outputs)
+        session = open_session(opened)
+        return run_batches(session, outputs, model.graph.input[0].name, x, self.batch, {})
+
+
+class _Bench:
+    """One float model, and plans for it under trial."""
+
+    def __init__(
+        self,
+        search: Search,
+        model: ModelProto,
+        x: Array,
+        reference: Array,
+        logits: str,
+        head: str,
+    ) -> None:
+        self._search = search
+        self._model = model
+        self._x = x
+        self._reference = reference
+        self._logits = logits
+        self._head = head
+        self._structure = survey(model)
+        self._stats = search.collect(model, set(self._structure.shared.values()))
+
+    def bases(self, name: str) -> list[Trial]:
+        """Every recipe that needs no search, the best first."""
+        recipes = candidate_ranges(self._stats, self._structure, self._search.activations)
+        simulation: Simulation | None = None
+        found = []
+        for recipe, ranges in recipes.items():
+            plan = self._draft(ranges)
+            simulation = simulation or self._simulate(plan)
+            snr = self._snr(simulation, ranges, len(self._x))
+            found.append(
+                Trial("+".join(filter(None, (recipe, name))), snr, plan, self._model, ranges)
+            )
+        return sorted(found, key=lambda trial: -trial.snr_db)
+
+    def descend(self, trial: Trial, budget: Budget) -> Trial | None:
+        """Ranges found tensor by tensor from two starts; ``None`` where the budget forbids it."""
+        heads = list(dict.fromkeys(self._structure.shared.values()))
+        ends = [(head, side) for head in heads for side in self._sides(head)]
+        runs = 2 * len(ends) * len(FACTORS) * budget.passes
+        samples = int(min(len(self._x), budget.macs / max(runs * self._search.macs, 1)))
+        if samples < min(SAMPLES_MIN, len(self._x)):
+            return None
+        simulation = self._simulate(trial.plan)
+        widest = {head: (self._stats[head].low, self._stats[head].high) for head in heads}
+        starts = [dict(trial.ranges)] + ([widest] if widest != dict(trial.ranges) else [])
+        found = []
+        for start in starts:
+            ranges: dict[str, Range] = dict(start)
+            best = self._snr(simulation, ranges, samples)
+            for _ in range(budget.passes):
+                before = best
+                for head, side in ends:
+                    low, high = ranges[head]
+                    for factor in FACTORS:
+                        moved = (
+                            low * factor if side != "high" else low,
+                            high * factor if side != "low" else high,
+                        )
+                        tried = {**ranges, head: moved}
+                        snr = self._snr(simulation, tried, samples)
+                        if snr > best + GAIN_MIN:
+                            ranges, best = tried, snr
+                if best < before + 0.1:
+                    break
+            plan = self._draft(ranges)
+            snr = self._snr(simulation, ranges, len(self._x))
+            found.append(Trial(f"searched+{trial.recipe}", snr, plan, self._model, ranges))
+        return max(found, key=lambda one: one.snr_db)
+
+    def correct(self, trial: Trial) -> Trial:
+        """The trial with corrected biases."""
+        plan = trial.plan
+        biases = corrected_biases(plan, self._structure, self._x, self._search.batch)
+        values = {}
+        for node, bias in biases.items():
+            name = self._structure.sites[node].bias
+            assert name is not None
+            tensor = next(t for t in self._model.graph.initializer if t.name == name)
+            values[name] = bias.reshape(tuple(tensor.dims))
+        model = with_values(self._model, values)
+        draft = draft_plan(model, self._structure, trial.ranges, self._search.activations)
+        simulation = self._simulate(draft)
+        snr = self._snr(simulation, trial.ranges, len(self._x))
+        return Trial(f"{trial.recipe}+bias", snr, draft, self._model, trial.ranges)
+
+    def _sides(self, head: str) -> tuple[str, ...]:
+        if self._search.activations == "symmetric":
+            return ("both",)
+        if self._stats[head].low >= 0 or self._structure.limits.get(head, (-1.0,))[0] == 0:
+            return ("high",)
+        return ("low", "high")
+
+    def _draft(self, ranges: Mapping[str, Range]) -> Plan:
+        return draft_plan(self._model, self._structure, ranges, self._search.activations)
+
+    def _simulate(self, plan: Plan) -> Simulation:
+        return Simulation(plan, [self._logits], self._search.batch)
+
+    def _snr(self, simulation: Simulation, ranges: Mapping[str, Range], samples: int) -> float:
+        grids = grids_of(self._structure, ranges, self._search.activations)
+        (found,) = simulation.run(self._x[:samples], grids)
+        return logit_snr_db(self._reference[:samples], found, self._head)

@@ -1,0 +1,1 @@
+"""Structured pruning without retraining: groups, ranking, removal, least-squares rebuild."""

@@ -1,0 +1,169 @@
+"""Second moments of a dense layer's inputs and targets, streamed: memory is that of one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import ModelProto
+
+from compiler.errors import SourceError
+from compiler.floatgraph import first_line
+from compiler.prune.dense import Array, Dense
+from compiler.prune.targets import Target
+from compiler.ranges import Samples
+from edge_runtime.session import session_options
+
+ROWS_PER_SAMPLE = 256
+"""Positions of a feature map that one sample contributes: neighbours say much the same."""
+
+POOLED = 10.0
+"""Weight of the mean over a sample's rows, in units of all of its rows together."""
+
+Run = Callable[[npt.NDArray[np.float32]], Sequence[npt.NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over all rows of inputs ``x`` ``[D]`` and targets ``t`` ``[O]`` of one layer.
+
+    xx: float64 ``[D, D]``, the layer's Hessian. xt: ``[D, O]``. tt: ``[O]``.
+    x, t: sums ``[D]``, ``[O]``. n: rows.
+    """
+
+    xx: Array
+    xt: Array
+    tt: Array
+    x: Array
+    t: Array
+    n: float
+
+    def centred(self) -> Moments:
+        """The same about the means: what is left for the weights once a bias is free."""
+        x, t = self.x / self.n, self.t / self.n
+        return Moments(
+            xx=self.xx - self.n * np.outer(x, x),
+            xt=self.xt - self.n * np.outer(x, t),
+            tt=self.tt - self.n * t * t,
+            x=self.x,
+            t=self.t,
+            n=self.n,
+        )
+
+    def eased(self, targets: Moments, *, bias_is_free: bool) -> Moments:
+        """The same inputs with the targets of ``targets``, whose ``xx`` is not looked at."""
+        xt, tt = targets.xt, targets.tt
+        if bias_is_free:
+            xt = xt - np.outer(targets.x, targets.t) / targets.n
+            tt = tt - targets.t * targets.t / targets.n
+        return replace(self, xt=xt, tt=tt, t=targets.t)
+
+
+def collect_moments(
+    current: ModelProto,
+    reference: ModelProto,
+    layers: Mapping[Dense, Target],
+    samples: Samples,
+    seed: int,
+    solved: Mapping[str, tuple[Array, Array]] | None = None,
+) -> dict[str, Moments]:
+    """Moments of each of ``layers``: inputs from ``current``, targets from ``reference``.
+
+    One sample runs at a time on one thread; positions are drawn from ``seed``.
+
+    Args:
+        solved: layer name -> matrix and bias, by which targets beyond a bound are eased; without
+            it they are the float values. With it ``xx`` stays zero: inputs are what they were.
+
+    Raises:
+        SourceError: the runtime fails.
+    """
+    wanted = [name for layer, t in layers.items() for name in (layer.x, t.other or layer.x)]
+    now = run_to(current, wanted)
+    then = run_to(reference, [target.site for target in layers.values()])
+    rng = np.random.default_rng(seed)
+    sums: dict[str, Moments] = {}
+    for sample in samples():
+        given, sites = now(sample), then(sample)
+        for index, (layer, target) in enumerate(layers.items()):
+            picked = layer.pick(sites[index].shape, ROWS_PER_SAMPLE, rng)
+            left = layer.inputs_at(given[2 * index], sites[index].shape, picked)
+            right = layer.outputs_at(sites[index], picked)
+            other = np.zeros_like(right)
+            if target.other is not None:
+                added = np.broadcast_to(given[2 * index + 1], sites[index].shape)
+                other = layer.outputs_at(added, picked)
+            if solved is not None:
+                matrix, bias = solved[layer.name]
+                right = target.ease(right, left @ matrix + bias + other)
+            right = right - other
+            old = sums.get(layer.name) or _nothing(left.shape[1], right.shape[1])
+            # In place: a Hessian of thousands of columns should not be there twice.
+            pooled = POOLED * len(left)
+            weight = np.append(np.ones(len(left)), pooled)
+            left = np.vstack([left, left.mean(0)])
+            right = np.vstack([right, right.mean(0)])
+            heavy = left * weight[:, None]
+            if solved is None:
+                old.xx[...] += heavy.T @ left
+            old.xt[...] += heavy.T @ right
+            old.tt[...] += weight @ (right * right)
+            old.x[...] += heavy.sum(0)
+            old.t[...] += weight @ right
+            n = old.n + float(weight.sum())
+            sums[layer.name] = Moments(old.xx, old.xt, old.tt, old.x, old.t, n)
+    return sums
+
+
+def run_to(model: ModelProto, names: Sequence[str]) -> Run:
+    """A function that runs ``model`` on one sample and gives the tensors ``names``.
+
+    Raises:
+        SourceError: the runtime fails, here or later.
+    """
+    part = ModelProto()
+    part.CopyFrom(model)
+    inputs = {value.name for value in part.graph.input}
+    wanted = [name for name in dict.fromkeys(names) if name not in inputs]
+    # With no other outputs the runtime drops all nodes behind the last of them.
+    del part.graph.output[:]
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    given = part.graph.input[0].name
+    try:
+        session = None
+        if wanted:
+            session = ort.InferenceSession(
+                part.SerializeToString(),
+                session_options("float32"),
+                providers=["CPUExecutionProvider"],
+            )
+    # onnxruntime raises a family of types without a common base, RuntimeError among them.
+    except Exception as error:
+        raise SourceError(f"onnxruntime cannot run the model: {first_line(error)}") from error
+
+    def run(sample: npt.NDArray[np.float32]) -> Sequence[npt.NDArray[np.float32]]:
+        try:
+            arrays = session.run(wanted, {given: sample}) if session else []
+        # As above.
+        except Exception as error:
+            raise SourceError(f"the float model fails on a sample: {first_line(error)}") from error
+        found: Mapping[str, npt.NDArray[np.float32]]
+        found = {given: sample, **dict(zip(wanted, arrays, strict=True))}
+        return [found[name] for name in names]
+
+    return run
+
+
+def _nothing(columns: int, outputs: int) -> Moments:
+    return Moments(
+        xx=np.zeros((columns, columns)),
+        xt=np.zeros((columns, outputs)),
+        tt=np.zeros(outputs),
+        x=np.zeros(columns),
+        t=np.zeros(outputs),
+        n=0,
+    )

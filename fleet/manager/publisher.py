@@ -1,0 +1,63 @@
+"""What the manager says: retained orders and metadata, and signed answers to devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edge_contract.codec import encode_json
+from edge_contract.messages import Ack, BlobRefused, EnrolAnswer
+from edge_contract.topics import EVERYONE, topic
+from fleet.manager.catalogue import Catalogue
+from fleet.manager.connection import Connection
+from fleet.manager.director import Director
+from fleet.manager.intake import Taken
+from fleet.store.orders import OrderRow
+
+
+class Publisher:
+    """Publishes what is committed already; while there is no connection it says nothing.
+
+    Args:
+        fleet: for the topics.
+        connection: the MQTT client.
+        director: signs answers.
+        catalogue: holds the metadata.
+    """
+
+    def __init__(
+        self, fleet: str, connection: Connection, director: Director, catalogue: Catalogue
+    ) -> None:
+        self._fleet = fleet
+        self._connection = connection
+        self._director = director
+        self._catalogue = catalogue
+
+    def orders(self, issued: Iterable[OrderRow]) -> None:
+        """Retain each device's order; an empty one clears the topic."""
+        for order in issued:
+            name = topic(self._fleet, order.device, "desired", "model")
+            self._connection.publish(name, order.envelope, qos=1, retain=True)
+
+    def metadata(self) -> None:
+        """Retain the metadata of every line."""
+        for line, payload in self._catalogue.edition.metadata.items():
+            name = topic(self._fleet, EVERYONE, "metadata", line)
+            self._connection.publish(name, payload, qos=1, retain=True)
+
+    def answers(self, taken: Taken) -> None:
+        """Answer enrolments, and tell devices which of their records are committed."""
+        for enrolment in taken.enrolments:
+            answer = EnrolAnswer(accepted=enrolment.row is not None, reason=enrolment.reason)
+            self._send(enrolment.device, "rsp", "enrol", encode_json(answer))
+        for stream, ranges in taken.acks.items():
+            ack = Ack(cls=stream.cls, boot_id=stream.boot_id, ranges=ranges)
+            self._send(stream.device, "rsp", "ack", encode_json(ack))
+
+    def refuse_blob(self, device: str, digest: str, reason: str) -> None:
+        """Tell a device that it does not get a blob."""
+        refused = BlobRefused(digest=digest[:80], reason=reason)
+        self._send(device, "blob", "refused", encode_json(refused))
+
+    def _send(self, device: str, cls: str, name: str, payload: bytes) -> None:
+        to = topic(self._fleet, device, cls, name)
+        self._connection.publish(to, payload, qos=1, signature=self._director.sign(to, payload))

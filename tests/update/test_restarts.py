@@ -1,0 +1,201 @@
+"""Restarts in every stage, and disks that are full, slow to obey or damaged."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from edge_agent.update.slots import TRIAL_BOOTS_MAX
+from edge_agent.update.state import UNCLEAN_MAX, Stage
+from tests.update.bundles import SPEC
+from tests.update.device import Device, Died
+from tests.update.fleet import (
+    DIES,
+    EARLY,
+    LATE,
+    SLOW,
+    V1,
+    V2,
+    Start,
+    facts,
+    give,
+)
+
+
+@pytest.mark.parametrize("stage", [*EARLY, *LATE, Stage.COMMITTING, Stage.ROLLING_BACK])
+@pytest.mark.parametrize("boot", ["clean", "crash", "power"])
+def test_a_restart_in_any_stage_goes_on_where_it_was(
+    device: Device, start: Start, stage: Stage, boot: str
+) -> None:
+    if stage is Stage.COMMITTING:
+        device.slots.commit = _disk_refuses  # type: ignore[method-assign]
+    bad = stage is Stage.ROLLING_BACK
+    give(device, SLOW if bad else V2, 2).settle(until=stage)
+    device.off()
+    again = start(boot).settle()
+    assert again.running == (V1.digest if bad else V2.digest)
+    assert again.phases(2)[-1] == ("rolled_back" if bad else "committed")
+    assert again.slots.pointer.active_digest == again.running
+
+
+def _disk_refuses(digest: str, p95_ms: float | None = None) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_version_that_ends_the_agent_is_left_after_its_restarts(
+    device: Device, start: Start
+) -> None:
+    give(device, DIES, 2)
+    crashes = 0
+    while True:
+        try:
+            device.settle()
+            break
+        except Died:
+            crashes += 1
+            device.off()
+            device = start("crash")
+    assert crashes == SPEC.restarts_max + 1
+    assert (device.running, device.phases(2)[-1]) == (V1.digest, "rolled_back")
+    assert "2 unexplained restarts during the trial, limit 1" in device.reason(2)
+
+
+def test_a_version_that_browns_the_board_out_is_left_by_the_boot_counter(
+    device: Device, start: Start
+) -> None:
+    give(device, V2, 2).settle(until=Stage.TRIAL)
+    for cuts in range(1, TRIAL_BOOTS_MAX + 1):
+        device.off()
+        device = start("power").settle(until=Stage.TRIAL)
+        assert device.slots.pointer.trial_boots == cuts
+    device.off()
+    device = start("power").settle()
+    assert (device.running, device.phases(2)[-1]) == (V1.digest, "rolled_back")
+    assert "11 unannounced starts during the trial" in device.reason(2)
+
+
+def test_clean_restarts_of_a_trial_are_not_held_against_it(device: Device, start: Start) -> None:
+    give(device, V2, 2).settle(until=Stage.TRIAL)
+    for _ in range(TRIAL_BOOTS_MAX + 2):
+        device.off()
+        device = start("clean").settle(until=Stage.TRIAL)
+    device.settle()
+    assert device.running == V2.digest
+
+
+def test_a_self_test_that_keeps_ending_the_agent_is_given_up(device: Device, start: Start) -> None:
+    give(device, V2, 2)
+    for _ in range(UNCLEAN_MAX + 1):
+        device.settle(until=Stage.SELF_TEST)
+        device.off()
+        device = start("crash")
+    device.settle()
+    assert (device.running, device.phases(2)[-1]) == (V1.digest, "failed")
+    assert "ended unannounced 6 times in stage self_test" in device.reason(2)
+
+
+def test_a_full_disk_stops_the_update_and_nothing_else(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    give(device, V2, 2)
+    for _ in range(3):
+        device.second()
+    assert device.manager.state.stage is Stage.IDLE
+    assert "No space left" in str(device.manager.status()["blocked"])
+    assert device.running == V1.digest
+    monkeypatch.setattr(os, "fsync", real)
+    device.settle(until=Stage.TRIAL)
+    monkeypatch.setattr(os, "fsync", full)
+    for _ in range(30):
+        device.pump()
+        device.second()
+    assert device.running == V2.digest
+    monkeypatch.setattr(os, "fsync", real)
+    device.second()
+    device.settle()
+    assert (device.phases(2)[-1], device.manager.status()["blocked"]) == ("committed", "")
+
+
+@pytest.mark.parametrize("stage", [*EARLY, *LATE])
+def test_a_full_disk_at_a_restart_does_not_keep_the_active_version_from_running(
+    device: Device, start: Start, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(device, V2, 2).settle(until=stage)
+    device.off()
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("edge_agent.update.journal.os.write", full)
+    again = start("power")
+    for _ in range(3):
+        again.pump()
+        again.second()
+    assert (again.running, again.manager.state.stage) == (V1.digest, stage)
+    monkeypatch.undo()
+    again.settle()
+    assert again.running == V2.digest
+
+
+def test_a_disk_that_refuses_the_return_still_lets_the_old_version_run(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(device, SLOW, 2).settle(until=Stage.TRIAL)
+    revert = device.slots.revert
+
+    def refuses() -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(device.slots, "revert", refuses)
+    device.settle(until=Stage.ROLLING_BACK)
+    for _ in range(5):
+        device.pump()
+        device.second()
+    assert (device.running, device.manager.state.stage) == (V1.digest, Stage.ROLLING_BACK)
+    monkeypatch.setattr(device.slots, "revert", revert)
+    device.settle()
+    assert (device.phases(2)[-1], device.slots.trial()) == ("rolled_back", None)
+
+
+def test_a_damaged_active_slot_gives_way_to_the_fallback_and_says_so(
+    device: Device, start: Start
+) -> None:
+    give(device, V2, 2).settle()
+    device.off()
+    (device.state_dir / "slots" / "B" / "files" / "sim-board.onnx").write_bytes(b"rot")
+    again = start("power").settle()
+    assert again.running == V1.digest
+    assert any("is damaged; fell back to slot A" in text for text in again.alarms)
+    assert facts(again, V1.digest)[-1] == ("active", "A")
+    give(again, V2, 2).settle()
+    assert again.running == V1.digest, "the same order is not begun again"
+    give(again, V2, 3).settle()
+    assert again.running == V2.digest
+
+
+def test_a_lost_pointer_is_found_again_by_the_journal(device: Device, start: Start) -> None:
+    give(device, V2, 2).settle()
+    give(device, SLOW, 3).settle(until=Stage.TRIAL)
+    device.off()
+    (device.state_dir / "boot.json").write_bytes(b"\0" * 100)
+    again = start("power").settle()
+    assert (again.running, again.slots.pointer.active) == (V2.digest, "B")
+    assert again.phases(3)[-1] == "rolled_back"
+
+
+def test_a_trial_that_the_journal_knows_nothing_of_is_taken_back(
+    device: Device, start: Start
+) -> None:
+    give(device, SLOW, 2).settle(until=Stage.TRIAL)
+    device.off()
+    (device.state_dir / "update" / "journal").unlink()
+    again = start("power").settle()
+    assert (again.running, again.slots.trial()) == (V1.digest, None)
+    assert any("the journal knows nothing of" in text for text in again.alarms)
