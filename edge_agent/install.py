@@ -104,17 +104,17 @@ def _ask_running_agent(state_dir: Path, body: dict[str, Any], progress: Progress
 
 
 class _Sink:
-    """Hears the update's steps; remembers how the order ended."""
+    """Hears the update's steps; remembers how each order ended."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self.ended: tuple[Phase, str] | None = None
+        self.ended: dict[tuple[int, int], tuple[Phase, str]] = {}
 
     def report(self, order: Order, phase: Phase, reason: str) -> None:
         text = f"{order.line} {order.version}: {reason or phase}"
         self._progress(f"{phase}: {text}")
         if phase in TERMINAL_PHASES:
-            self.ended = (phase, reason or text)
+            self.ended[order.key] = (phase, reason or text)
 
     def alarm(self, text: str) -> None:
         self._progress(f"warning: {text}")
@@ -182,15 +182,19 @@ def _drive(
     order: Order,
     clock: SystemClock,
 ) -> dict[str, Any]:
-    """Handle events until the version is on trial, or the order has ended."""
+    """Handle events until the version is on trial, or the order has ended.
+
+    Another order may end on the way: one that waited for its trial is superseded by this one.
+    """
     until_s = clock.monotonic_s() + _STEP_TIMEOUT_S
     while clock.monotonic_s() < until_s:
-        if sink.ended is not None:
-            phase, reason = sink.ended
+        if order.key in sink.ended:
+            phase, reason = sink.ended[order.key]
             if phase != "committed":
                 raise AgentError(f"{order.line} {order.version} was not installed: {reason}")
             return {"phase": phase, "text": f"{order.line} {order.version} is the active version"}
-        if update.state.stage is Stage.TRIAL:
+        under_way = update.state.order
+        if update.state.stage is Stage.TRIAL and under_way and under_way.key == order.key:
             return {
                 "phase": "trial",
                 "text": f"{order.line} {order.version} passed its self-test; it goes on trial with"

@@ -152,8 +152,12 @@ class Manager:
         try:
             return done.result(timeout_s)
         except FutureTimeoutError as error:
+            # Whoever is told that it failed must not find it done an hour later.
+            never = done.cancel()
             raise FleetError(
-                f"the manager did not get to it within {timeout_s:g} s: {self.facts.problem}",
+                f"the manager did not get to it within {timeout_s:g} s"
+                f" ({self.facts.problem or 'it is busy'}); "
+                + ("it will not be done" if never else "it is under way and may still be done"),
                 hint="edge-fleet doctor",
             ) from error
 
@@ -203,7 +207,7 @@ class Manager:
         finally:
             self.ended.set()
             for item in self._drain(0.0):
-                if isinstance(item, _Command):
+                if isinstance(item, _Command) and item.done.set_running_or_notify_cancel():
                     item.done.set_exception(FleetError("the manager is stopping"))
 
     def _drain(self, timeout_s: float) -> list[Any]:
@@ -233,6 +237,8 @@ class Manager:
         self._ingest(batch)
 
     def _execute(self, command: _Command) -> None:
+        if not command.done.set_running_or_notify_cancel():
+            return  # whoever asked has given up
         try:
             command.done.set_result(command.work())
         except WherryError as error:

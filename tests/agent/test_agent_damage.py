@@ -170,3 +170,15 @@ def test_an_odd_file_among_the_frames_stops_nothing(installed: Bench) -> None:
     bench.stop(agent)
     wrong = {line["frame"] for line in bench.predictions() if "class_id" not in line}
     assert wrong == {"000000.npy", "000001a.npy"}
+
+
+def test_installing_twice_before_the_first_run_ends_with_the_second(bench: Bench) -> None:
+    assert bench.install(bench.bundle()).returncode == 0
+    second = bench.install(bench.bundle("1.1.0"), "--json")
+    assert second.returncode == 0, second.stderr
+    assert json.loads(second.stdout)["phase"] == "trial"
+    assert "1.1.0" in json.loads(second.stdout)["text"]
+    agent = bench.start()
+    bench.wait("the commit", lambda: [f for f in bench.facts() if f[0] == "active"])
+    bench.stop(agent)
+    assert [f[2] for f in bench.facts() if f[0] == "active"] == ["1.1.0"]
