@@ -354,6 +354,9 @@ class Agent:
                 raise AgentError(f"no request {what!r}; there are status, hold, release, install")
         except WherryError as error:
             request.finish(**error.as_json())
+        except OSError as error:
+            # A full disk, mostly: the client must hear of it, or it would wait for ever.
+            request.finish(**AgentError(f"the state directory refuses: {error}").as_json())
 
     def status(self) -> dict[str, Any]:
         """All that ``edge-agent status`` shows."""

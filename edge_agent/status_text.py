@@ -42,7 +42,7 @@ def _version(status: dict[str, Any]) -> str:
 def _link(link: dict[str, Any]) -> str:
     if not link["up"]:
         return f"offline: {link['reason'] or 'not configured'}"
-    return f"online, but refused: {link['refused']}" if link["refused"] else "online"
+    return f"online, but refused: {link['refused']}" if link.get("refused") else "online"
 
 
 def _inference(inference: dict[str, Any]) -> str:

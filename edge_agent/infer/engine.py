@@ -196,7 +196,7 @@ def answer(
         error = trouble.message
     # OpenCV's errors have no base of their own, and one odd frame must not end the thread.
     except Exception as trouble:  # noqa: BLE001
-        error = f"{type(trouble).__name__}: {str(trouble).strip()[:300]}"
+        error = " ".join(f"{type(trouble).__name__}: {trouble}".split())[:300]
     manifest = model.manifest
     known = prediction is not None and prediction.class_id < len(manifest.labels)
     return Answer(

@@ -1,4 +1,4 @@
-"""The order desk: what waits, what is refused once, what a bad disk or a power cut leaves."""
+"""The order desk: what waits, what is refused once, what a power cut or a damaged disk leaves."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_wrong_bytes_are_found_at_the_end_and_forgotten(tmp_path: Path) -> None:
 
 
 def test_a_failed_blob_never_closes_a_file_of_somebody_else(tmp_path: Path) -> None:
-    _data, descriptor = blob(1, BLOCK_BYTES)
+    _, descriptor = blob(1, BLOCK_BYTES)
     part = PartialBlob(tmp_path, descriptor.digest, descriptor.size)
     part.write(0, bytes(BLOCK_BYTES))
     with pytest.raises(TrustError):
