@@ -11,8 +11,9 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto
 
-from compiler.errors import SourceError
+from compiler.errors import DatasetError, SourceError
 from compiler.floatgraph import first_line
+from compiler.layers import inner_tensors
 from compiler.prune.dense import Array, Dense
 from compiler.prune.targets import Target
 from compiler.ranges import Samples
@@ -156,6 +157,23 @@ def run_to(model: ModelProto, names: Sequence[str]) -> Run:
         return [found[name] for name in names]
 
     return run
+
+
+def run_shapes(model: ModelProto, samples: Samples) -> dict[str, tuple[int, ...]]:
+    """Shapes of the input and of every tensor that a node makes, read off one run.
+
+    Raises:
+        DatasetError: there is no sample.
+        SourceError: the runtime fails.
+    """
+    sample = next(samples(), None)
+    if sample is None:
+        raise DatasetError("pruning needs calibration samples, and there are none")
+    names = [model.graph.input[0].name, *inner_tensors(model.graph)]
+    return {
+        name: tuple(np.shape(array))
+        for name, array in zip(names, run_to(model, names)(sample), strict=True)
+    }
 
 
 def _nothing(columns: int, outputs: int) -> Moments:

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from compiler.errors import CompileError, DatasetError
+from compiler.errors import CompileError
 from compiler.floatgraph import FloatGraph
-from compiler.layers import inner_tensors, macs
+from compiler.layers import macs
 from compiler.progress import Progress, silent
-from compiler.prune.allocate import LayerCost, exact_count, greedy_path
+from compiler.prune.allocate import LayerCost, exact_count, greedy_path, next_count
 from compiler.prune.dense import Array, Dense, list_dense
 from compiler.prune.groups import Group, Grouping, find_groups
-from compiler.prune.moments import Moments, collect_moments, run_to
+from compiler.prune.moments import Moments, collect_moments, run_shapes, run_to
 from compiler.prune.rank import Problem, Ranking, rank_channels
 from compiler.prune.rebuild import rebuild
 from compiler.prune.remove import cut_channels, own_weights
@@ -31,6 +31,9 @@ from edge_contract.errors import ExitCode
 
 EASED_ROUNDS = 3
 """Solutions after the first, each with targets eased by the one before."""
+
+TRIED_KEEP = 0.75
+"""Share of a group's channels that is kept where its weight to the model is tried."""
 
 Accept = Callable[[FloatGraph], bool]
 """Says whether a pruned graph is still good enough; decided on data that are not the test's."""
@@ -112,7 +115,7 @@ def prune_model(
     if keep is not None:
         counts = {g.name: exact_count(len(g.channels), keep, step) for g in work.groups}
         return work.carry_out(counts)
-    path = greedy_path(work.groups, work.rank_all(), work.costs, work.channels, step)
+    path = greedy_path(work.groups, work.rank_all(step), work.costs, work.channels, step)
     if amount is not None:
         budget = (1 - amount) * work.macs_before
         chosen = next((point for point in path if point.macs <= budget), path[-1])
@@ -139,7 +142,7 @@ def group_channels(graph: FloatGraph, samples: Samples) -> Grouping:
         DatasetError: no samples; one is needed to learn the shapes.
     """
     base = own_weights(graph.prepared)
-    return find_groups(base.graph, _run_shapes(base, samples))
+    return find_groups(base.graph, run_shapes(base, samples))
 
 
 def _check(keep: float | None, amount: float | None, accept: Accept | None, step: int) -> None:
@@ -180,7 +183,7 @@ class _Work:
         self.seed = seed
         self.progress = progress
         self.base = own_weights(graph.prepared)
-        shapes = _run_shapes(self.base, samples)
+        shapes = run_shapes(self.base, samples)
         self.grouping: Grouping = find_groups(self.base.graph, shapes)
         self.channels = len(self.grouping.channels.parent)
         self.layers = list_dense(self.base.graph)
@@ -194,16 +197,45 @@ class _Work:
             if cut.role == "takes"
         }
 
-    def rank_all(self) -> dict[str, Ranking]:
-        """How each group would shrink if it were the only one."""
+    def rank_all(self, step: int) -> dict[str, Ranking]:
+        """How each group would shrink if it were the only one, and what the model would lose.
+
+        Errors of a group's consumers say which of its channels matter, but not how much its
+        consumers matter to the model. So one removal is tried, and all errors are scaled to what
+        it did to the scores.
+        """
         nothing = np.zeros(self.channels, bool)
         found = {}
         for group in self.groups:
+            size = len(group.channels)
+            smaller = next_count(size, step)
+            if smaller is None:
+                found[group.name] = Ranking((), ())
+                continue
+            self.progress(f"ranking the channels of {group.name}")
             problems = self._problems(self.base, group.consumers, nothing)
-            found[group.name] = rank_channels(
-                list(problems.values()), group.channels, len(group.channels) - 1
-            )
+            ranking = rank_channels(list(problems.values()), group.channels, size - 1)
+            gone = size - min(exact_count(size, TRIED_KEEP, step), smaller)
+            removed = nothing.copy()
+            removed[list(ranking.order[:gone])] = True
+            trial = ModelProto()
+            trial.CopyFrom(self.base)
+            self._rebuild(trial, self._without(problems, removed))
+            scale = self._score_error(trial) / max(ranking.errors[gone - 1], 1e-12)
+            found[group.name] = replace(ranking, errors=tuple(e * scale for e in ranking.errors))
         return found
+
+    def _score_error(self, model: ModelProto) -> float:
+        """Squared error of the model's scores, relative to their energy about the mean."""
+        names = [value.name for value in model.graph.output]
+        now, then = run_to(model, names), run_to(self.base, names)
+        wrong, rows = 0.0, []
+        for sample in self.samples():
+            (given,), (wanted,) = now(sample), then(sample)
+            wrong += float(np.square(given.astype(np.float64) - wanted).sum())
+            rows.append(wanted.ravel().astype(np.float64))
+        spread = np.square(np.array(rows) - np.mean(rows, 0)).sum()
+        return wrong / (float(spread) + 1e-30)
 
     def carry_out(self, counts: dict[str, int]) -> PruneResult:
         """Bring each group to its count, in the order of execution, and cut."""
@@ -253,12 +285,16 @@ class _Work:
             gone = len(group.channels) - count
             ranking = rank_channels(list(problems.values()), group.channels, gone)
             removed[list(ranking.order)] = True
-            rest = {
-                name: replace(problem, alive=self._alive(self.layers[name], removed))
-                for name, problem in problems.items()
-            }
-            errors[group.name] = self._rebuild(model, rest)
+            errors[group.name] = self._rebuild(model, self._without(problems, removed))
         return errors
+
+    def _without(
+        self, problems: dict[str, Problem], removed: npt.NDArray[np.bool_]
+    ) -> dict[str, Problem]:
+        return {
+            name: replace(problem, alive=self._alive(self.layers[name], removed))
+            for name, problem in problems.items()
+        }
 
     def _repair(self, model: ModelProto, node: NodeProto, removed: npt.NDArray[np.bool_]) -> None:
         """Rebuild a layer whose inputs earlier removals have changed."""
@@ -341,17 +377,6 @@ class _Work:
             error=errors.get(group.name, 0.0),
             frozen=group.frozen,
         )
-
-
-def _run_shapes(model: ModelProto, samples: Samples) -> dict[str, tuple[int, ...]]:
-    sample = next(samples(), None)
-    if sample is None:
-        raise DatasetError("pruning needs calibration samples, and there are none")
-    names = [model.graph.input[0].name, *inner_tensors(model.graph)]
-    return {
-        name: tuple(np.shape(array))
-        for name, array in zip(names, run_to(model, names)(sample), strict=True)
-    }
 
 
 def _costs(

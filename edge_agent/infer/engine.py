@@ -110,6 +110,10 @@ class InferenceEngine:
         while not self._stop.is_set():
             try:
                 self._feed()
+            except WherryError as error:
+                self._offer(Frame("source", None, f"{error.message}; {error.hint}"))
+                self._stop.wait(SOURCE_RETRY_S)
+                continue
             except Exception as error:  # noqa: BLE001
                 # The thread's outermost edge: a driver that fails must not end inference for good.
                 self._offer(Frame("source", None, f"the source failed: {error!r}"))

@@ -119,7 +119,11 @@ class VideoSource:
 
 
 def read_file(path: Path) -> Frame:
-    """One ``.npy`` array or image file as a raw frame."""
+    """One ``.npy`` array or image file as a raw frame.
+
+    Raises:
+        AgentError: OpenCV is missing for an image: no other image can be read either.
+    """
     try:
         if path.suffix.lower() == ".npy":
             pixels = np.load(path, allow_pickle=False)
@@ -130,6 +134,8 @@ def read_file(path: Path) -> Frame:
         # imread would print to stderr and return None for every kind of trouble alike.
         data = np.frombuffer(path.read_bytes(), np.uint8)
         pixels = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR) if data.size else None
+    except AgentError:
+        raise
     # OpenCV's own error has no base but Exception, and a damaged file raises much else, MemoryError
     # among it. Whatever it is: this frame cannot be read, and the next one may be.
     except Exception as error:  # noqa: BLE001

@@ -36,7 +36,8 @@ def devices_page(service: FleetService, place: Place) -> Page:
         template="devices.html",
         title="Devices",
         section="devices",
-        says=f"{words.count(len(devices), 'device')}, {groups['online']} online.",
+        # A device that is being updated is online as well.
+        says=f"{words.count(len(devices), 'device')}, {sum(d.online for d in devices)} online.",
         values={
             "now": now_s,
             "stale_s": STALE_S,

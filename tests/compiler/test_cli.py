@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -397,7 +396,7 @@ def test_an_interrupt_leaves_nothing_half_written(
     small: Small, tmp_path: Path, number: signal.Signals
 ) -> None:
     # Many samples, so that there is time to interrupt.
-    x, y = frames(20_000, 41)
+    x, y = frames(50_000, 41)
     test = write_npz(tmp_path / "test.npz", x=x, y=y)
     out = tmp_path / "out"
     process = subprocess.Popen(
@@ -411,7 +410,6 @@ def test_an_interrupt_leaves_nothing_half_written(
     for line in process.stderr:
         if "test samples in float" in line:
             break
-    time.sleep(0.1)
     process.send_signal(number)
     stdout = process.stdout.read()
     assert process.wait(60) == 130

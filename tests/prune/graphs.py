@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,7 @@ class Net:
         self.weights.append(numpy_helper.from_array(value, name))
         return name
 
-    def op(self, kind: str, *inputs: str, width: int | None = None, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, width: int | None = None, **attributes: Any) -> str:
         name = f"{kind.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         self.width[name] = self.width[inputs[0]] if width is None else width
@@ -69,7 +70,7 @@ class Net:
         return self.random.normal(0, 1, shape).astype(np.float32)
 
     def model(self, output: str) -> ModelProto:
-        shape = ["batch", 3, SIDE, SIDE]
+        shape: list[str | int | None] = ["batch", 3, SIDE, SIDE]
         graph = helper.make_graph(
             self.nodes,
             "net",
