@@ -37,8 +37,10 @@ def run_until_killed(directory: Path, seed: int, cap_bytes: int) -> list[list[An
     said = [writer.stdout.readline() for _ in range(rng.randrange(60, 200))]
     time.sleep(rng.uniform(0, 0.02))
     writer.send_signal(signal.SIGKILL)
-    rest, errors = writer.communicate(timeout=30)
-    assert writer.returncode == -signal.SIGKILL, errors.decode()
+    # Not communicate(): it would pass over what readline() has buffered.
+    assert writer.stderr is not None
+    rest, errors = writer.stdout.read(), writer.stderr.read()
+    assert writer.wait(30) == -signal.SIGKILL, errors.decode()
     return [json.loads(line) for line in (b"".join(said) + rest).split(b"\n")[:-1]]
 
 
