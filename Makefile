@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BROKER ?= auto
 SERVE  ?=
+# Models and data for the compiler's benchmarks.
+DATA   ?= ../shared/data
 # Most tests wait for real processes, so more jobs than cores gain time.
 JOBS   ?= 3
 BIN    := $(VENV)/bin
@@ -48,7 +50,12 @@ check: $(STAMP)
 	$(BIN)/python docs/check.py
 
 bench: $(STAMP)
-	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+	$(BIN)/python benchmarks/agent_overhead.py
+	@if [ -d "$(DATA)" ]; then \
+	  $(BIN)/python benchmarks/quantize.py --data "$(DATA)" && $(BIN)/python benchmarks/prune.py --data "$(DATA)"; \
+	else \
+	  echo "left out: quantize.py and prune.py, there are no models in $(DATA); make bench DATA=DIR"; \
+	fi
 
 clean:
 	rm -rf $(VENV) demo-out demo-report.json build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
