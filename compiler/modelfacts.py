@@ -22,7 +22,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from compiler.errors import SourceError
 from compiler.graphcheck import LAYER_OPS, all_nodes, sort_nodes
 from compiler.layers import Shape, macs
-from compiler.source import MODEL_LIMIT_BYTES
+from compiler.source import MODEL_LIMIT_BYTES, external_files
 from compiler.tflite.load import load_tflite
 from edge_contract.errors import ExitCode
 
@@ -102,7 +102,7 @@ def read_facts(path: Path) -> ModelFacts:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
     model = parse(path.name, data)
     state = hashlib.sha256(data)
-    for file in _external_files(path, model):
+    for file in external_files(path, model):
         state.update(file.read_bytes())
         size_bytes += file.stat().st_size
     return facts_of(model, "sha256:" + state.hexdigest(), size_bytes)
@@ -185,24 +185,6 @@ def weights_of(model: ModelProto) -> dict[str, Weight]:
         if name in constants:
             found[node.name] = Weight(numpy_helper.to_array(constants[name]), scales)
     return found
-
-
-def _external_files(path: Path, model: ModelProto) -> list[Path]:
-    names: set[str] = set()
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
-    if not names:
-        return []
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise SourceError(
-            f"{path.name} keeps weights in {', '.join(sorted(names))[:200]}, which cannot be"
-            f" loaded: {str(error).splitlines()[0][:200]}",
-            hint="keep the model and its data files together in one directory",
-        ) from error
-    return [path.parent / name for name in sorted(names)]
 
 
 def _shapes(model: ModelProto) -> dict[str, Shape]:

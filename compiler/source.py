@@ -57,7 +57,7 @@ def load_source(path: Path) -> Source:
     """
     data = _read(path)
     model = _parse(path, data)
-    external = _external_files(path, model)
+    external = external_files(path, model)
     check_graph(path.name, model)
     graph = model.graph
     constants = {initializer.name for initializer in graph.initializer}
@@ -142,7 +142,7 @@ def _parse(path: Path, data: bytes) -> ModelProto:
     return model
 
 
-def _external_files(path: Path, model: ModelProto) -> list[Path]:
+def external_files(path: Path, model: ModelProto) -> list[Path]:
     """Load external weights into ``model`` and return the files that they came from."""
     names: set[str] = set()
     for tensor in model.graph.initializer:

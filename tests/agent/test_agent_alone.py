@@ -20,6 +20,7 @@ from edge_contract.layout import BundleDir, pack_tar
 from fleet.repository.tuf_repository import Repository
 from tests.agent.bundles import MODEL
 from tests.agent.conftest import ROOT, Bench
+from tests.programs import leave_out
 
 
 def swapped_weights() -> bytes:
@@ -178,7 +179,7 @@ def in_small_file_system(bench: Bench, size: str, script: str) -> subprocess.Com
     except FileNotFoundError:
         probe = subprocess.CompletedProcess([], 1)
     if probe.returncode != 0:
-        pytest.skip("needs unshare and the right to mount a tmpfs")
+        leave_out("needs unshare and the right to mount a tmpfs")
     return subprocess.run(
         [*command, "sh", "-c", mount], capture_output=True, text=True, cwd=ROOT, check=False
     )

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from edge_agent.telemetry.spool import Spool, SpoolRecord
 from edge_agent.telemetry.spool_file import create_database, open_database
 from edge_agent.telemetry.spool_store import DroppedRange, SpoolStore
 from edge_contract.intervals import IntervalSet
+from tests.programs import leave_out
 
 OpenSpool = Callable[..., Spool]
 Drain = Callable[..., list[SpoolRecord]]
@@ -243,7 +242,7 @@ def test_writes_stay_below_a_third_more_than_the_raw_bytes(open_spool: OpenSpool
     """DESIGN 5: at most 1.3x the raw bytes in batches; at the cap, with drops, the hard case."""
     io = Path("/proc/self/io")
     if not io.exists():
-        pytest.skip("counts bytes through /proc/self/io, which this system has not")
+        leave_out("counts bytes through /proc/self/io, which this system has not")
 
     def written_bytes() -> int:
         return int(io.read_text().split("wchar:")[1].split()[0])
