@@ -73,8 +73,12 @@ def swap_weights(data: bytes) -> bytes:
     return model.SerializeToString()
 
 
-def slow_down(data: bytes, factor: float = 15.0) -> bytes:
-    """Add work that ends in ``+ 0 * something`` until an answer takes ``factor`` times as long."""
+def slow_down(data: bytes, factor: float = 30.0) -> bytes:
+    """Add work that ends in ``+ 0 * something`` until an answer takes ``factor`` times as long.
+
+    Back to back the good model answers from warm caches; between a device's frames it takes two or
+    three times that, the slow one does not. So 30 here is 10 and more there.
+    """
     layers = 4
     while True:
         slow = with_useless_work(data, layers)
