@@ -62,7 +62,7 @@ def test_files_as_a_source_need_no_device_at_all(tmp_path: Path) -> None:
 
 
 def test_a_jetson_gets_its_gpu_and_a_gateway_its_serial_line(tmp_path: Path) -> None:
-    text = unit_text(config_file(tmp_path, hardware="jetson-nano"), devices=("char-ttyUSB",))
+    text = unit_text(config_file(tmp_path, hardware="jetson-orin-nano"), devices=("char-ttyUSB",))
     unit = keys(text)
     assert {"char-nv* rw", "char-ttyUSB rw"} <= set(unit["DeviceAllow"])
     assert set(unit["SupplementaryGroups"][0].split()) == {"dialout", "video", "render"}
