@@ -42,8 +42,9 @@ from edge_contract.model import (
 from edge_contract.preprocess import PreprocessSpec
 from edge_runtime.features import extract, feature_names
 from edge_runtime.golden import to_tensor
+from edge_runtime.onnx_session import session_options
 from edge_runtime.reference import build_reference
-from edge_runtime.session import ModelSession, session_options
+from edge_runtime.session import ModelSession
 
 SIDE_PX = 96
 TURNS = 15

@@ -48,7 +48,7 @@ from compiler.prune.remove import cut_channels, own_weights
 from compiler.ranges import Samples
 from compiler.source import load_source
 from device_configs.loader import load_profile
-from edge_runtime.session import session_options
+from edge_runtime.onnx_session import session_options
 
 Array = npt.NDArray[np.float32]
 CALIBRATION = 200

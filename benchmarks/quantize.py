@@ -41,7 +41,7 @@ from compiler.plan.fidelity import (  # noqa: E402
     logits_of,
 )
 from compiler.source import load_source  # noqa: E402
-from edge_runtime.session import session_options  # noqa: E402
+from edge_runtime.onnx_session import session_options  # noqa: E402
 
 PEERS = {
     "ort": (),

@@ -21,7 +21,7 @@ from compiler.floatgraph import first_line
 from compiler.graphcheck import LAYER_OPS
 from compiler.layers import Layer
 from compiler.plan.plan import Plan
-from edge_runtime.session import session_options
+from edge_runtime.onnx_session import session_options
 
 INT8_KERNELS = frozenset(
     {

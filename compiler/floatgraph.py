@@ -21,7 +21,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from compiler.errors import SourceError
 from compiler.source import Source
-from edge_runtime.session import session_options
+from edge_runtime.onnx_session import session_options
 
 OPSET_PER_CHANNEL = 13
 """QuantizeLinear and DequantizeLinear take an axis from here on."""

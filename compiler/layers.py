@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 from compiler.errors import SourceError
 from compiler.floatgraph import FloatGraph, constant_tensors, first_line
 from compiler.graphcheck import LAYER_OPS
-from edge_runtime.session import session_options
+from edge_runtime.onnx_session import session_options
 
 Shape = tuple[int, ...]
 

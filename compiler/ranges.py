@@ -18,7 +18,7 @@ import onnxruntime as ort
 from compiler.errors import DatasetError, SourceError
 from compiler.floatgraph import FloatGraph, constant_tensors, first_line
 from compiler.layers import inner_tensors, with_outputs
-from edge_runtime.session import session_options
+from edge_runtime.onnx_session import session_options
 
 BINS = 2048
 

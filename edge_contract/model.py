@@ -29,6 +29,10 @@ Version = Annotated[
 """A semantic version without build metadata."""
 
 
+Runtime = Literal["onnxruntime", "litert"]
+Scheme = Literal["s8s8", "u8s8", "s8s8-symmetric", "float32"]
+
+
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One input or output. ``None`` in ``shape`` is the batch or another free axis."""
 
@@ -40,15 +44,21 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """The model as it runs on one target.
 
-    ``scheme`` names the int8 scheme: ``s8s8`` (ARM), ``u8s8`` (x86-64) or ``float32``.
+    ``runtime``: ``onnxruntime`` reads ONNX, ``litert`` (ai-edge-litert or tflite-runtime) .tflite.
+    ``scheme`` names the int8 scheme: ``s8s8`` (ARM), ``u8s8`` (x86-64), ``s8s8-symmetric`` (zero
+    points 0 and float biases, for TensorRT) or ``float32``.
     ``golden`` is the file of golden vectors made with this very variant.
+    ``accelerator``: what the runtime is to use where it offers it; the CPU runs the rest.
+    ``scale_cache``: activation scales as TensorRT's calibration cache, or "" where there is none.
     """
 
     target: str
-    runtime: Literal["onnxruntime"]
-    scheme: Literal["s8s8", "u8s8", "float32"]
+    runtime: Runtime
+    scheme: Scheme
     file: str
     golden: str
+    accelerator: Literal["", "tensorrt"] = ""
+    scale_cache: str = ""
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,4 +116,6 @@ def decode_model_manifest(data: bytes, *, where: str) -> ModelManifest:
     for variant in model.variants:
         check_layer_path(variant.file, where=where)
         check_layer_path(variant.golden, where=where)
+        if variant.scale_cache:
+            check_layer_path(variant.scale_cache, where=where)
     return model

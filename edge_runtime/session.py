@@ -1,22 +1,55 @@
-"""One loaded model variant: raw frame in, float32 scores out.
-
-Threads do not spin (spinning burns most of a core at 30 fps and gains nothing), and an S8S8
-model runs its int8 kernels on x86-64 too, so that what the compiler saw is what a Pi computes.
-"""
+"""One loaded model variant: raw frame in, float32 scores out, whichever runtime it wants."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from edge_contract.model import ModelManifest, Variant
 from edge_runtime.errors import InputRefusedError, ModelRuntimeError
 from edge_runtime.preprocess import FloatArray, Preprocessor
+
+
+class RuntimeSession(Protocol):
+    """A model file that a runtime has loaded: ``OnnxSession`` or ``LitertSession``.
+
+    runs_on: the runtime, and what it runs the model on, for logs.
+    """
+
+    input_names: list[str]
+    output_names: list[str]
+
+    @property
+    def runs_on(self) -> str: ...
+
+    def run(self, feeds: Mapping[str, FloatArray]) -> list[npt.NDArray[Any]]:
+        """Inputs by name -> every output, in the order of ``output_names``.
+
+        Raises:
+            ModelRuntimeError: the runtime failed.
+        """
+        ...
+
+
+def open_runtime(model: bytes | Path, variant: Variant, threads: int = 1) -> RuntimeSession:
+    """Load ``model`` in the runtime that ``variant`` names; no other one is imported.
+
+    Raises:
+        ModelRuntimeError: the runtime is missing or refuses the file.
+    """
+    if variant.runtime == "litert":
+        from edge_runtime.litert_session import LitertSession
+
+        return LitertSession(model, variant, threads)
+    from edge_runtime.onnx_session import OnnxSession
+
+    return OnnxSession(model, variant, threads)
 
 
 @dataclass(frozen=True)
@@ -34,23 +67,11 @@ class Prediction:
     infer_ms: float
 
 
-def session_options(scheme: str, threads: int = 1) -> ort.SessionOptions:
-    """Options for a variant of ``scheme``: quiet, not spinning, int8 kernels on every CPU."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if scheme == "s8s8":
-        options.add_session_config_entry("session.qdqisint8allowed", "1")
-    return options
-
-
 class ModelSession:
     """A variant that is loaded, checked and warm.
 
     Args:
-        model: bytes of the ONNX file, or its path (a path keeps memory lower).
+        model: bytes of the model file, or its path (a path keeps memory lower).
         manifest: the bundle's ``model.json``.
         variant: the variant that ``model`` is.
         threads: intra-op threads.
@@ -65,28 +86,15 @@ class ModelSession:
     ) -> None:
         self.manifest = manifest
         self.variant = variant
-        source = str(model) if isinstance(model, Path) else model
-        try:
-            self._session = ort.InferenceSession(
-                source,
-                session_options(variant.scheme, threads),
-                providers=["CPUExecutionProvider"],
-            )
-        # onnxruntime raises a family of types without a common base, RuntimeError among them.
-        except Exception as error:
-            raise ModelRuntimeError(
-                f"onnxruntime cannot load {variant.file} of {manifest.name} {manifest.version}:"
-                f" {str(error).splitlines()[0][:300]}"
-            ) from error
-        inputs = self._session.get_inputs()
+        self._session = open_runtime(model, variant, threads)
         declared = manifest.inputs
-        if [i.name for i in inputs] != [d.name for d in declared] or len(inputs) != 1:
+        inputs = self._session.input_names
+        if inputs != [d.name for d in declared] or len(inputs) != 1:
             raise ModelRuntimeError(
-                f"{variant.file} has inputs {[i.name for i in inputs]}, model.json declares"
+                f"{variant.file} has inputs {inputs}, model.json declares"
                 f" {[d.name for d in declared]}; one input is supported"
             )
-        self._input = inputs[0].name
-        self._output = self._session.get_outputs()[0].name
+        self._input = inputs[0]
         self.preprocessor = Preprocessor(manifest.preprocess, tuple(declared[0].shape[1:]))
 
     def predict(self, frame: npt.NDArray[np.generic]) -> Prediction:
@@ -129,12 +137,11 @@ class ModelSession:
         for _ in range(runs):
             self.predict(frame)
 
+    @property
+    def runs_on(self) -> str:
+        """The runtime, and what it runs the model on, for logs."""
+        return self._session.runs_on
+
     def _run(self, batch: FloatArray) -> FloatArray:
-        try:
-            (output,) = self._session.run([self._output], {self._input: batch})
-        # As above: the runtime's exceptions have no common base.
-        except Exception as error:
-            raise ModelRuntimeError(
-                f"{self.variant.file}: inference failed: {str(error).splitlines()[0][:300]}"
-            ) from error
+        output = self._session.run({self._input: batch})[0]
         return np.asarray(output, dtype=np.float32).reshape(len(batch), -1)

@@ -23,7 +23,7 @@ from compiler.ranges import collect_stats
 from compiler.select import rank_trials
 from compiler.source import load_source
 from compiler.split import selection_split
-from edge_runtime.session import session_options
+from edge_runtime.onnx_session import session_options
 
 
 def main() -> None:

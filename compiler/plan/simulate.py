@@ -20,7 +20,7 @@ from compiler.emit.onnx_qdq import Dialect, emit_onnx
 from compiler.errors import CompileError
 from compiler.floatgraph import first_line
 from compiler.plan.plan import Grid, Plan
-from edge_runtime.session import session_options
+from edge_runtime.onnx_session import session_options
 
 Array = npt.NDArray[np.float32]
 

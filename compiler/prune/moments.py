@@ -17,7 +17,7 @@ from compiler.layers import inner_tensors
 from compiler.prune.dense import Array, Dense
 from compiler.prune.targets import Target
 from compiler.ranges import Samples
-from edge_runtime.session import session_options
+from edge_runtime.onnx_session import session_options
 
 ROWS_PER_SAMPLE = 256
 """Positions of a feature map that one sample contributes: neighbours say much the same."""

@@ -39,6 +39,8 @@ def needed_layers(manifest: Manifest, model: ModelManifest, hardware: str) -> li
     """
     variant = model.variant_for(hardware)
     paths = [MODEL_FILE, variant.file, variant.golden]
+    if variant.scale_cache:
+        paths.append(variant.scale_cache)
     if any(layer.path == DRIFT_REFERENCE_FILE for layer in manifest.layers):
         paths.append(DRIFT_REFERENCE_FILE)
     return [manifest.layer(path) for path in dict.fromkeys(paths)]

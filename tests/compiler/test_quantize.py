@@ -24,7 +24,7 @@ from compiler.plan.structure import survey
 from compiler.ranges import BINS, TensorStats, collect_stats
 from compiler.source import load_source
 from compiler.tail import score_step
-from edge_runtime.session import session_options
+from edge_runtime.onnx_session import session_options
 from tests.compiler.models import Array, frames, matmul_model, small_cnn
 
 

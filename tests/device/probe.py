@@ -21,7 +21,8 @@ from edge_contract.golden import decode_golden
 from edge_contract.layout import BundleDir
 from edge_contract.model import MODEL_FILE, decode_model_manifest
 from edge_runtime.golden import check_golden, from_tensor
-from edge_runtime.session import ModelSession, session_options
+from edge_runtime.onnx_session import session_options
+from edge_runtime.session import ModelSession
 
 AT_HWCAP = 16
 """The auxiliary vector's entry that holds a CPU's features (getauxval(3))."""

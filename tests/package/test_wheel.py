@@ -58,7 +58,7 @@ import edge_agent.cli, edge_agent.agent
 print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))
 """
     loaded = set(json.loads(run_there(agent_python, code)))
-    assert "onnxruntime" in loaded
+    assert "edge_runtime" in loaded
     assert not loaded & {*SERVER_PACKAGES, "compiler", "fleet"}
 
 

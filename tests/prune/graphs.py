@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from compiler.floatgraph import FloatGraph, normalise
 from compiler.ranges import Samples
 from compiler.source import load_source
-from edge_runtime.session import session_options
+from edge_runtime.onnx_session import session_options
 
 Array = npt.NDArray[np.float32]
 SIDE = 8
