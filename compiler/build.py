@@ -7,9 +7,9 @@ import platform
 from collections.abc import Callable
 from itertools import chain
 
-from compiler.audit import audit
 from compiler.calibration import Calibration
 from compiler.drift import drift_reference
+from compiler.emit.variant import audit_variant
 from compiler.evaluate import compare
 from compiler.gate import judge
 from compiler.inputs import load_inputs
@@ -19,7 +19,7 @@ from compiler.pack import pack_bundle
 from compiler.progress import Progress, silent
 from compiler.report import BuildReport, TargetReport
 from compiler.statcache import StatCache, cache_folder
-from compiler.variants import CompiledScheme, compile_scheme, float_scores
+from compiler.variants import CompiledVariant, compile_variant, float_scores
 
 Clock = Callable[[], float]
 """Seconds from an arbitrary start, never going back."""
@@ -43,15 +43,15 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
     calibration = Calibration(inputs, StatCache(cache_folder()))
     progress(f"answering {len(data.test)} test samples in float")
     floating = float_scores(inputs, options.workers)
-    schemes: dict[str, CompiledScheme] = {}
+    made: dict[str, CompiledVariant] = {}
     reports: dict[str, TargetReport] = {}
     for variant in inputs.manifest.variants:
-        if variant.scheme not in schemes:
-            progress(f"{variant.scheme}: calibrating with {len(data.fit)} samples")
-            schemes[variant.scheme] = compile_scheme(
+        if variant.file not in made:
+            progress(f"{variant.file}: calibrating with {len(data.fit)} samples")
+            made[variant.file] = compile_variant(
                 inputs, variant, calibration, floating, options, progress
             )
-        done = schemes[variant.scheme]
+        done = made[variant.file]
         assert data.test.y is not None, "test data are loaded with labels required"
         comparison = compare(floating.test, done.test_scores, data.test.y, inputs.manifest.labels)
         lost, gained = len(comparison.lost), len(comparison.gained)
@@ -61,7 +61,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
             scheme=variant.scheme,
             gate=judge(comparison.n, lost, gained, options.max_drop_pp),
             comparison=comparison,
-            audit=audit(done.files.model, variant.scheme, inputs.layers),
+            audit=audit_variant(done.files.model, variant, inputs.layers),
             candidates=done.candidates,
             plan=done.plan,
             layers=done.layers,
@@ -75,11 +75,11 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
         if passed:
             progress("packing the bundle")
             tuned = chain(data.whole.x, () if data.was_split else data.selection.x)
-            first = schemes[inputs.manifest.variants[0].scheme]
+            first = made[inputs.manifest.variants[0].file]
             digest = pack_bundle(
                 stage.bundle,
                 inputs.manifest,
-                {scheme: done.files for scheme, done in schemes.items()},
+                [done.files for done in made.values()],
                 drift_reference(tuned, first.tuned_scores, inputs.manifest.preprocess),
                 reports,
             )

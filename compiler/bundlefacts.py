@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from compiler.modelfacts import ModelFacts, facts_of, parse
+from compiler.modelfacts import ModelFacts, facts_in
 from compiler.outdir import BUNDLE
 from edge_contract.codec import decode_json
 from edge_contract.layout import BundleDir, unpack_tar
@@ -118,7 +118,7 @@ def facts_of_bundle(bundle: BundleDir) -> BundleFacts:
 
     Raises:
         ContractError: a document in it is malformed.
-        SourceError: one of its models is not ONNX.
+        SourceError: one of its models is neither ONNX nor .tflite.
     """
     manifest = read_manifest(bundle)
     evidence = read_evidence(bundle)
@@ -126,8 +126,8 @@ def facts_of_bundle(bundle: BundleDir) -> BundleFacts:
     for variant in manifest.variants:
         if variant.file not in models:
             layer = bundle.manifest.layer(variant.file)
-            model = parse(variant.file, bundle.read_file(variant.file))
-            models[variant.file] = facts_of(model, layer.digest, layer.size)
+            data = bundle.read_file(variant.file)
+            models[variant.file] = facts_in(variant.file, data, layer.digest, layer.size)
     return BundleFacts(
         digest=bundle.digest,
         name=manifest.name,

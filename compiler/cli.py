@@ -18,6 +18,7 @@ from compiler.commands.compare import compare
 from compiler.commands.doctor import doctor
 from compiler.commands.inspect import inspect
 from compiler.commands.targets import targets
+from compiler.formats import FORMATS, Format
 from compiler.plan.effort import EFFORTS, Effort
 from edge_contract.errors import ExitCode, WherryError
 
@@ -91,6 +92,12 @@ def main() -> None:
     multiple=True,
     help="Device profile, by name or as a .toml file; repeat it for several.",
 )
+@click.option(
+    "--format",
+    "model_format",
+    type=click.Choice(FORMATS),
+    help="Format of the int8 model. [default: what the target's profile says]",
+)
 @click.option("--calibration", required=True, type=_FILE, help=".npz with x (and y) to set ranges.")
 @click.option("--selection", type=_FILE, help=".npz to choose by. [default: split off calibration]")
 @click.option("--test", required=True, type=_FILE, help=".npz with x and y that proves the result.")
@@ -124,6 +131,7 @@ def build(
     name: str,
     version: str,
     targets: tuple[str, ...],
+    model_format: Format | None,
     calibration: Path,
     selection: Path | None,
     test: Path,
@@ -150,6 +158,7 @@ def build(
             name=name,
             version=version,
             targets=targets,
+            format=model_format,
             calibration=calibration,
             selection=selection,
             test=test,

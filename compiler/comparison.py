@@ -13,12 +13,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from onnx import ModelProto
 
 from compiler.bundlefacts import bundle_path, opened_bundle, read_evidence, read_manifest
 from compiler.errors import CompileError
 from compiler.evaluate import snr_db
-from compiler.modelfacts import Weight, parse, weights_of
+from compiler.modelfacts import Weight, weights_in
 from edge_contract.codec import decode_json
 from edge_contract.errors import ExitCode
 from edge_contract.golden import decode_golden
@@ -240,16 +239,15 @@ def _figure(evidence: dict[str, Any], keys: tuple[str, ...]) -> float | None:
 
 
 def _layers(target: str, a: Side, b: Side) -> list[LayerDifference]:
-    first, second = (parse(*_variant(target, side)) for side in (a, b))
+    first, second = (weights_in(*_variant(target, side)) for side in (a, b))
     return compare_layers(first, second)
 
 
-def compare_layers(a: ModelProto, b: ModelProto) -> list[LayerDifference]:
+def compare_layers(a: dict[str, Weight], b: dict[str, Weight]) -> list[LayerDifference]:
     """Every layer of two models, found by its name, in A's order; those of B alone come last."""
-    first, second = weights_of(a), weights_of(b)
     return [
-        _layer(name, first.get(name), second.get(name))
-        for name in [*first, *(name for name in second if name not in first)]
+        _layer(name, a.get(name), b.get(name))
+        for name in [*a, *(name for name in b if name not in a)]
     ]
 
 

@@ -18,15 +18,15 @@ from compiler.dataset import (
 )
 from compiler.errors import CompileError, DatasetError
 from compiler.floatgraph import FloatGraph, count_classes, normalise
+from compiler.formats import planned_variant, runtime_versions
 from compiler.layers import Layer, list_layers
 from compiler.options import BuildOptions, check_names, read_labels, read_preprocess
-from compiler.pack import golden_path, model_path
 from compiler.source import Source, load_source
 from compiler.split import SEED, SELECTION_SHARE, selection_split
 from device_configs.loader import load_profile
 from edge_contract import __version__
 from edge_contract.errors import ExitCode
-from edge_contract.model import Lineage, ModelManifest, TensorSpec, Variant
+from edge_contract.model import Lineage, ModelManifest, TensorSpec
 from edge_contract.preprocess import PreprocessSpec
 from edge_contract.profile import DeviceProfile
 from edge_runtime.errors import InputRefusedError
@@ -147,6 +147,7 @@ def _manifest(
     classes: int,
 ) -> ModelManifest:
     batch = None if graph.batch_is_free else 1
+    variants = [planned_variant(profile, options.format) for profile in profiles.values()]
     split = f"{SELECTION_SHARE:g} of the calibration data, seed {SEED}"
     return ModelManifest(
         name=options.name,
@@ -158,16 +159,7 @@ def _manifest(
         outputs=[TensorSpec(name=graph.output_name, dtype="float32", shape=[batch, classes])],
         labels=read_labels(options.labels, classes),
         preprocess=spec,
-        variants=[
-            Variant(
-                target=target,
-                runtime=profile.runtime,
-                scheme=profile.scheme,
-                file=model_path(profile.scheme),
-                golden=golden_path(profile.scheme),
-            )
-            for target, profile in profiles.items()
-        ],
+        variants=variants,
         lineage=Lineage(
             source_digest=source.digest,
             calibration_digest=data.whole.digest,
@@ -177,6 +169,7 @@ def _manifest(
                 "onnxruntime": ort.__version__,
                 "onnx": onnx.__version__,
                 "numpy": np.__version__,
+                **runtime_versions(variants),
             },
             options={
                 "effort": options.effort,

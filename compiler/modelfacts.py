@@ -23,8 +23,11 @@ from compiler.errors import SourceError
 from compiler.graphcheck import LAYER_OPS, all_nodes, sort_nodes
 from compiler.layers import Shape, macs
 from compiler.source import MODEL_LIMIT_BYTES, external_files
-from compiler.tflite.load import load_tflite
+from compiler.tflite.load import litert_schema, load_tflite
 from edge_contract.errors import ExitCode
+
+TFLITE_MAGIC = b"TFL3"
+"""Bytes 4 to 7 of every .tflite file."""
 
 
 class TensorFacts(msgspec.Struct, frozen=True):
@@ -50,7 +53,7 @@ class LayerFacts(msgspec.Struct, frozen=True):
 
 
 class ModelFacts(msgspec.Struct, frozen=True):
-    """A model file; a .tflite file as the ONNX that it is compiled as.
+    """A model file; a float .tflite file as the ONNX that it is compiled as.
 
     digest, size_bytes: of the file with its external data files, as ``compiler.source`` counts.
     stored_bytes: bytes of constants, by dtype.
@@ -100,12 +103,49 @@ def read_facts(path: Path) -> ModelFacts:
         raise SourceError(f"no model or bundle {path}", exit_code=ExitCode.NOT_FOUND) from error
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
-    model = parse(path.name, data)
     state = hashlib.sha256(data)
+    if is_int8_tflite(path.name, data):
+        return facts_in(path.name, data, "sha256:" + state.hexdigest(), size_bytes)
+    model = parse(path.name, data)
     for file in external_files(path, model):
         state.update(file.read_bytes())
         size_bytes += file.stat().st_size
     return facts_of(model, "sha256:" + state.hexdigest(), size_bytes)
+
+
+def is_int8_tflite(name: str, data: bytes) -> bool:
+    """Whether these bytes are a .tflite file with integer layers, which no ONNX stands for."""
+    if data[4:8] != TFLITE_MAGIC:
+        return False
+    with litert_schema(f"{name} is a TensorFlow Lite file; reading it"):
+        from compiler.tflite.facts import is_quantised
+    return is_quantised(name, data)
+
+
+def facts_in(name: str, data: bytes, digest: str, size_bytes: int) -> ModelFacts:
+    """The facts of a model file without external data: ONNX, float or int8 .tflite.
+
+    Raises:
+        SourceError: something else, or cut short.
+    """
+    if is_int8_tflite(name, data):
+        from compiler.tflite.facts import facts_of_tflite
+
+        return facts_of_tflite(name, data, digest, size_bytes)
+    return facts_of(parse(name, data), digest, size_bytes)
+
+
+def weights_in(name: str, data: bytes) -> dict[str, Weight]:
+    """Each layer's constant in a model file, as ``weights_of``.
+
+    Raises:
+        SourceError: no model file, or cut short.
+    """
+    if is_int8_tflite(name, data):
+        from compiler.tflite.facts import tflite_weights
+
+        return tflite_weights(name, data)
+    return weights_of(parse(name, data))
 
 
 def parse(name: str, data: bytes) -> ModelProto:
@@ -114,7 +154,7 @@ def parse(name: str, data: bytes) -> ModelProto:
     Raises:
         SourceError: something else, cut short, or an int8 .tflite file.
     """
-    if data[4:8] == b"TFL3":
+    if data[4:8] == TFLITE_MAGIC:
         return load_tflite(name, data)
     try:
         model = onnx.load_model_from_string(data)

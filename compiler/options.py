@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from compiler.errors import CompileError
+from compiler.formats import Format
 from compiler.plan.effort import Effort
 from edge_contract.errors import ContractError, ExitCode
 from edge_contract.model import LineName, Version
@@ -22,6 +23,7 @@ class BuildOptions:
     """The options of ``edge-compile build``.
 
     max_drop_pp: the accepted drop of accuracy in percentage points, above 0 and below 100.
+    format: of the model's file; ``None`` takes what each target's profile says.
     effort: how long the plan is searched.
     workers: test samples answered at the same time; changes no byte of the result.
     command: the command line, for the report.
@@ -39,6 +41,7 @@ class BuildOptions:
     preprocess: Path | None = None
     max_drop_pp: float = 1.0
     effort: Effort = "normal"
+    format: Format | None = None
     workers: int = 1
     command: str = ""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from compiler.formats import format_of
 from compiler.report import TargetReport
 from edge_contract.codec import encode_json
 from edge_contract.golden import GoldenVectors, encode_golden
@@ -17,32 +18,25 @@ from edge_contract.model import (
     MODEL_CARD_FILE,
     MODEL_FILE,
     ModelManifest,
+    Variant,
 )
 from edge_contract.reference import DriftReference
 
 
 @dataclass(frozen=True)
 class VariantFiles:
-    """What one scheme puts into the bundle; targets of the same scheme share it."""
+    """What one variant puts into the bundle; targets of the same file share it."""
 
+    variant: Variant
     model: bytes
     golden: GoldenVectors
-
-
-def model_path(scheme: str) -> str:
-    """Where the variant of a scheme lies in the bundle."""
-    return f"onnx-{scheme}/model.onnx"
-
-
-def golden_path(scheme: str) -> str:
-    """Where its golden vectors lie."""
-    return f"onnx-{scheme}/golden.msgpack"
+    scale_cache: bytes | None = None
 
 
 def pack_bundle(
     target: Path,
     manifest: ModelManifest,
-    variants: Mapping[str, VariantFiles],
+    variants: Sequence[VariantFiles],
     reference: DriftReference,
     reports: Mapping[str, TargetReport],
 ) -> str:
@@ -51,7 +45,7 @@ def pack_bundle(
     Args:
         target: must not exist.
         manifest: ``model.json``.
-        variants: scheme -> its files.
+        variants: the files of each, no file twice.
         reference: the drift reference.
         reports: target -> what was proven of it.
     """
@@ -61,17 +55,20 @@ def pack_bundle(
         EVIDENCE_FILE: (DOC, encode_json(evidence(manifest, reports))),
         MODEL_CARD_FILE: (DOC, model_card(manifest, reports).encode()),
     }
-    for scheme, variant in variants.items():
-        files[model_path(scheme)] = (WEIGHT, variant.model)
-        files[golden_path(scheme)] = (WEIGHT_CONFIG, encode_golden(variant.golden))
-    schemes = sorted(variants)
+    for made in variants:
+        files[made.variant.file] = (WEIGHT, made.model)
+        files[made.variant.golden] = (WEIGHT_CONFIG, encode_golden(made.golden))
+        if made.scale_cache is not None:
+            files[made.variant.scale_cache] = (WEIGHT_CONFIG, made.scale_cache)
+    schemes = sorted({made.variant.scheme for made in variants})
+    formats = sorted({format_of(made.variant) for made in variants})
     return write_bundle(
         target,
         name=manifest.name,
         version=manifest.version,
         files=files,
         detail=ConfigDetail(
-            format="onnx",
+            format="+".join(formats),
             precision="int8",
             quantization=f"static, per-channel weights, {', '.join(schemes)}",
         ),

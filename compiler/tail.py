@@ -8,6 +8,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 from compiler.graphcheck import LAYER_OPS
+from compiler.plan.plan import Plan
 from edge_runtime.preprocess import FloatArray
 
 _SCORE_OPS = ("Softmax", "LogSoftmax", "Sigmoid")
@@ -37,6 +38,26 @@ def score_step(model: ModelProto, scores: FloatArray) -> float:
     """
     path = _path(model.graph)
     step = _logit_step(model.graph, path[-1].input[0] if path else model.graph.output[0].name)
+    return _through(path, step, scores)
+
+
+def plan_step(plan: Plan, scores: FloatArray) -> float:
+    """The same for a format that rounds the logits themselves onto the plan's grid, as .tflite.
+
+    Args:
+        plan: what the file was made of.
+        scores: float32 ``[n, classes]`` that it gave.
+    """
+    graph = plan.model.graph
+    path = _path(graph)
+    tensors = [graph.output[0].name, *(node.input[0] for node in path)]
+    # A moving operator may stand in float behind the last grid.
+    steps = [plan.grids[name].scale for name in tensors if name in plan.grids]
+    return _through(path, steps[-1] if steps else math.nan, scores)
+
+
+def _through(path: list[NodeProto], step: float, scores: FloatArray) -> float:
+    """What a step of the logits is in scores; ``path`` leads from the output back to the logits."""
     if not math.isfinite(step):
         return max(float(scores.max() - scores.min()) / 255, 1e-6)
     for node in reversed(path):

@@ -1,4 +1,4 @@
-"""Make one scheme's variant: search a plan, write it, take golden vectors, answer the test."""
+"""Make one variant: search a plan, write it, take golden vectors, answer the test."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import onnx
 
 from compiler.audit import LAYER_NAME
 from compiler.calibration import Calibration
-from compiler.emit.onnx_qdq import dialect_of, emit_onnx
+from compiler.emit.variant import activations_of, emit_scale_cache, emit_variant, variant_step
 from compiler.errors import CompileError
 from compiler.evaluate import Runner
 from compiler.golden import choose_golden
@@ -26,7 +25,6 @@ from compiler.plan.search import Search, Trial
 from compiler.plan.simulate import batch_for
 from compiler.progress import Progress
 from compiler.select import Candidate, rank_trials
-from compiler.tail import score_step
 from edge_contract.model import Variant
 from edge_runtime.golden import check_golden
 from edge_runtime.preprocess import FloatArray
@@ -45,8 +43,8 @@ class FloatScores:
 
 
 @dataclass(frozen=True)
-class CompiledScheme:
-    """The finished variant of one int8 scheme.
+class CompiledVariant:
+    """One finished file; targets that name it share it.
 
     plan: what was decided.
     candidates: the finalists, the chosen one first.
@@ -70,7 +68,9 @@ def float_scores(inputs: Inputs, workers: int) -> FloatScores:
     Raises:
         CompileError: a frame is refused, or a score is NaN.
     """
-    variant = msgspec.structs.replace(inputs.manifest.variants[0], scheme="float32")
+    variant = msgspec.structs.replace(
+        inputs.manifest.variants[0], runtime="onnxruntime", scheme="float32", accelerator=""
+    )
     runner = Runner(
         inputs.graph.model.SerializeToString(), inputs.manifest, variant, workers=workers
     )
@@ -91,15 +91,15 @@ def macs_by_node(inputs: Inputs, ranking: Sequence[LayerFidelity]) -> dict[str, 
     return found
 
 
-def compile_scheme(
+def compile_variant(
     inputs: Inputs,
     variant: Variant,
     calibration: Calibration,
     floating: FloatScores,
     options: BuildOptions,
     progress: Progress,
-) -> CompiledScheme:
-    """The int8 variant of ``variant.scheme`` and its answers.
+) -> CompiledVariant:
+    """The int8 file of ``variant`` and its answers.
 
     The test frames are answered once, by the chosen candidate alone.
 
@@ -108,7 +108,6 @@ def compile_scheme(
             the very machine that made them.
     """
     data, graph, workers = inputs.data, inputs.graph, options.workers
-    dialect = dialect_of(variant.scheme)
     macs = sum(layer.macs for layer in inputs.layers)
     search = Search(
         model=graph.prepared,
@@ -116,13 +115,14 @@ def compile_scheme(
         x=calibration.x,
         batch=batch_for(macs) if graph.batch_is_free else 1,
         macs=macs,
-        activations="symmetric" if dialect == "jetson" else "asymmetric",
+        activations=activations_of(variant),
+        whole_ends=variant.runtime == "litert",
         effort=options.effort,
     )
     trials = search.trials(progress)
 
     def selection_scores(trial: Trial) -> FloatArray:
-        runner = Runner(emit_onnx(trial.plan, dialect), inputs.manifest, variant, workers)
+        runner = Runner(emit_variant(trial.plan, variant), inputs.manifest, variant, workers)
         return runner.scores(data.selection.x, "selection")
 
     progress(f"answering {len(data.selection)} selection samples with {len(trials)} finalists")
@@ -146,10 +146,10 @@ def compile_scheme(
             chosen = candidates[0].trial
             layers = hurting(chosen)
     plan = chosen.plan
-    model = emit_onnx(plan, dialect)
+    model = emit_variant(plan, variant)
     runner = Runner(model, inputs.manifest, variant, workers)
     whole_scores = runner.scores(data.whole.x, "calibration")
-    step = score_step(onnx.load_model_from_string(model), whole_scores)
+    step = variant_step(plan, model, variant, whole_scores)
     golden = choose_golden(data.whole.x, whole_scores, step)
     result = check_golden(ModelSession(model, inputs.manifest, variant), golden)
     if not result.passed:
@@ -160,8 +160,8 @@ def compile_scheme(
     tuned = whole_scores
     if not data.was_split:
         tuned = np.concatenate([whole_scores, runner.scores(data.selection.x, "selection")])
-    return CompiledScheme(
-        files=VariantFiles(model, golden),
+    return CompiledVariant(
+        files=VariantFiles(variant, model, golden, emit_scale_cache(plan, variant)),
         plan=plan,
         candidates=tuple(candidates),
         layers=layers,

@@ -30,6 +30,7 @@ Version = Annotated[
 
 
 Runtime = Literal["onnxruntime", "litert"]
+Int8Scheme = Literal["s8s8", "u8s8", "s8s8-symmetric"]
 Scheme = Literal["s8s8", "u8s8", "s8s8-symmetric", "float32"]
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edge_contract.model import Int8Scheme, Runtime
+
 ProfileId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _Megabytes = Annotated[int, msgspec.Meta(ge=1)]
@@ -18,14 +20,12 @@ CpuFeature = Literal["neon", "crc32", "fp16", "dotprod", "avx2"]
 class Accelerator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A unit beside the CPU that runs int8 models through a runtime of its own.
 
-    scheme: ``jetson``: zero points 0, float biases, and scales on the inputs of residual additions.
     sparsity: whether it gains from 2 zeros in every 4 weights.
     dla_cores: deep-learning accelerators beside the GPU.
     """
 
     unit: str
     runtime: Literal["tensorrt"]
-    scheme: Literal["jetson"]
     sparsity: bool = False
     dla_cores: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
 
@@ -33,14 +33,16 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of device.
 
-    runtime, scheme: what runs the model on the CPU, and the int8 scheme that it runs fastest and
-        exactly there: ``s8s8`` per-channel for ARM, ``u8s8`` for x86-64.
+    runtime: what reads the model: ``onnxruntime`` ONNX files, ``litert`` .tflite files. A build
+        may be told otherwise (``--format``).
+    scheme: the int8 scheme of ONNX files: ``s8s8`` per-channel for ARM, ``u8s8`` for x86-64,
+        ``s8s8-symmetric`` where an accelerator wants zero points 0 and float biases.
     memory_mb: of the smallest model of the board that is sold; a budget, not a wish.
     threads: intra-op threads for inference.
     channel_step: channel counts that are multiples of this get blocked kernels.
     cpu, cores, features: the CPU's name, its cores, its instructions.
     qemu_cpu: the CPU model of qemu that behaves like it; empty where none does.
-    accelerator: what could run the model beside the CPU.
+    accelerator: what runs the model where the runtime offers it; the CPU runs it where not.
     caveat: what a user of this board must know before anything else.
     sources: where each figure came from, by the name of its field.
     """
@@ -48,8 +50,8 @@ class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     id: ProfileId
     title: str
     arch: Literal["aarch64", "x86_64"]
-    runtime: Literal["onnxruntime"]
-    scheme: Literal["s8s8", "u8s8"]
+    runtime: Runtime
+    scheme: Int8Scheme
     memory_mb: _Megabytes
     threads: _Count = 1
     channel_step: _Count = 8

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from job import measure, out_path, read_job, samples
 
-from compiler.emit.onnx_qdq import dialect_of, emit_onnx
+from compiler.emit.onnx_qdq import activations_for, emit_onnx
 from compiler.floatgraph import normalise
 from compiler.layers import list_layers
 from compiler.plan.fidelity import logits_of
@@ -29,7 +29,7 @@ from edge_runtime.onnx_session import session_options
 def main() -> None:
     job = read_job()
     x = samples(job)
-    dialect = dialect_of(job["scheme"])
+    scheme = job["scheme"]
 
     def answers(model: bytes, scheme: str, rows: np.ndarray) -> np.ndarray:
         session = ort.InferenceSession(
@@ -50,18 +50,17 @@ def main() -> None:
             x=x[fit][rows],
             batch=batch_for(macs) if graph.batch_is_free else 1,
             macs=macs,
-            activations="symmetric" if dialect == "jetson" else "asymmetric",
+            activations=activations_for(scheme),
             effort=job["recipe"],
         )
-        scheme = "u8s8" if dialect == "u8s8" else "s8s8"
 
         def selection(trial: Trial) -> np.ndarray:
-            return answers(emit_onnx(trial.plan, dialect), scheme, x[held])
+            return answers(emit_onnx(trial.plan, scheme), scheme, x[held])
 
         floating = answers(graph.model.SerializeToString(), "float32", x[held])
         _, head = logits_of(graph.prepared)
         best = rank_trials(search.trials(silent), floating, selection, head)[0]
-        out_path(job).write_bytes(emit_onnx(best.trial.plan, dialect))
+        out_path(job).write_bytes(emit_onnx(best.trial.plan, scheme))
 
     measure(work)
 

@@ -46,7 +46,7 @@ def _model(facts: ModelFacts) -> list[str]:
     lines = [
         f"digest      {facts.digest}",
         f"size        {facts.size_bytes:,} bytes ({stored or 'no constants'})",
-        f"opset       {facts.opset}, {facts.producer or 'producer not named'}",
+        f"opset       {facts.opset or 'none'}, {facts.producer or 'producer not named'}",
         *(f"input       {t.name}: {t.dtype} {_shape(t.shape)}" for t in facts.inputs),
         *(f"output      {t.name}: {t.dtype} {_shape(t.shape)}" for t in facts.outputs),
         f"parameters  {facts.parameters_count:,}",

@@ -1,11 +1,11 @@
 """ONNX files from plans, in QDQ form: each int8 tensor is a QuantizeLinear, DequantizeLinear pair.
 
-Three dialects, one for each runtime that reads them:
+Three schemes, one for each runtime that reads them:
 
 - ``s8s8`` (``arm-onnx``): int8 activations; a Relu whose work saturation does is left out.
 - ``u8s8`` (``x86-onnx``): the same integers with 128 added to activations, for x86-64's kernels.
-- ``jetson``: zero points 0, Relu kept between two pairs of one scale, biases in float (that of
-  a Gemm in an Add of its own), and pairs on the inputs of residual additions: TensorRT's wishes.
+- ``s8s8-symmetric``: zero points 0, Relu kept between two pairs of one scale, biases in float (that
+  of a Gemm in an Add of its own), and pairs on the inputs of residual additions: TensorRT's wishes.
 
 A Gemm or MatMul whose result no int8 node reads hands out its accumulators in float: scores are
 not rounded to 256 values for nothing.
@@ -13,30 +13,32 @@ not rounded to 256 values for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compiler.plan.plan import Grid, LayerPlan, Plan
+from compiler.plan.plan import Activations, Grid, LayerPlan, Plan
+from edge_contract.model import Int8Scheme
 
-Dialect = Literal["s8s8", "u8s8", "jetson"]
+
+def activations_for(scheme: Int8Scheme) -> Activations:
+    """The kind of plan that ``scheme`` is written from."""
+    return "symmetric" if scheme == "s8s8-symmetric" else "asymmetric"
 
 
-def emit_onnx(plan: Plan, dialect: Dialect) -> bytes:
+def emit_onnx(plan: Plan, scheme: Int8Scheme) -> bytes:
     """The plan as deterministic ONNX bytes.
 
     Args:
-        plan: an asymmetric plan for ``s8s8`` and ``u8s8``, a symmetric one for ``jetson``.
+        plan: an asymmetric plan for ``s8s8`` and ``u8s8``, a symmetric one for
+            ``s8s8-symmetric``.
 
     Raises:
         ValueError: a plan of the other kind.
     """
-    if (plan.activations == "symmetric") != (dialect == "jetson"):
-        raise ValueError(f"a plan with {plan.activations} activations cannot become {dialect}")
-    data: bytes = _Writer(plan, dialect).model().SerializeToString(deterministic=True)
+    if plan.activations != activations_for(scheme):
+        raise ValueError(f"a plan with {plan.activations} activations cannot become {scheme}")
+    data: bytes = _Writer(plan, scheme).model().SerializeToString(deterministic=True)
     return data
 
 
@@ -59,9 +61,9 @@ def scale_cache(plan: Plan) -> bytes:
 
 
 class _Writer:
-    def __init__(self, plan: Plan, dialect: Dialect) -> None:
+    def __init__(self, plan: Plan, scheme: Int8Scheme) -> None:
         self._plan = plan
-        self._dialect = dialect
+        self._scheme = scheme
         self._float_tensors = {t.name: t for t in plan.model.graph.initializer}
         self._nodes: list[NodeProto] = []
         self._stored: dict[bytes, str] = {}
@@ -111,7 +113,7 @@ class _Writer:
                 outputs[place] = f"{name}_r"
         copy.output[:] = outputs
         apart = layer is not None and layer.op == "Gemm" and layer.bias is not None
-        if apart and self._dialect == "jetson":
+        if apart and self._scheme == "s8s8-symmetric":
             self._gemm_and_add(copy)
         else:
             self._nodes.append(copy)
@@ -153,7 +155,7 @@ class _Writer:
 
     def _grid(self, grid: Grid) -> tuple[str, str]:
         scale = self._store("s", np.array(grid.scale, np.float32))
-        if self._dialect == "u8s8":
+        if self._scheme == "u8s8":
             return scale, self._store("z", np.array(grid.zero_point + 128, np.uint8))
         return scale, self._store("z", np.array(grid.zero_point, np.int8))
 
@@ -165,7 +167,7 @@ class _Writer:
     def _bias(self, layer: LayerPlan, original: str) -> str:
         assert layer.weight is not None
         assert layer.bias is not None
-        if self._dialect == "jetson":
+        if self._scheme == "s8s8-symmetric":
             return original
         scales = np.float32(self._plan.grids[layer.inputs[0]].scale) * layer.weight.scales
         return self._constant(layer.node, "b", layer.bias, scales, 0)
@@ -217,9 +219,3 @@ def _kept_raw(plan: Plan) -> set[str]:
         for layer in plan.layers.values()
         if layer.op != "Conv" and not layer.absorbed and layer.output not in read
     }
-
-
-def dialect_of(scheme: str) -> Dialect:
-    """The dialect that a variant of ``scheme`` is written in."""
-    known: Mapping[str, Dialect] = {"s8s8": "s8s8", "u8s8": "u8s8", "s8s8-symmetric": "jetson"}
-    return known[scheme]

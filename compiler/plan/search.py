@@ -31,7 +31,7 @@ from compiler.plan.fidelity import logit_snr_db, logits_of
 from compiler.plan.intervals import candidate_ranges
 from compiler.plan.plan import Activations, Plan
 from compiler.plan.simulate import Simulation, open_session, run_batches
-from compiler.plan.structure import survey
+from compiler.plan.structure import ends_of, survey
 from compiler.progress import Progress
 from compiler.ranges import TensorStats
 
@@ -103,6 +103,8 @@ class Search:
     x: some calibration samples as model inputs, float32 ``[n, ...]``.
     batch: samples a simulated run.
     macs: multiply-accumulates for one sample.
+    whole_ends: give the tensors that no int8 operator reads the whole range that was seen: for
+        formats that hand out int8 results, where a narrower one would cut the largest scores.
     """
 
     model: ModelProto
@@ -112,6 +114,7 @@ class Search:
     macs: int
     activations: Activations
     effort: Effort
+    whole_ends: bool = False
 
     def trials(self, progress: Progress) -> list[Trial]:
         """Finalists, the best in simulation first.
@@ -196,13 +199,18 @@ class _Bench:
         self._head = head
         self._structure = survey(model)
         self._stats = search.collect(model, set(self._structure.shared.values()))
+        self._ends: dict[str, Range] = {}
+        if search.whole_ends:
+            for head in ends_of(self._structure):
+                self._ends[head] = (self._stats[head].low, self._stats[head].high)
 
     def bases(self, name: str) -> list[Trial]:
         """Every recipe that needs no search, the best first."""
         recipes = candidate_ranges(self._stats, self._structure, self._search.activations)
         simulation: Simulation | None = None
         found = []
-        for recipe, ranges in recipes.items():
+        for recipe, drawn in recipes.items():
+            ranges = {**drawn, **self._ends}
             plan = self._draft(ranges)
             simulation = simulation or self._simulate(plan)
             snr = self._snr(simulation, ranges, len(self._x))
@@ -214,7 +222,8 @@ class _Bench:
     def descend(self, trial: Trial, budget: Budget) -> Trial | None:
         """Ranges found tensor by tensor from two starts; ``None`` where the budget forbids it."""
         heads = list(dict.fromkeys(self._structure.shared.values()))
-        ends = [(head, side) for head in heads for side in self._sides(head)]
+        free = [head for head in heads if head not in self._ends]
+        ends = [(head, side) for head in free for side in self._sides(head)]
         runs = 2 * len(ends) * len(FACTORS) * budget.passes
         samples = int(min(len(self._x), budget.macs / max(runs * self._search.macs, 1)))
         if samples < min(SAMPLES_MIN, len(self._x)):

@@ -16,10 +16,11 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper
 
-from compiler.emit.onnx_qdq import Dialect, emit_onnx
+from compiler.emit.onnx_qdq import emit_onnx
 from compiler.errors import CompileError
 from compiler.floatgraph import first_line
 from compiler.plan.plan import Grid, Plan
+from edge_contract.model import Int8Scheme
 from edge_runtime.onnx_session import session_options
 
 Array = npt.NDArray[np.float32]
@@ -43,8 +44,8 @@ class Simulation:
     def __init__(
         self, plan: Plan, outputs: Sequence[str], batch: int, *, rounded: bool = False
     ) -> None:
-        dialect: Dialect = "jetson" if plan.activations == "symmetric" else "s8s8"
-        model = onnx.load_model_from_string(emit_onnx(plan, dialect))
+        scheme: Int8Scheme = "s8s8-symmetric" if plan.activations == "symmetric" else "s8s8"
+        model = onnx.load_model_from_string(emit_onnx(plan, scheme))
         self._input = model.graph.input[0].name
         self._batch = batch
         self._grids = _open_grids(model)

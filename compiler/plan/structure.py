@@ -143,6 +143,17 @@ def survey(model: ModelProto, left_float: frozenset[str] = frozenset()) -> Struc
     )
 
 
+def ends_of(structure: Structure) -> list[str]:
+    """The tensors whose grid belongs to a result that no int8 operator reads."""
+    read: set[str] = set()
+    for site in structure.sites.values():
+        read |= set(site.inputs)
+    for node in structure.passing.values():
+        read |= set(node.input)
+    ends = [name for name in structure.gridded if name not in read]
+    return list(dict.fromkeys(structure.shared[name] for name in ends))
+
+
 def attribute(node: NodeProto, name: str, default: float) -> float:
     """A number among a node's attributes."""
     for found in node.attribute:

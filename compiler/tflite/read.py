@@ -65,7 +65,7 @@ class TfliteTensor:
     free: per axis, whether its size is left open (-1 in the shape signature).
     dtype: the schema's word, such as ``FLOAT32``.
     data: the constant's values as a view into the file, or None for an activation.
-    quantised: whether it carries a scale.
+    scales: float32, one or one a channel, where it is quantised.
     """
 
     index: int
@@ -74,7 +74,12 @@ class TfliteTensor:
     free: tuple[bool, ...]
     dtype: str
     data: npt.NDArray[Any] | None
-    quantised: bool
+    scales: npt.NDArray[np.float32] | None
+
+    @property
+    def quantised(self) -> bool:
+        """Whether it carries a scale."""
+        return self.scales is not None
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,6 @@ class _Reader:
                 f"{self._file_name}: tensor {index} {name!r} is {what}, which is not read",
                 hint="export a stateless model with dense weights",
             )
-        scales = tensor.Quantization()
         dtype = _TENSOR_TYPES.get(tensor.Type(), f"type {tensor.Type()}")
         return TfliteTensor(
             index=index,
@@ -196,8 +200,15 @@ class _Reader:
             else (False,) * len(shape),
             dtype=dtype,
             data=self._values(index, tensor.Buffer(), dtype, shape),
-            quantised=scales is not None and scales.ScaleLength() > 0,
+            scales=self._scales(tensor.Quantization()),
         )
+
+    def _scales(self, many: Any) -> npt.NDArray[np.float32] | None:
+        if many is None or many.ScaleLength() == 0:
+            return None
+        scales = _vector(many.ScaleAsNumpy(), len(self._data))
+        self._spend(len(scales))
+        return np.asarray(scales, np.float32)
 
     def _values(
         self, index: int, buffer_index: int, dtype: str, shape: tuple[int, ...]

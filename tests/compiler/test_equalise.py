@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from compiler.audit import audit
-from compiler.emit.onnx_qdq import Dialect, emit_onnx
+from compiler.emit.onnx_qdq import emit_onnx
+from compiler.emit.variant import activations_of, audit_variant, emit_variant
+from compiler.evaluate import Runner
 from compiler.floatgraph import FloatGraph
 from compiler.layers import list_layers
 from compiler.plan.effort import Effort
@@ -21,10 +23,31 @@ from compiler.plan.simulate import open_session
 from compiler.plan.structure import initializer, survey
 from compiler.progress import silent
 from compiler.ranges import collect_stats
-from tests.compiler.models import Array, frames, residual_cnn, small_cnn
+from edge_contract.model import (
+    Int8Scheme,
+    Lineage,
+    ModelManifest,
+    Runtime,
+    TensorSpec,
+    Variant,
+)
+from edge_contract.preprocess import PreprocessSpec
+from tests.compiler.models import CLASSES, SIDE, Array, frames, residual_cnn, small_cnn
 from tests.compiler.test_quantize import float_graph, one_by_one, run
 
 MACS = 115_328
+
+MANIFEST = ModelManifest(
+    name="stripes",
+    version="1.0.0",
+    task="classification",
+    inputs=[TensorSpec(name="frames", dtype="float32", shape=[None, SIDE, SIDE, 1])],
+    outputs=[TensorSpec(name="scores", dtype="float32", shape=[None, CLASSES])],
+    labels=[str(one) for one in range(CLASSES)],
+    preprocess=PreprocessSpec(kind="tensor"),
+    variants=[],
+    lineage=Lineage(source_digest="", calibration_digest="", test_digest="", tools={}, options={}),
+)
 
 
 def rescaled(model: ModelProto) -> ModelProto:
@@ -41,7 +64,17 @@ def rescaled(model: ModelProto) -> ModelProto:
     )
 
 
-def search(graph: FloatGraph, x: Array, dialect: Dialect, effort: Effort) -> list[Trial]:
+def variant_of(runtime: Runtime, scheme: Int8Scheme) -> Variant:
+    return Variant(target="t", runtime=runtime, scheme=scheme, file="m", golden="g")
+
+
+def search(
+    graph: FloatGraph,
+    x: Array,
+    scheme: Int8Scheme,
+    effort: Effort,
+    runtime: Runtime = "onnxruntime",
+) -> list[Trial]:
     return Search(
         model=graph.prepared,
         collect=lambda model, wanted: collect_stats(
@@ -50,28 +83,35 @@ def search(graph: FloatGraph, x: Array, dialect: Dialect, effort: Effort) -> lis
         x=x,
         batch=16,
         macs=MACS,
-        activations="symmetric" if dialect == "jetson" else "asymmetric",
+        activations=activations_of(variant_of(runtime, scheme)),
         effort=effort,
+        whole_ends=runtime == "litert",
     ).trials(silent)
 
 
 @pytest.mark.parametrize("effort", ["fast", "normal"])
 @pytest.mark.parametrize(
-    ("dialect", "scheme"), [("s8s8", "s8s8"), ("u8s8", "u8s8"), ("jetson", "s8s8")]
+    ("runtime", "scheme"),
+    [
+        *(("onnxruntime", scheme) for scheme in get_args(Int8Scheme)),
+        ("litert", "s8s8"),
+    ],
 )
-def test_rescaled_depthwise_channels_change_agreement_by_at_most_1_pp(
-    tmp_path: Path, dialect: Dialect, scheme: str, effort: Effort
+def test_rescaled_depthwise_channels_change_agreement_by_at_most_1_pp_on_every_target(
+    tmp_path: Path, runtime: Runtime, scheme: Int8Scheme, effort: Effort
 ) -> None:
+    variant = variant_of(runtime, scheme)
     x, _ = frames(60, 3)
     fresh, _ = frames(500, 4)
     shares = []
     for model in (small_cnn(), rescaled(small_cnn())):
         graph = float_graph(model, tmp_path)
         floating = run(graph.model.SerializeToString(), "float32", "frames", fresh)
-        data = emit_onnx(search(graph, x, dialect, effort)[0].plan, dialect)
-        int8 = run(data, scheme, "frames", fresh)
+        plan = search(graph, x, scheme, effort, runtime)[0].plan
+        data = emit_variant(plan, variant)
+        int8 = Runner(data, MANIFEST, variant).scores(fresh, "test")
         shares.append((int8.argmax(1) == floating.argmax(1)).mean())
-        assert audit(data, scheme, list_layers(graph, x[:1])).macs_share == 1
+        assert audit_variant(data, variant, list_layers(graph, x[:1])).macs_share == 1
     assert abs(shares[1] - shares[0]) <= 0.01
 
 
@@ -131,7 +171,7 @@ def test_the_search_gives_the_same_plan_twice(tmp_path: Path) -> None:
 def test_more_effort_is_never_worse_in_simulation(tmp_path: Path) -> None:
     x, _ = frames(40, 3)
     graph = float_graph(rescaled(small_cnn()), tmp_path)
-    fast, normal = (search(graph, x, "jetson", effort)[0] for effort in ("fast", "normal"))
+    fast, normal = (search(graph, x, "s8s8-symmetric", effort)[0] for effort in ("fast", "normal"))
     assert normal.snr_db >= fast.snr_db
 
 

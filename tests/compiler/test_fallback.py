@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from compiler.audit import audit
-from compiler.emit.onnx_qdq import Dialect, emit_onnx
+from compiler.emit.onnx_qdq import emit_onnx
 from compiler.layers import list_layers
 from compiler.plan.diagnose import LayerFidelity, diagnose
 from compiler.plan.fallback import in_float, layers_to_free
+from edge_contract.model import Int8Scheme
 from tests.compiler.models import frames, small_cnn
 from tests.compiler.test_equalise import MACS, search
 from tests.compiler.test_quantize import float_graph
@@ -23,15 +24,17 @@ def test_sets_grow_by_what_hurts_most_and_stay_within_a_hundredth_of_the_macs() 
     assert layers_to_free(ranking, {}, 1000) == []
 
 
-@pytest.mark.parametrize("dialect", ["s8s8", "jetson"])
-def test_a_layer_left_in_float_is_seen_there_by_the_audit(tmp_path: Path, dialect: Dialect) -> None:
+@pytest.mark.parametrize("scheme", ["s8s8", "s8s8-symmetric"])
+def test_a_layer_left_in_float_is_seen_there_by_the_audit(
+    tmp_path: Path, scheme: Int8Scheme
+) -> None:
     graph = float_graph(small_cnn(), tmp_path)
     x, _ = frames(40, 3)
-    best = search(graph, x, dialect, "fast")[0]
+    best = search(graph, x, scheme, "fast")[0]
     layers = list_layers(graph, x[:1])
     for layer in best.plan.layers:
         trial = in_float(best, frozenset({layer}))
-        found = audit(emit_onnx(trial.plan, dialect), "s8s8", layers)
+        found = audit(emit_onnx(trial.plan, scheme), scheme, layers)
         assert [one.name for one in found.left_float] == [layer]
         assert found.broken(trial.plan) == []
         assert trial.plan.left_float == {layer}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -13,21 +14,18 @@ from hypothesis import strategies as st
 from onnx import ModelProto, numpy_helper
 
 from compiler.audit import audit
-from compiler.emit.onnx_qdq import Dialect, emit_onnx, scale_cache
+from compiler.emit.onnx_qdq import activations_for, emit_onnx, scale_cache
 from compiler.floatgraph import FloatGraph
 from compiler.layers import list_layers
 from compiler.plan.draft import draft_plan
 from compiler.plan.plan import Activations, Plan, grid_of
 from compiler.plan.structure import survey
 from compiler.ranges import collect_stats
+from edge_contract.model import Int8Scheme
 from tests.compiler.models import Array, frames, matmul_model, residual_cnn, small_cnn
 from tests.compiler.test_quantize import float_graph, one_by_one, run
 
-DIALECTS: list[tuple[Activations, Dialect, str]] = [
-    ("asymmetric", "s8s8", "s8s8"),
-    ("asymmetric", "u8s8", "u8s8"),
-    ("symmetric", "jetson", "s8s8"),
-]
+SCHEMES: tuple[Int8Scheme, ...] = get_args(Int8Scheme)
 
 
 def draft(graph: FloatGraph, x: Array, activations: Activations) -> Plan:
@@ -54,19 +52,17 @@ def test_a_range_that_is_none_is_refused() -> None:
             grid_of(low, high, "asymmetric")
 
 
-@pytest.mark.parametrize(("activations", "dialect", "scheme"), DIALECTS)
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("make", [small_cnn, residual_cnn])
-def test_every_dialect_runs_in_int8_and_answers_as_the_float_model(
+def test_every_scheme_runs_in_int8_and_answers_as_the_float_model(
     tmp_path: Path,
     make: Callable[[], ModelProto],
-    activations: Activations,
-    dialect: Dialect,
-    scheme: str,
+    scheme: Int8Scheme,
 ) -> None:
     model = make()
     graph = float_graph(model, tmp_path)
     x, _ = frames(60, 3)
-    data = emit_onnx(draft(graph, x, activations), dialect)
+    data = emit_onnx(draft(graph, x, activations_for(scheme)), scheme)
     onnx.checker.check_model(data)
     found = audit(data, scheme, list_layers(graph, x[:1]))
     assert (found.seen, found.macs_share) == (found.expected, 1.0)
@@ -76,24 +72,24 @@ def test_every_dialect_runs_in_int8_and_answers_as_the_float_model(
     assert (floating.argmax(1) == int8.argmax(1)).mean() > 0.95
 
 
-@pytest.mark.parametrize(("activations", "dialect", "scheme"), DIALECTS)
-def test_fully_connected_layers_run_in_int8_in_every_dialect(
-    tmp_path: Path, activations: Activations, dialect: Dialect, scheme: str
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_fully_connected_layers_run_in_int8_in_every_scheme(
+    tmp_path: Path, scheme: Int8Scheme
 ) -> None:
     graph = float_graph(matmul_model(), tmp_path)
     x = np.random.default_rng(0).normal(0, 1, (50, 16)).astype(np.float32)
-    data = emit_onnx(draft(graph, x, activations), dialect)
+    data = emit_onnx(draft(graph, x, activations_for(scheme)), scheme)
     found = audit(data, scheme, list_layers(graph, x[:1]))
     assert (found.seen, found.macs_share) == (2, 1.0)
 
 
-def test_jetson_files_have_zero_points_zero_float_biases_and_pairs_on_residual_inputs(
+def test_symmetric_files_have_zero_points_zero_float_biases_and_pairs_on_residual_inputs(
     tmp_path: Path,
 ) -> None:
     graph = float_graph(residual_cnn(), tmp_path)
     x, _ = frames(60, 3)
     plan = draft(graph, x, "symmetric")
-    model = onnx.load_model_from_string(emit_onnx(plan, "jetson"))
+    model = onnx.load_model_from_string(emit_onnx(plan, "s8s8-symmetric"))
     values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
@@ -123,11 +119,11 @@ def test_the_scale_cache_lists_every_grid(tmp_path: Path) -> None:
         scale_cache(draft(graph, x, "asymmetric"))
 
 
-def test_a_plan_cannot_be_written_in_a_dialect_of_the_other_kind(tmp_path: Path) -> None:
+def test_a_plan_cannot_be_written_in_a_scheme_of_the_other_kind(tmp_path: Path) -> None:
     graph = float_graph(small_cnn(), tmp_path)
     x, _ = frames(30, 3)
     with pytest.raises(ValueError, match="cannot become"):
-        emit_onnx(draft(graph, x, "asymmetric"), "jetson")
+        emit_onnx(draft(graph, x, "asymmetric"), "s8s8-symmetric")
 
 
 def test_equal_inputs_give_equal_plans_and_other_ranges_another_digest(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, numpy_helper
 
 from compiler.audit import audit
-from compiler.emit.onnx_qdq import Dialect, emit_onnx
+from compiler.emit.onnx_qdq import emit_onnx
 from compiler.errors import DatasetError
 from compiler.floatgraph import FloatGraph, normalise
 from compiler.layers import list_layers
@@ -24,6 +24,7 @@ from compiler.plan.structure import survey
 from compiler.ranges import BINS, TensorStats, collect_stats
 from compiler.source import load_source
 from compiler.tail import score_step
+from edge_contract.model import Int8Scheme
 from edge_runtime.onnx_session import session_options
 from tests.compiler.models import Array, frames, matmul_model, small_cnn
 
@@ -48,12 +49,12 @@ def one_by_one(x: npt.NDArray[np.float32]):  # type: ignore[no-untyped-def]
 
 
 def quantize(
-    graph: FloatGraph, stats: dict[str, TensorStats], dialect: Dialect, share: float = 0.9999
+    graph: FloatGraph, stats: dict[str, TensorStats], scheme: Int8Scheme, share: float = 0.9999
 ) -> bytes:
     """The int8 model with percentile ranges."""
     ranges = {name: one.central(share) for name, one in stats.items()}
     plan = draft_plan(graph.prepared, survey(graph.prepared), ranges, "asymmetric")
-    return emit_onnx(plan, dialect)
+    return emit_onnx(plan, scheme)
 
 
 def stats_of(values: npt.NDArray[np.float64]) -> TensorStats:
@@ -111,7 +112,7 @@ def test_a_sample_that_overflows_the_model_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["s8s8", "u8s8"])
 @pytest.mark.parametrize("batch", ["batch", 1])
 def test_every_layer_runs_in_int8_and_answers_as_the_float_model(
-    tmp_path: Path, scheme: Dialect, batch: int | str
+    tmp_path: Path, scheme: Int8Scheme, batch: int | str
 ) -> None:
     graph = float_graph(small_cnn(batch=batch), tmp_path)
     x, _ = frames(60, 3)

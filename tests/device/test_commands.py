@@ -77,7 +77,7 @@ def test_targets_lists_every_profile_with_sources_in_json(tool: Command) -> None
     found = {target["id"]: target for target in ended.json["targets"]}
     assert {"raspberry-pi-zero-2-w", "jetson-agx-orin", "generic-x86-64"} <= set(found)
     assert found["raspberry-pi-4"]["sources"]["memory_mb"]
-    assert found["jetson-orin-nano"]["accelerator"]["scheme"] == "jetson"
+    assert found["jetson-orin-nano"]["scheme"] == "s8s8-symmetric"
     text = tool("targets").stdout
     assert re.search(r"raspberry-pi-5 +4 x Cortex-A76 +2048 MB .* dotprod", text)
 
@@ -245,6 +245,7 @@ def test_compare_shows_figures_layers_and_answers_of_two_bundles(
 
 def test_a_changed_layer_is_named(builds: dict[str, Path]) -> None:
     from compiler.comparison import LayerDifference, compare_layers
+    from compiler.modelfacts import weights_of
 
     bundle = BundleDir(builds["one"] / "bundle")
     model = onnx.load_model_from_string(bundle.read_file("onnx-s8s8/model.onnx"))
@@ -256,7 +257,7 @@ def test_a_changed_layer_is_named(builds: dict[str, Path]) -> None:
     values = onnx.numpy_helper.to_array(weight).copy()
     values.flat[0] += 1
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    found = {layer.layer: layer for layer in compare_layers(model, changed)}
+    found = {layer.layer: layer for layer in compare_layers(weights_of(model), weights_of(changed))}
     assert isinstance(found[first.name], LayerDifference)
     assert found[first.name].changed_share == pytest.approx(1 / values.size)
     assert {layer.changed_share for name, layer in found.items() if name != first.name} == {0}

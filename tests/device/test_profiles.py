@@ -49,7 +49,8 @@ def test_a_figure_without_a_source_is_found(nowhere: Path) -> None:
 def test_a_profile_agrees_with_itself(name: str, nowhere: Path) -> None:
     profile = load_profile(name, system_dir=nowhere)
     assert profile.threads <= profile.cores
-    assert profile.scheme == ("s8s8" if profile.arch == "aarch64" else "u8s8")
+    cpu_scheme = "s8s8" if profile.arch == "aarch64" else "u8s8"
+    assert profile.scheme == ("s8s8-symmetric" if profile.accelerator else cpu_scheme)
     assert bool(profile.qemu_cpu) == (profile.arch == "aarch64")
     has_dotprod = profile.cpu in ("Cortex-A76", "Cortex-A78AE")
     assert ("dotprod" in profile.features) == has_dotprod

@@ -1,0 +1,74 @@
+"""A plan as the file of a variant, and what that file is seen to run in int8."""
+
+from __future__ import annotations
+
+import onnx
+
+from compiler.audit import Audit, audit
+from compiler.emit.onnx_qdq import activations_for, emit_onnx, scale_cache
+from compiler.layers import Layer
+from compiler.plan.plan import Activations, Plan
+from compiler.tail import plan_step, score_step
+from compiler.tflite.load import litert_schema
+from edge_contract.model import Int8Scheme, Variant
+from edge_runtime.preprocess import FloatArray
+
+
+def scheme_of(variant: Variant) -> Int8Scheme:
+    """The variant's int8 scheme.
+
+    Raises:
+        ValueError: it is float.
+    """
+    if variant.scheme == "float32":
+        raise ValueError(f"{variant.file} is float32; expected an int8 variant")
+    return variant.scheme
+
+
+def activations_of(variant: Variant) -> Activations:
+    """The kind of plan that the variant is written from."""
+    return activations_for(scheme_of(variant))
+
+
+def emit_variant(plan: Plan, variant: Variant) -> bytes:
+    """The variant's file, deterministic bytes.
+
+    Raises:
+        CompileError: the format lacks an operator.
+        ValueError: a plan with other activations than ``activations_of(variant)``.
+    """
+    if variant.runtime == "litert":
+        with litert_schema("writing a .tflite file"):
+            from compiler.tflite.emit import emit_tflite
+        return emit_tflite(plan)
+    return emit_onnx(plan, scheme_of(variant))
+
+
+def emit_scale_cache(plan: Plan, variant: Variant) -> bytes | None:
+    """The variant's scale cache, if it has one."""
+    return scale_cache(plan) if variant.scale_cache else None
+
+
+def audit_variant(model: bytes, variant: Variant, layers: list[Layer]) -> Audit:
+    """Which layers of the source run in int8 in the variant's file ``model``.
+
+    Raises:
+        CompileError: the runtime refuses the file.
+    """
+    if variant.runtime == "litert":
+        with litert_schema("reading a .tflite file"):
+            from compiler.tflite.audit import audit_tflite
+        return audit_tflite(model, layers)
+    return audit(model, variant.scheme, layers)
+
+
+def variant_step(plan: Plan, model: bytes, variant: Variant, scores: FloatArray) -> float:
+    """How far one score of the variant moves when its last int8 tensor moves by one step.
+
+    Args:
+        model: the file that ``emit_variant`` made of ``plan``.
+        scores: float32 ``[n, classes]`` that it gave.
+    """
+    if variant.runtime == "litert":
+        return plan_step(plan, scores)
+    return score_step(onnx.load_model_from_string(model), scores)
