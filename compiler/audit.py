@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -18,6 +18,7 @@ from onnx import GraphProto
 
 from compiler.errors import CompileError
 from compiler.floatgraph import first_line
+from compiler.gate import GateResult
 from compiler.graphcheck import LAYER_OPS
 from compiler.layers import Layer
 from compiler.plan.plan import Plan
@@ -37,6 +38,7 @@ INT8_KERNELS = frozenset(
 """Kernels of onnxruntime that multiply int8 by int8."""
 
 _FLOAT_KERNELS = frozenset({*LAYER_OPS, "FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv"})
+_SHOWN_MAX = 4
 LAYER_NAME = re.compile(rf"(?:{'|'.join(LAYER_OPS)})_\d+")
 """The name that ``floatgraph`` gives a layer; later stages put something behind it."""
 
@@ -80,6 +82,27 @@ class Audit:
         """Layers that the plan says run in int8 and that the runtime runs in float."""
         promised = {match.group() for node in plan.layers if (match := LAYER_NAME.match(node))}
         return [layer for layer in self.left_float if layer.name in promised]
+
+
+def audited(gate: GateResult, found: Audit, plan: Plan) -> GateResult:
+    """The gate's result, failed where a layer that the plan runs in int8 was seen in float.
+
+    Its accuracy may have held; but it is not what was planned, and on a device it would be slow.
+    """
+    broken = found.broken(plan)
+    if not broken:
+        return gate
+    total = sum(layer.macs for layer in found.layers)
+    shown = ", ".join(
+        f"{layer.op} {layer.source_name[:80]!r} ({layer.macs:,} MACs, {layer.macs / total:.2%})"
+        for layer in broken[:_SHOWN_MAX]
+    )
+    more = len(broken) - _SHOWN_MAX
+    reason = (
+        f"the audit found {len(broken)} of {found.expected} layers in float that the plan runs in"
+        f" int8: {shown}" + (f" and {more} more" if more > 0 else "")
+    )
+    return replace(gate, verdict="fail", reason=reason)
 
 
 def audit(model: bytes, scheme: str, layers: list[Layer]) -> Audit:

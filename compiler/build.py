@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable
 from itertools import chain
 
+from compiler.audit import audited
 from compiler.calibration import Calibration
 from compiler.drift import drift_reference
 from compiler.emit.variant import audit_variant
@@ -55,13 +56,15 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
         assert data.test.y is not None, "test data are loaded with labels required"
         comparison = compare(floating.test, done.test_scores, data.test.y, inputs.manifest.labels)
         lost, gained = len(comparison.lost), len(comparison.gained)
+        gate = judge(comparison.n, lost, gained, options.max_drop_pp)
+        kernels = audit_variant(done.files.model, variant, inputs.layers)
         reports[variant.target] = TargetReport(
             target=variant.target,
             title=inputs.profiles[variant.target].title,
             scheme=variant.scheme,
-            gate=judge(comparison.n, lost, gained, options.max_drop_pp),
+            gate=audited(gate, kernels, done.plan),
             comparison=comparison,
-            audit=audit_variant(done.files.model, variant, inputs.layers),
+            audit=kernels,
             candidates=done.candidates,
             plan=done.plan,
             layers=done.layers,

@@ -1,0 +1,198 @@
+"""What a target gets: one word for each scheme, and bundles that hold more than s8s8 ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import compiler.audit
+from compiler.formats import planned_variant
+from device_configs.loader import load_profile
+from edge_agent.infer.model import load_model
+from edge_contract.layout import BundleDir
+from edge_contract.model import MODEL_FILE, decode_model_manifest
+from edge_runtime.errors import ModelRuntimeError
+from edge_runtime.onnx_session import CPU, TENSORRT, providers_for
+from edge_runtime.session import open_runtime
+from tests.compiler.conftest import Ended, Small
+
+ORIN = "jetson-orin-nano"
+Monkey = pytest.MonkeyPatch
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this module's builds lie."""
+    return tmp_path_factory.mktemp("formats")
+
+
+@pytest.fixture
+def tflite(built: Path, small: Small, edge_compile: Callable[[list[str]], Ended]) -> Path:
+    """A finished .tflite build."""
+    out = built / "tflite"
+    if not out.exists():
+        ended = edge_compile(small.arguments(out, "--format", "tflite", effort="fast"))
+        assert ended.code == 0, ended.stderr
+    return out
+
+
+@pytest.fixture
+def jetson(built: Path, small: Small, edge_compile: Callable[[list[str]], Ended]) -> Path:
+    """A finished build for a Jetson."""
+    out = built / "jetson"
+    if not out.exists():
+        ended = edge_compile(small.arguments(out, target=ORIN, effort="fast"))
+        assert ended.code == 0, ended.stderr
+    return out
+
+
+def unpacked(bundle: Path, place: Path) -> Path:
+    """The bundle's files as a device's slot holds them."""
+    opened = BundleDir(bundle)
+    for layer in opened.manifest.layers:
+        file = place / layer.path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(opened.read_file(layer.path))
+    return place
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted", "runtime", "scheme", "file"),
+    [
+        ("raspberry-pi-4", None, "onnxruntime", "s8s8", "onnx-s8s8/model.onnx"),
+        ("generic-x86-64", None, "onnxruntime", "u8s8", "onnx-u8s8/model.onnx"),
+        (ORIN, None, "onnxruntime", "s8s8-symmetric", "onnx-s8s8-symmetric/model.onnx"),
+        ("jetson-nano", None, "onnxruntime", "s8s8", "onnx-s8s8/model.onnx"),
+        ("raspberry-pi-4", "tflite", "litert", "s8s8", "tflite-s8s8/model.tflite"),
+        ("generic-x86-64", "tflite", "litert", "s8s8", "tflite-s8s8/model.tflite"),
+        (ORIN, "tflite", "litert", "s8s8", "tflite-s8s8/model.tflite"),
+    ],
+)
+def test_the_profile_decides_and_the_format_may_be_asked_for(
+    target: str, wanted: str | None, runtime: str, scheme: str, file: str
+) -> None:
+    variant = planned_variant(load_profile(target), wanted)
+    assert (variant.runtime, variant.scheme, variant.file) == (runtime, scheme, file)
+
+
+def test_tensorrt_runs_where_the_profile_names_it_and_onnxruntime_offers_it() -> None:
+    orin, pi = (planned_variant(load_profile(name)) for name in (ORIN, "raspberry-pi-4"))
+    assert [name for name, _ in providers_for(orin, [TENSORRT, CPU])] == [TENSORRT, CPU]
+    assert [name for name, _ in providers_for(orin, [CPU])] == [CPU]
+    assert [name for name, _ in providers_for(pi, [TENSORRT, CPU])] == [CPU]
+
+
+def test_a_jetson_bundle_is_symmetric_and_carries_its_scale_cache(jetson: Path) -> None:
+    bundle = BundleDir(jetson / "bundle")
+    manifest = decode_model_manifest(bundle.read_file(MODEL_FILE), where="m")
+    (variant,) = manifest.variants
+    assert (variant.scheme, variant.accelerator) == ("s8s8-symmetric", "tensorrt")
+    model = onnx.load_model_from_string(bundle.read_file(variant.file))
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    pairs = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    assert pairs
+    assert not any(values[node.input[2]].any() for node in pairs)
+    assert np.dtype(np.int32) not in {value.dtype for value in values.values()}
+    first, *lines = bundle.read_file(variant.scale_cache).decode().splitlines()
+    assert first.startswith("TRT-")
+    made = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    assert {line.split(": ")[0] for line in lines} <= made
+
+
+@pytest.mark.parametrize("name", ["tflite", "jetson"])
+def test_a_device_loads_tests_and_runs_the_variant(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    bundle = BundleDir(request.getfixturevalue(name) / "bundle")
+    manifest = decode_model_manifest(bundle.read_file(MODEL_FILE), where="m")
+    slot = unpacked(bundle.path, tmp_path / "slot")
+    loaded = load_model(slot, bundle.digest, "a", manifest.variants[0].target, 1)
+    assert loaded.self_test().passed
+    assert loaded.session.runs_on.startswith("ai-edge-litert" if name == "tflite" else "onnxrun")
+
+
+def test_a_tflite_build_is_proven_in_int8_and_can_be_inspected_compared_and_run(
+    tflite: Path,
+    jetson: Path,
+    small: Small,
+    edge_compile: Callable[[list[str]], Ended],
+    tmp_path: Path,
+) -> None:
+    facts = edge_compile(["inspect", str(tflite), "--json"]).json
+    (variant,) = facts["variants"]
+    assert (variant["runtime"], variant["scheme"]) == ("litert", "s8s8")
+    assert variant["evidence"]["int8_ops"]["macs_share"] == 1
+    assert variant["evidence"]["int8_ops"]["macs"] == variant["model"]["macs"]
+    assert {layer["weight_dtype"] for layer in variant["model"]["layers"]} == {"int8"}
+    assert "ai-edge-litert" in facts["lineage"]["tools"]
+    found = edge_compile(["compare", str(tflite), str(tflite), "--json"]).json
+    assert found["identical"]
+    assert {layer["changed_share"] for layer in found["targets"][0]["layers"]} == {0}
+    words = ["--target", "raspberry-pi-4", "--inputs", str(small.test)]
+    ended = edge_compile(["run", str(tflite / "bundle"), *words, "--out", str(tmp_path / "y.npz")])
+    assert ended.code == 0
+    with np.load(tmp_path / "y.npz") as scores, np.load(small.test) as test:
+        accuracy = float((scores["y"].argmax(1) == test["y"]).mean())
+    assert accuracy == pytest.approx(variant["evidence"]["int8"]["accuracy"])
+
+
+def test_two_tflite_builds_are_the_same_bytes_with_one_and_two_threads(
+    tflite: Path, small: Small, edge_compile: Callable[[list[str]], Ended], tmp_path: Path
+) -> None:
+    words = ["--format", "tflite", "--threads", "2"]
+    assert edge_compile(small.arguments(tmp_path / "out", *words, effort="fast")).code == 0
+    assert BundleDir(tmp_path / "out" / "bundle").digest == BundleDir(tflite / "bundle").digest
+
+
+def test_a_missing_runtime_says_what_to_install(tflite: Path, monkeypatch: Monkey) -> None:
+    bundle = BundleDir(tflite / "bundle")
+    (variant,) = decode_model_manifest(bundle.read_file(MODEL_FILE), where="m").variants
+    gone = {"ai-edge-litert": "no_such_runtime.a", "tflite-runtime": "no_such_runtime.b"}
+    monkeypatch.setattr("edge_runtime.litert_session.RUNTIMES", gone)
+    with pytest.raises(ModelRuntimeError, match="LiteRT, which is not installed") as caught:
+        open_runtime(bundle.read_file(variant.file), variant)
+    assert caught.value.hint == "pip install 'wherry[tflite]'"
+
+
+def test_a_runtime_that_imports_but_cannot_load_is_passed_over(
+    tflite: Path, monkeypatch: Monkey, tmp_path: Path
+) -> None:
+    (tmp_path / "broken_runtime.py").write_text(
+        "class Interpreter:\n"
+        "    def __init__(self, **_):\n"
+        "        raise AttributeError('_ARRAY_API not found')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    bundle = BundleDir(tflite / "bundle")
+    (variant,) = decode_model_manifest(bundle.read_file(MODEL_FILE), where="m").variants
+    data = bundle.read_file(variant.file)
+    both = {"old": "broken_runtime", "ai-edge-litert": "ai_edge_litert.interpreter"}
+    monkeypatch.setattr("edge_runtime.litert_session.RUNTIMES", both)
+    assert open_runtime(data, variant).runs_on == "ai-edge-litert"
+    monkeypatch.setattr("edge_runtime.litert_session.RUNTIMES", {"old": "broken_runtime"})
+    with pytest.raises(ModelRuntimeError, match="old: _ARRAY_API not found"):
+        open_runtime(data, variant)
+
+
+def test_a_layer_that_runs_float_against_the_plan_fails_the_build(
+    small: Small,
+    edge_compile: Callable[[list[str]], Ended],
+    monkeypatch: Monkey,
+    tmp_path: Path,
+) -> None:
+    # A runtime without int8 convolutions, as the audit sees one.
+    monkeypatch.setattr(compiler.audit, "INT8_KERNELS", frozenset({"QGemm"}))
+    monkeypatch.setattr(
+        compiler.audit, "_FLOAT_KERNELS", compiler.audit._FLOAT_KERNELS | {"QLinearConv"}
+    )
+    ended = edge_compile(small.arguments(tmp_path / "out", "--json", effort="fast"))
+    assert ended.code == 5
+    report = ended.json
+    assert report["verdict"] == "fail"
+    assert "the audit found 3 of 4 layers in float that the plan runs in int8" in report["reason"]
+    assert "MACs" in report["reason"]
+    assert not (tmp_path / "out" / "bundle").exists()
