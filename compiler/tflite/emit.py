@@ -17,7 +17,8 @@ from onnx import NodeProto, TensorProto
 
 from compiler.errors import CompileError
 from compiler.plan.plan import Plan
-from compiler.tflite import emit_layers, emit_others
+from compiler.tflite import emit_layers, emit_others, emit_parts
+from compiler.tflite.lift import lift_sequences
 from compiler.tflite.tensors import PlannedTensors, element_type, static_shapes
 
 Emitter = Callable[[PlannedTensors, NodeProto], None]
@@ -44,6 +45,9 @@ EMITTERS: dict[str, Emitter] = {
     "LogSoftmax": emit_others.emit_softmax,
     "ReduceMean": emit_others.emit_mean,
     "Pad": emit_others.emit_pad,
+    "Resize": emit_parts.emit_resize,
+    "Slice": emit_parts.emit_slice,
+    "Split": emit_parts.emit_split,
 }
 """Every ONNX operator that can be written."""
 
@@ -60,8 +64,9 @@ def emit_tflite(plan: Plan) -> bytes:
     """
     if plan.activations != "asymmetric":
         raise ValueError(f"a plan with {plan.activations} activations cannot become .tflite")
-    graph = plan.model.graph
     _refuse_missing(plan)
+    plan = lift_sequences(plan, static_shapes(plan.model))
+    graph = plan.model.graph
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value.name for value in graph.input if value.name not in constants]
     outputs = [value.name for value in graph.output]
