@@ -10,7 +10,7 @@ import numpy as np
 
 from compiler.audit import LAYER_NAME
 from compiler.calibration import Calibration
-from compiler.emit.variant import activations_of, emit_scale_cache, emit_variant, variant_step
+from compiler.emit.variant import activations_of, emit_scale_cache, emit_variant, variant_tolerance
 from compiler.errors import CompileError
 from compiler.evaluate import Runner
 from compiler.golden import choose_golden
@@ -149,8 +149,8 @@ def compile_variant(
     model = emit_variant(plan, variant)
     runner = Runner(model, inputs.manifest, variant, workers)
     whole_scores = runner.scores(data.whole.x, "calibration")
-    step = variant_step(plan, model, variant, whole_scores)
-    golden = choose_golden(data.whole.x, whole_scores, step)
+    tolerance = variant_tolerance(plan, model, variant, whole_scores)
+    golden = choose_golden(data.whole.x, whole_scores, tolerance)
     result = check_golden(ModelSession(model, inputs.manifest, variant), golden)
     if not result.passed:
         raise CompileError(

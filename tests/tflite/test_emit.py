@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -28,42 +24,13 @@ from compiler.source import Source
 from compiler.tflite.emit import emit_tflite
 from compiler.tflite.to_onnx import tflite_to_onnx
 from tests.tflite.networks import NETWORKS
+from tests.tflite.old_runtime import OldRuntime
 
 SHARED = Path(os.environ.get("WHERRY_SHARED") or Path(__file__).parents[3] / "shared" / "data")
 
 Array = npt.NDArray[np.float32]
 
 ONE_OUTPUT = [name for name in NETWORKS if name != "ssd_heads"]
-
-
-@pytest.fixture(scope="session")
-def old_runtime(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python with tflite-runtime 2.14 and numpy below 2, which cannot live with ours."""
-    if sys.version_info >= (3, 12):
-        pytest.skip("tflite-runtime 2.14 has no wheel from Python 3.12 on")
-    env = tmp_path_factory.mktemp("tflite-runtime")
-    venv.create(env, with_pip=True)
-    python = str(env / "bin" / "python")
-    words = ["-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    subprocess.run([python, *words, "tflite-runtime==2.14.0", "numpy<2"], check=True)
-    return python
-
-
-RUN_IN_OLD_RUNTIME = """
-import json, sys
-import numpy as np
-from tflite_runtime.interpreter import Interpreter
-interpreter = Interpreter(sys.argv[1], num_threads=1)
-interpreter.allocate_tensors()
-(source,), (scores,) = interpreter.get_input_details(), interpreter.get_output_details()
-rows = []
-for frame in np.load(sys.argv[2]):
-    interpreter.set_tensor(source["index"], frame)
-    interpreter.invoke()
-    rows.append(interpreter.get_tensor(scores["index"]).reshape(-1))
-np.save(sys.argv[3], np.array(rows))
-print(json.dumps(interpreter.get_signature_list()))
-"""
 
 
 def frames(model: onnx.ModelProto, count: int, seed: int) -> Array:
@@ -360,24 +327,15 @@ def test_real_model_keeps_its_answers_in_int8(name: str, agreement: float) -> No
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3", "resnet", "ds_cnn"])
 def test_emitted_file_agrees_in_tflite_runtime_2_14(
-    name: str, tmp_path: Path, old_runtime: str
+    name: str, tmp_path: Path, old_runtime: OldRuntime
 ) -> None:
     model = tflite_to_onnx(name, NETWORKS[name]())
     plan = plan_for(model, frames(model, 60, 1))
     fresh = frames(model, 60, 2)
     data = emit_tflite(plan)
-    (tmp_path / "model.tflite").write_bytes(data)
-    np.save(tmp_path / "frames.npy", fresh)
-    paths = [str(tmp_path / file) for file in ("model.tflite", "frames.npy", "rows.npy")]
-    done = subprocess.run(
-        [old_runtime, "-c", RUN_IN_OLD_RUNTIME, *paths],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "serving_default" in json.loads(done.stdout)
-    old, new = np.load(tmp_path / "rows.npy"), run_int8(data, fresh)
+    old, signatures = old_runtime.answer(data, fresh, tmp_path)
+    assert "serving_default" in signatures
+    new = run_int8(data, fresh)
     assert noise_of(old, run_float(model, fresh)) < 0.1
     # Kernels of both round by one step of the last grid here and there.
     assert noise_of(old, new) < 0.03
