@@ -203,12 +203,13 @@ def run_command(
                     "target": result.target,
                     "rows": result.rows,
                     "classes": result.classes,
+                    "runs_on": result.runs_on,
                     "out": str(out),
                 }
             )
         )
     else:
-        click.echo(f"{result.rows} rows of {result.classes} scores in {out}")
+        click.echo(f"{result.rows} rows of {result.classes} scores in {out}, by {result.runs_on}")
     return ExitCode.OK
 
 

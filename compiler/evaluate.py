@@ -39,6 +39,11 @@ class Runner:
     ) -> None:
         self._sessions = [ModelSession(model, manifest, variant) for _ in range(workers)]
 
+    @property
+    def runs_on(self) -> str:
+        """The runtime, and what it runs the variant on."""
+        return self._sessions[0].runs_on
+
     def scores(self, x: Frames, role: str) -> FloatArray:
         """Raw frames ``[n, ...]`` -> float32 scores ``[n, classes]``.
 

@@ -18,12 +18,13 @@ from edge_contract.model import MODEL_FILE, decode_model_manifest
 
 @dataclass(frozen=True)
 class RunResult:
-    """What was answered: rows, classes, and by which bundle."""
+    """What was answered: rows, classes, by which bundle, and what ran it."""
 
     bundle_digest: str
     target: str
     rows: int
     classes: int
+    runs_on: str
 
 
 def run_bundle(bundle: Path, target: str, inputs: Path, out: Path, workers: int = 1) -> RunResult:
@@ -57,4 +58,4 @@ def run_bundle(bundle: Path, target: str, inputs: Path, out: Path, workers: int 
         write_durably(out, packed.getvalue())
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror}") from error
-    return RunResult(opened.digest, target, *scores.shape)
+    return RunResult(opened.digest, target, len(scores), scores.shape[1], runner.runs_on)

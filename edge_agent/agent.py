@@ -398,6 +398,7 @@ class Agent:
             "device_key": self._identity.fingerprint if self._identity else "",
             **self._facts(),
             "inference": {
+                "runs_on": model.session.runs_on if (model := self.engine.model) else "",
                 "answered_count": self.engine.answered_count,
                 "frames_dropped_count": self.engine.frames_dropped_count,
                 "latency_p95_ms": self.recorder.latency_p95_ms,

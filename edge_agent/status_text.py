@@ -46,11 +46,12 @@ def _link(link: dict[str, Any]) -> str:
 
 
 def _inference(inference: dict[str, Any]) -> str:
+    runs_on = f"{inference['runs_on']}: " if inference.get("runs_on") else ""
     if not inference["answered_count"]:
-        return "no frame answered yet"
+        return f"{runs_on}no frame answered yet"
     return (
-        f"{inference['answered_count']} frames answered, p95 {inference['latency_p95_ms']:.2f} ms,"
-        f" {inference['frames_dropped_count']} dropped"
+        f"{runs_on}{inference['answered_count']} frames answered,"
+        f" p95 {inference['latency_p95_ms']:.2f} ms, {inference['frames_dropped_count']} dropped"
     )
 
 

@@ -61,7 +61,7 @@ class Host:
             model = self._load(slot)
             result = model.self_test()
         except WherryError as error:
-            return SelfTestFailed(ticket, error.message)
+            return SelfTestFailed(ticket, _said(error))
         if not result.passed:
             return SelfTestFailed(ticket, result.sentence())
         self._loaded[slot.digest] = model
@@ -75,7 +75,7 @@ class Host:
         try:
             model = self._loaded.get(slot.digest) or self._load(slot)
         except WherryError as error:
-            return SwitchFailed(ticket, error.message)
+            return SwitchFailed(ticket, _said(error))
         self._loaded[slot.digest] = model
         before = self._engine.model
         on_trial = slot.digest == self._candidate
@@ -90,3 +90,8 @@ class Host:
 
     def _load(self, slot: Slot) -> LoadedModel:
         return load_model(slot.directory, slot.digest, slot.name, self._hardware, self._threads)
+
+
+def _said(error: WherryError) -> str:
+    """The message with what to do next: a missing runtime is one of the reasons."""
+    return f"{error.message}; {error.hint}" if error.hint else error.message

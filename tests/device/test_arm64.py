@@ -27,7 +27,9 @@ pytestmark = [pytest.mark.device, pytest.mark.timeout(900)]
 
 PROBE = Path(__file__).with_name("probe.py")
 DIGITS = ROOT / "examples" / "digits"
-TARGETS = ("raspberry-pi-4", "raspberry-pi-5")
+TARGETS = {"raspberry-pi-4": "s8s8", "raspberry-pi-5": "s8s8", "jetson-orin-nano": "s8s8-symmetric"}
+"""Target -> the scheme that its variant is to have. A Jetson's is run by its CPU here."""
+
 HWCAP_BITS = {"neon": 1, "crc32": 7, "fp16": 10, "dotprod": 20}
 """Bits of AT_HWCAP on arm64 (Linux, arch/arm64/include/uapi/asm/hwcap.h)."""
 
@@ -47,20 +49,19 @@ class Probed:
 
 @dataclass(frozen=True)
 class Built:
-    """A bundle, and two files made from its variant: with damaged weights, with inner outputs."""
+    """A bundle, and two files for each scheme: with damaged weights, and with inner outputs."""
 
     bundle: Path
-    damaged: Path
-    inner: Path
+    folders: dict[str, Path]
 
     def arguments(self, target: str, out: Path) -> list[str | Path]:
         """For the probe."""
-        return [self.bundle, target, self.damaged, out]
+        return [self.bundle, target, self.folders[TARGETS[target]] / "damaged.onnx", out]
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The digits example, built by the real compiler for both boards."""
+    """The digits example, built by the real compiler for every board."""
     folder = tmp_path_factory.mktemp("digits")
     write_splits(folder)
     words = ["build", str(DIGITS / "digits_float.onnx"), "--name", "digits", "--version", "1.0.0"]
@@ -74,12 +75,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     assert ended.value.code == 0
     bundle = BundleDir(folder / "out" / "bundle")
     manifest = decode_model_manifest(bundle.read_file(MODEL_FILE), where="test")
-    variant = manifest.variant_for(TARGETS[0])
-    assert manifest.variant_for(TARGETS[1]).file == variant.file
-    model = onnx.load_model_from_string(bundle.read_file(variant.file))
-    onnx.save(_damaged(model), folder / "damaged.onnx")
-    onnx.save(_with_inner_outputs(model), folder / "inner.onnx")
-    return Built(bundle.path, folder / "damaged.onnx", folder / "inner.onnx")
+    assert {variant.target: variant.scheme for variant in manifest.variants} == TARGETS
+    folders = {}
+    for variant in manifest.variants:
+        folders[variant.scheme] = place = folder / variant.scheme
+        place.mkdir(exist_ok=True)
+        model = onnx.load_model_from_string(bundle.read_file(variant.file))
+        onnx.save(_damaged(model), place / "damaged.onnx")
+        onnx.save(_with_inner_outputs(model), place / "inner.onnx")
+    return Built(bundle.path, folders)
 
 
 def _damaged(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -106,21 +110,24 @@ def _with_inner_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="session")
-def host(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Probed:
-    """What the machine of the compiler makes of the bundle."""
-    out = tmp_path_factory.mktemp("host") / "host.npz"
-    done = subprocess.run(
-        [sys.executable, PROBE, *built.arguments(TARGETS[0], out)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT)},
-    )
-    return _probed(done.stdout, out)
+def hosts(built: Built, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Probed]:
+    """What the machine of the compiler makes of the bundle, by target."""
+    found: dict[str, Probed] = {}
+    for target in TARGETS:
+        out = tmp_path_factory.mktemp("host") / "host.npz"
+        done = subprocess.run(
+            [sys.executable, PROBE, *built.arguments(target, out)],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={"PYTHONPATH": str(ROOT)},
+        )
+        found[target] = _probed(done.stdout, out)
+    return found
 
 
-@pytest.fixture(scope="session", params=TARGETS)
+@pytest.fixture(scope="session", params=list(TARGETS))
 def board(
     request: pytest.FixtureRequest, built: Built, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Probed]:
@@ -137,8 +144,11 @@ def _probed(stdout: str, out: Path) -> Probed:
         return Probed(json.loads(stdout), dict(arrays))
 
 
-def test_golden_vectors_agree_on_the_board(board: tuple[str, Probed], host: Probed) -> None:
-    _, probed = board
+def test_golden_vectors_agree_on_the_board(
+    board: tuple[str, Probed], hosts: dict[str, Probed]
+) -> None:
+    target, probed = board
+    host = hosts[target]
     assert probed.facts["machine"] == "aarch64"
     assert probed.facts["onnxruntime"] == host.facts["onnxruntime"]
     assert probed.facts["golden"]["passed"], probed.facts["golden"]["sentence"]
@@ -150,9 +160,10 @@ def test_damaged_weights_are_found_on_the_board(board: tuple[str, Probed]) -> No
 
 
 def test_inner_int8_tensors_agree_with_the_compilers_machine(
-    board: tuple[str, Probed], host: Probed
+    board: tuple[str, Probed], hosts: dict[str, Probed]
 ) -> None:
     target, probed = board
+    host = hosts[target]
     assert len(host.inner) >= 3
     assert probed.inner.keys() == host.inner.keys()
     equal = total = largest = 0
@@ -169,16 +180,18 @@ def test_inner_int8_tensors_agree_with_the_compilers_machine(
     assert equal >= 0.999 * total
 
 
-def test_the_file_with_inner_outputs_still_runs_int8_kernels(built: Built) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_file_with_inner_outputs_still_runs_int8_kernels(built: Built, target: str) -> None:
     def kernels(model: bytes) -> list[str]:
-        graph = optimised_graph(model, "s8s8")
+        graph = optimised_graph(model, TARGETS[target])
         return sorted(node.op_type for node in graph.node if node.op_type in INT8_KERNELS)
 
     bundle = BundleDir(built.bundle)
-    file = decode_model_manifest(bundle.read_file(MODEL_FILE), where="test").variants[0].file
-    own = kernels(bundle.read_file(file))
+    manifest = decode_model_manifest(bundle.read_file(MODEL_FILE), where="test")
+    own = kernels(bundle.read_file(manifest.variant_for(target).file))
     assert own
-    assert kernels(built.inner.read_bytes()) == own
+    inner = built.folders[TARGETS[target]] / "inner.onnx"
+    assert kernels(inner.read_bytes()) == own
 
 
 def test_the_emulated_cpu_has_the_instructions_that_its_profile_names(
