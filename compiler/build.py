@@ -10,7 +10,7 @@ from itertools import chain
 from compiler.audit import audited
 from compiler.calibration import Calibration
 from compiler.drift import drift_reference
-from compiler.emit.variant import audit_variant
+from compiler.emit.variant import audit_variant, check_format
 from compiler.evaluate import compare
 from compiler.gate import judge
 from compiler.inputs import load_inputs
@@ -40,6 +40,8 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
     check_output(options.out)
     progress(f"reading {options.model.name} and the data")
     inputs = load_inputs(options)
+    for variant in inputs.manifest.variants:
+        check_format(inputs.graph, variant)
     data = inputs.data
     calibration = Calibration(inputs, StatCache(cache_folder()))
     progress(f"answering {len(data.test)} test samples in float")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import onnx
+from onnx import ModelProto
 
 from compiler.audit import Audit, audit
 from compiler.emit.onnx_qdq import activations_for, emit_onnx, scale_cache
+from compiler.floatgraph import FloatGraph
 from compiler.layers import Layer
+from compiler.plan.draft import draft_plan
 from compiler.plan.plan import Activations, Plan
+from compiler.plan.structure import survey
 from compiler.tail import plan_step, score_step
 from compiler.tflite.load import litert_schema
 from edge_contract.model import Int8Scheme, Variant
@@ -28,6 +34,27 @@ def scheme_of(variant: Variant) -> Int8Scheme:
 def activations_of(variant: Variant) -> Activations:
     """The kind of plan that the variant is written from."""
     return activations_for(scheme_of(variant))
+
+
+def check_format(graph: FloatGraph, variant: Variant) -> None:
+    """Refuse now, and not after calibration and search, what the variant's format cannot hold.
+
+    A plan of made-up ranges is written and thrown away; nodes have their names in the source.
+
+    Raises:
+        CompileError: an operator, or a use of one, that the format lacks.
+    """
+    if variant.runtime != "litert":
+        return
+    model = ModelProto.FromString(graph.prepared.SerializeToString())
+    taken = Counter(graph.names.get(node.name, "") for node in model.graph.node)
+    for node in model.graph.node:
+        source = graph.names.get(node.name, "")
+        if taken[source] == 1 and source:
+            node.name = source
+    structure = survey(model)
+    ranges = dict.fromkeys(structure.shared.values(), (-1.0, 1.0))
+    emit_variant(draft_plan(model, structure, ranges, activations_of(variant)), variant)
 
 
 def emit_variant(plan: Plan, variant: Variant) -> bytes:

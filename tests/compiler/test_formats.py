@@ -148,6 +148,21 @@ def test_two_tflite_builds_are_the_same_bytes_with_one_and_two_threads(
     assert BundleDir(tmp_path / "out" / "bundle").digest == BundleDir(tflite / "bundle").digest
 
 
+def test_what_tflite_cannot_hold_is_refused_before_any_work_with_the_sources_names(
+    small: Small, edge_compile: Callable[[list[str]], Ended], tmp_path: Path
+) -> None:
+    model = onnx.load(small.model)
+    for node in model.graph.node:
+        if node.name in ("n/r2", "n/r3"):
+            node.op_type = "Erf"
+    onnx.save(model, tmp_path / "erf.onnx")
+    words = small.arguments(tmp_path / "out", "--format", "tflite", model=tmp_path / "erf.onnx")
+    ended = edge_compile(words)
+    assert ended.code == 1
+    assert "cannot be written to .tflite: Erf (n/r2, n/r3)" in ended.stderr
+    assert "calibrating" not in ended.stderr
+
+
 def test_a_missing_runtime_says_what_to_install(tflite: Path, monkeypatch: Monkey) -> None:
     bundle = BundleDir(tflite / "bundle")
     (variant,) = decode_model_manifest(bundle.read_file(MODEL_FILE), where="m").variants
