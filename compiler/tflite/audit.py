@@ -6,6 +6,7 @@ what runs; that it loads and answers is seen by running it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compiler.audit import LAYER_NAME, Audit
@@ -19,6 +20,7 @@ LAYER_KINDS = frozenset(
 
 _BIAS = "_bias"
 _BIAS_PLACE = 2
+_BRIDGES = ("QUANTIZE", "DEQUANTIZE")
 _INTEGERS = ("INT8", "INT32")
 
 
@@ -42,7 +44,8 @@ def layers_of(model: TfliteModel) -> list[TfliteLayer]:
 
     The emitter calls the bias of a layer after it, so that it can be found again.
     """
-    return [_layer(model, op) for op in model.operators if op.kind in LAYER_KINDS]
+    found = (_layer(model, op) for op in model.operators if op.kind in LAYER_KINDS)
+    return [layer for layer in found if layer is not None]
 
 
 def audit_tflite(data: bytes, layers: list[Layer]) -> Audit:
@@ -60,9 +63,13 @@ def audit_tflite(data: bytes, layers: list[Layer]) -> Audit:
     int8: set[str] = set()
     in_float: set[str] = set()
     nameless: list[bool] = []
-    for layer in layers_of(read_tflite("the emitted file", data)):
-        kernel = layer.operator.kind + ("" if layer.int8 else " in float")
-        kernels[kernel] = kernels.get(kernel, 0) + 1
+    model = read_tflite("the emitted file", data)
+    for operator in model.operators:
+        if operator.kind not in _BRIDGES:
+            whole = _is_integer(model, (*operator.inputs, *operator.outputs))
+            kernel = operator.kind + ("" if whole else " in float")
+            kernels[kernel] = kernels.get(kernel, 0) + 1
+    for layer in layers_of(model):
         match = LAYER_NAME.match(layer.name)
         if match and match.group() in known:
             (int8 if layer.int8 else in_float).add(match.group())
@@ -76,16 +83,23 @@ def audit_tflite(data: bytes, layers: list[Layer]) -> Audit:
     return Audit(tuple(layers), frozenset(int8), dict(sorted(kernels.items())))
 
 
-def _layer(model: TfliteModel, operator: TfliteOperator) -> TfliteLayer:
+def _is_integer(model: TfliteModel, indices: Sequence[int]) -> bool:
+    return all(model.tensors[index].dtype in _INTEGERS for index in indices if index != ABSENT)
+
+
+def _layer(model: TfliteModel, operator: TfliteOperator) -> TfliteLayer | None:
     # TRANSPOSE_CONV reads the shape of its result first.
     first = 1 if operator.kind == "TRANSPOSE_CONV" else 0
+    if len(operator.inputs) < first + 2 or not operator.outputs:
+        return None
+    if ABSENT in (*operator.inputs[: first + 2], *operator.outputs):
+        return None
     bias_place = first + _BIAS_PLACE
     bias = operator.inputs[bias_place] if len(operator.inputs) > bias_place else ABSENT
     name = "" if bias == ABSENT else model.tensors[bias].name
-    used = [*operator.inputs[first:], *operator.outputs]
     return TfliteLayer(
         name=name.removesuffix(_BIAS) if name.endswith(_BIAS) else "",
         operator=operator,
         weight=operator.inputs[1],
-        int8=all(model.tensors[index].dtype in _INTEGERS for index in used if index != ABSENT),
+        int8=_is_integer(model, (*operator.inputs, *operator.outputs)),
     )

@@ -29,6 +29,7 @@ def facts_of_tflite(file_name: str, data: bytes, digest: str, size_bytes: int) -
             parameters += math.prod(tensor.shape)
             stored[_dtype(tensor)] += int(tensor.data.nbytes)
     layers = [_layer(model, layer) for layer in layers_of(model)]
+    known = [layer.macs for layer in layers if layer.macs is not None]
     return ModelFacts(
         digest=digest,
         size_bytes=size_bytes,
@@ -39,7 +40,7 @@ def facts_of_tflite(file_name: str, data: bytes, digest: str, size_bytes: int) -
         ops=dict(sorted(Counter(op.kind for op in model.operators).items())),
         parameters_count=parameters,
         stored_bytes=dict(sorted(stored.items())),
-        macs=sum(layer.macs for layer in layers if layer.macs is not None),
+        macs=sum(known) if len(known) == len(layers) else None,
         layers=layers,
     )
 
@@ -84,9 +85,13 @@ def _name(layer: TfliteLayer) -> str:
     return layer.name or f"{layer.operator.kind}_{layer.operator.index}"
 
 
-def _macs(model: TfliteModel, layer: TfliteLayer) -> int:
-    """Multiply-accumulates for one frame, from the shapes that the schema documents."""
+def _macs(model: TfliteModel, layer: TfliteLayer) -> int | None:
+    """Multiply-accumulates for one frame; None for shapes that no kernel takes."""
     operator, weight = layer.operator, model.tensors[layer.weight].shape
+    left = model.tensors[operator.inputs[0]].shape
+    wanted = {"FULLY_CONNECTED": 2, "BATCH_MATMUL": 2}.get(operator.kind, 4)
+    if len(weight) < wanted or (operator.kind == "BATCH_MATMUL" and len(left) < 2):
+        return None
     made = math.prod(model.tensors[operator.outputs[0]].shape)
     if operator.kind == "DEPTHWISE_CONV_2D":  # [1, height, width, channels]
         return made * math.prod(weight[1:3])
@@ -94,8 +99,7 @@ def _macs(model: TfliteModel, layer: TfliteLayer) -> int:
         read = math.prod(model.tensors[operator.inputs[2]].shape)
         return read * math.prod(weight[:3])
     if operator.kind == "BATCH_MATMUL":
-        left = model.tensors[operator.inputs[0]].shape
-        return made * (left[-2] if operator.options.get("adjX") else left[-1])
+        return made * (left[-2] if operator.options.get("AdjX") else left[-1])
     return made * math.prod(weight[1:])  # [out, ...]
 
 

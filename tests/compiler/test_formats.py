@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -77,6 +78,12 @@ def test_the_profile_decides_and_the_format_may_be_asked_for(
 ) -> None:
     variant = planned_variant(load_profile(target), wanted)
     assert (variant.runtime, variant.scheme, variant.file) == (runtime, scheme, file)
+
+
+def test_a_profile_may_say_litert() -> None:
+    profile = msgspec.structs.replace(load_profile("raspberry-pi-4"), runtime="litert")
+    assert planned_variant(profile).file == "tflite-s8s8/model.tflite"
+    assert planned_variant(profile, "onnx").file == "onnx-s8s8/model.onnx"
 
 
 def test_tensorrt_runs_where_the_profile_names_it_and_onnxruntime_offers_it() -> None:
