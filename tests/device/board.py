@@ -98,16 +98,17 @@ class Board:
         return done.stdout
 
 
-def emulate(profile: DeviceProfile, root: Path) -> Board:
+def emulate(profile: DeviceProfile, root: Path, runtime: str = "onnxruntime") -> Board:
     """A board with the CPU of ``profile``; makes userland and packages where they are missing.
 
     Args:
         root: an empty directory: the userland by links, and what is this board's own.
+        runtime: the only one that is installed there.
 
     Where that cannot be done the test is left out with the reason, and fails under CI=true.
     """
     qemu = _program("qemu-aarch64-static", "qemu-user-static")
-    tree, site = userland("arm64"), site_packages("arm64")
+    tree, site = userland("arm64"), site_packages("arm64", runtime)
     for entry in tree.iterdir():
         if entry.name not in ("sys", "proc"):
             (root / entry.name).symlink_to(entry)
@@ -152,10 +153,10 @@ def userland(arch: str, *, with_systemd: bool = False) -> Path:
     return _made_once(f"{SUITE}-{_key(arch, *packages)}", unpack)
 
 
-def site_packages(arch: str) -> Path:
-    """The agent's wheels for ``amd64`` or ``arm64``."""
-    # The host's very version of onnxruntime: what is compared is the CPU, not the release.
-    wheels = (*_WHEELS, f"onnxruntime=={version('onnxruntime')}")
+def site_packages(arch: str, runtime: str = "onnxruntime") -> Path:
+    """The agent's wheels for ``amd64`` or ``arm64``, and those of one runtime."""
+    # The host's very version of the runtime: what is compared is the CPU, not the release.
+    wheels = (*_WHEELS, f"{runtime}=={version(runtime)}")
 
     def install(place: Path) -> list[str | Path]:
         tags = [
