@@ -38,7 +38,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
     begin = clock()
     check_output(options.out)
     progress(f"reading {options.model.name} and the data")
-    inputs = load_inputs(options)
+    inputs = load_inputs(options, progress)
     data = inputs.data
     calibration = Calibration(inputs, StatCache(cache_folder()))
     progress(f"answering {len(data.test)} test samples in float")

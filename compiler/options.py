@@ -87,10 +87,7 @@ def read_labels(path: Path | None, classes: int) -> list[str]:
     """
     if path is None:
         return [str(class_id) for class_id in range(classes)]
-    labels = _read_text(path, "labels").splitlines()
-    labels = [label.strip() for label in labels]
-    while labels and not labels[-1]:
-        labels.pop()
+    labels = read_names(path)
     if len(labels) != classes:
         raise CompileError(
             f"labels file {path}: {len(labels)} names, but the model has {classes} classes",
@@ -106,6 +103,18 @@ def read_labels(path: Path | None, classes: int) -> list[str]:
         if label in seen:
             raise CompileError(f"labels file {path}, line {line}: {label!r} is there twice")
         seen.add(label)
+    return labels
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a labels file, unchecked.
+
+    Raises:
+        CompileError: unreadable.
+    """
+    labels = [line.strip() for line in _read_text(path, "labels").splitlines()]
+    while labels and not labels[-1]:
+        labels.pop()
     return labels
 
 
