@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -14,6 +16,7 @@ LAYER_OPS = ("Conv", "Gemm", "MatMul")
 """The operators whose multiplications are counted and expected in int8."""
 
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+_CLASSIC_OPS = ("TreeEnsemble", "SVM", "Linear")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
@@ -34,12 +37,34 @@ def check_graph(name: str, model: ModelProto) -> None:
     sort_nodes(name, model.graph)
     _refuse_bad_weights(name, model)
     if not any(node.op_type in LAYER_OPS for node in all_nodes(model.graph)):
-        raise SourceError(f"{name}: no {', '.join(LAYER_OPS)} in it, so nothing would run in int8")
+        _refuse_without_layers(name, model)
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
         first = str(error).strip().splitlines()[0][:300]
         raise SourceError(f"{name} is not a valid ONNX model: {first}") from error
+
+
+def _refuse_without_layers(name: str, model: ModelProto) -> NoReturn:
+    classic = sorted(
+        {
+            node.op_type
+            for node in all_nodes(model.graph)
+            if node.domain == "ai.onnx.ml" and node.op_type.startswith(_CLASSIC_OPS)
+        }
+    )
+    missing = f"{name}: no {', '.join(LAYER_OPS)} in it, so nothing would run in int8"
+    if not classic:
+        raise SourceError(missing)
+    if any("Tree" in kind for kind in classic):
+        why = "trees compare and add; they have no multiplications that int8 could save"
+    else:
+        why = "only the layers of networks can be"
+    raise SourceError(
+        f"{missing}: {', '.join(classic)} of scikit-learn cannot be quantised, {why}",
+        hint="serve it in float with onnxruntime, or train an MLPClassifier or another network",
+        docs="how-to/export.md",
+    )
 
 
 def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
@@ -139,20 +164,21 @@ def _refuse_bad_text(name: str, model: ModelProto) -> None:
 def _refuse_custom_operators(name: str, model: ModelProto) -> None:
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     local = {(function.domain, function.name) for function in model.functions}
-    unknown: set[str] = set()
+    unknown: Counter[str] = Counter()
     for node in all_nodes(model.graph):
         if (node.domain, node.op_type) in local:
             continue
         if node.domain not in _KNOWN_DOMAINS:
-            unknown.add(f"{node.domain}.{node.op_type}")
+            unknown[f"{node.domain}.{node.op_type}"] += 1
         elif node.domain != "com.microsoft":
             version = opsets.get(node.domain or "ai.onnx", 1)
             domain = "" if node.domain == "ai.onnx" else node.domain
             if not onnx.defs.has(node.op_type, version, domain):
-                unknown.add(f"{node.op_type} (opset {version})")
+                unknown[f"{node.op_type} (opset {version})"] += 1
     if unknown:
+        shown = ", ".join(f"{count}x {kind[:80]}" for kind, count in sorted(unknown.items())[:20])
         raise SourceError(
-            f"{name}: operators that no device here can run: {', '.join(sorted(unknown))}",
+            f"{name}: {len(unknown)} kinds of operators that no device here can run: {shown}",
             hint="replace custom operators by standard ONNX ones and export the model again",
         )
 

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from compiler.errors import SourceError
+from compiler.foreign import refuse_foreign
 from compiler.graphcheck import LAYER_OPS, all_nodes, sort_nodes
 from compiler.layers import Shape, macs
 from compiler.source import MODEL_LIMIT_BYTES, external_files
@@ -116,6 +117,7 @@ def parse(name: str, data: bytes) -> ModelProto:
     """
     if data[4:8] == b"TFL3":
         return load_tflite(name, data)
+    refuse_foreign(name, data)
     try:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError) as error:
