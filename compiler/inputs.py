@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
+from compiler.contractcheck import check_contract, float_answer
 from compiler.datasets.checks import (
     check_apart,
     check_calibration,
@@ -91,6 +92,13 @@ def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
     classes = count_classes(graph, example)
     for part in (data.whole, data.selection, data.test):
         check_labels(part, classes)
+    doubts = check_contract(
+        preprocessor,
+        [data.whole, data.selection, data.test],
+        float_answer(graph),
+        trust=options.trust_preprocess,
+    )
+    data = replace(data, warnings=(*data.warnings, *doubts))
     return Inputs(
         source=source,
         graph=graph,

@@ -23,6 +23,7 @@ class BuildOptions:
 
     max_drop_pp: the accepted drop of accuracy in percentage points, above 0 and below 100.
     effort: how long the plan is searched.
+    trust_preprocess: only warn where the labels speak against the preprocessing contract.
     workers: test samples answered at the same time; changes no byte of the result.
     command: the command line, for the report.
     """
@@ -37,6 +38,7 @@ class BuildOptions:
     selection: Path | None = None
     labels: Path | None = None
     preprocess: Path | None = None
+    trust_preprocess: bool = False
     max_drop_pp: float = 1.0
     effort: Effort = "normal"
     workers: int = 1
