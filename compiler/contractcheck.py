@@ -43,6 +43,9 @@ WARN_PP = 2.0
 SCREEN_ROWS = 96
 ROWS_MAX = 1_000
 
+_TIE = 0.01
+"""Of alternatives this near to each other in accuracy, the one listed first is named."""
+
 _IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 _RANGE_ROWS = 64
 _FAR_MEAN = 4.0
@@ -244,7 +247,7 @@ def label_doubts(preprocessor: Preprocessor, data: Dataset, answer: Answer) -> l
             continue
         doubt = _judge(other, theirs, ours, len(others), data.role)
         gain = float(theirs.mean() - ours.mean())
-        if doubt is not None and (best is None or gain > best[0]):
+        if doubt is not None and (best is None or gain > best[0] + _TIE):
             best = gain, doubt
     if best is None:
         return _no_better_than_chance(np.concatenate([given, more]), labels, data.role)

@@ -49,7 +49,7 @@ def colour_model(high: float) -> ModelProto:
     """Names the strongest channel of RGB pictures in 0..``high``; a grey one is class 3."""
     graph = Graph([], [])
     weight = np.concatenate([np.eye(3), np.zeros((3, 1))], axis=1).astype(np.float32) * 8 / high
-    bias = np.array([0, 0, 0, 3.0], np.float32)
+    bias = np.array([0, 0, 0, 1.5], np.float32)
     graph.add("Transpose", ["frames"], "nchw", perm=[0, 3, 1, 2])
     limits = [graph.weight(name, np.array(v, np.float32)) for name, v in (("l", 0), ("h", high))]
     graph.add("Clip", ["nchw", *limits], "clipped")
