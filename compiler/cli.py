@@ -182,7 +182,7 @@ def build(
 @main.command("run")
 @click.argument("bundle", type=_FILE)
 @click.option("--target", required=True, help="Device profile that the bundle was compiled for.")
-@click.option("--inputs", required=True, type=_FILE, help="Samples, in any form that calibration data have.")
+@click.option("--inputs", required=True, type=_FILE, help="Samples, as the calibration data.")
 @click.option("--out", required=True, type=_FILE, help=".npz to write: y, float32 [n, classes].")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON summary, errors as JSON, too.")

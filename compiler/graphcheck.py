@@ -31,7 +31,7 @@ def check_graph(name: str, model: ModelProto) -> None:
         SourceError: custom or unknown operators, a cycle, int8 already, weights that are NaN or
             infinite, no layer to quantise, or whatever else ONNX's own checker finds.
     """
-    _refuse_bad_text(name, model)
+    refuse_bad_text(name, model)
     _refuse_custom_operators(name, model)
     _refuse_quantised(name, model)
     sort_nodes(name, model.graph)
@@ -144,7 +144,7 @@ def _needs(node: NodeProto) -> Iterator[str]:
         yield from (value.name for value in inner.output if value.name not in own)
 
 
-def _refuse_bad_text(name: str, model: ModelProto) -> None:
+def refuse_bad_text(name: str, model: ModelProto) -> None:
     """Protobuf hands out names that are not UTF-8 as bytes, which nothing after this expects."""
     graph = model.graph
     texts: list[object] = [entry.domain for entry in model.opset_import]
