@@ -178,7 +178,7 @@ def _refuse_custom_operators(name: str, model: ModelProto) -> None:
     if unknown:
         shown = ", ".join(f"{count}x {kind[:80]}" for kind, count in sorted(unknown.items())[:20])
         raise SourceError(
-            f"{name}: {len(unknown)} kinds of operators that no device here can run: {shown}",
+            f"{name}: operators that no device here can run: {shown}",
             hint="replace custom operators by standard ONNX ones and export the model again",
         )
 

@@ -83,6 +83,10 @@ def _read(
     try:
         if path.is_dir():
             return read_images(path, role, contract, names, progress)
+        if path.exists() and not path.is_file():
+            raise DatasetError(
+                f"{role} data {path} are no regular file and no folder; they are read more than once"
+            )
         with path.open("rb") as file:
             magic = file.read(6)
         if magic == b"\x93NUMPY":
@@ -114,8 +118,17 @@ def _labels(y: Frames, x: Frames, path: Path, role: str) -> Labels:
     if y.dtype.kind not in "iu" or y.ndim != 1:
         raise DatasetError(
             f"{role} file {path}: y is {y.dtype} of shape {list(y.shape)}; expected whole class"
-            " ids [n]"
+            " ids [n]",
+            hint=_labels_hint(y, len(x)),
         )
     if len(y) != len(x):
         raise DatasetError(f"{role} file {path}: {len(x)} samples in x but {len(y)} labels in y")
     return np.asarray(y).astype(np.int64)
+
+
+def _labels_hint(y: Frames, rows: int) -> str:
+    if y.ndim == 2 and len(y) == rows and y.dtype.kind in "fiub":
+        return "y[:, 0]" if y.shape[1] == 1 else "y.argmax(axis=1), where each row marks one class"
+    if y.ndim == 1 and y.dtype.kind == "f":
+        return "y.astype('int64')"
+    return "np.savez('file.npz', x=samples, y=class_ids)"
