@@ -84,9 +84,7 @@ def _read(
         if path.is_dir():
             return read_images(path, role, contract, names, progress)
         if path.exists() and not path.is_file():
-            raise DatasetError(
-                f"{role} data {path} are no regular file and no folder; they are read more than once"
-            )
+            raise DatasetError(f"{role} data {path} are neither a regular file nor a folder")
         with path.open("rb") as file:
             magic = file.read(6)
         if magic == b"\x93NUMPY":

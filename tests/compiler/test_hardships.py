@@ -180,7 +180,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
         load_source(tmp_path / "pipe")
     with pytest.raises(SourceError, match="no regular file"):
         load_source(Path("/dev/zero"))
-    with pytest.raises(DatasetError, match="no regular file"):
+    with pytest.raises(DatasetError, match="neither a regular file nor a folder"):
         load_frames(tmp_path / "pipe")
 
 
