@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import NoReturn
@@ -16,6 +17,9 @@ LAYER_OPS = ("Conv", "Gemm", "MatMul")
 """The operators whose multiplications are counted and expected in int8."""
 
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+TENSOR_LIMIT_BYTES = 2 * 1024**3
+"""What one activation may measure."""
+
 _CLASSIC_OPS = ("TreeEnsemble", "SVM", "Linear")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
@@ -43,6 +47,33 @@ def check_graph(name: str, model: ModelProto) -> None:
     except (onnx.checker.ValidationError, ValueError) as error:
         first = str(error).strip().splitlines()[0][:300]
         raise SourceError(f"{name} is not a valid ONNX model: {first}") from error
+    _refuse_huge_tensors(name, model)
+
+
+def _refuse_huge_tensors(name: str, model: ModelProto) -> None:
+    """A few bytes (pads of a billion, a constant of a shape) can ask for more memory than there is,
+    and the runtime would try."""
+    single = ModelProto()
+    single.CopyFrom(model)
+    constants = {tensor.name for tensor in single.graph.initializer}
+    for value in single.graph.input:
+        axes = value.type.tensor_type.shape.dim
+        if value.name not in constants and axes and axes[0].dim_value <= 0:
+            axes[0].dim_value = 1
+    try:
+        graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
+    # Whatever contradicts itself here, the runtime refuses with a better sentence.
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        if all(size > 0 for size in sizes) and 4 * math.prod(sizes) > TENSOR_LIMIT_BYTES:
+            raise SourceError(
+                f"{name}: the tensor {value.name!r} of shape {sizes} would take"
+                f" {4 * math.prod(sizes)} bytes for one frame; at most {TENSOR_LIMIT_BYTES} are"
+                " accepted",
+                hint="the file is damaged, or the model is not one for an embedded device",
+            )
 
 
 def _refuse_without_layers(name: str, model: ModelProto) -> NoReturn:

@@ -174,6 +174,26 @@ def test_oversized_external_weights_are_refused_unread(tmp_path: Path) -> None:
     assert "together in one directory" in caught.value.hint
 
 
+@pytest.mark.parametrize("bomb", ["pads", "shape"])
+def test_a_small_file_that_unfolds_to_a_huge_tensor_is_refused(tmp_path: Path, bomb: str) -> None:
+    model = small_cnn(batch=1)
+    if bomb == "pads":
+        node = next(one for one in model.graph.node if one.op_type == "Conv")
+        kept = [one for one in node.attribute if one.name not in ("pads", "auto_pad")]
+        pads = onnx.helper.make_attribute("pads", [10**6, 10**6, 0, 0])
+        del node.attribute[:]
+        node.attribute.extend([*kept, pads])
+    else:
+        shape = onnx.numpy_helper.from_array(np.array([10**5, 10**6]), "bomb_shape")
+        model.graph.initializer.append(shape)
+        zeros = onnx.helper.make_node("ConstantOfShape", ["bomb_shape"], ["zeros"])
+        total = onnx.helper.make_node("ReduceSum", ["zeros"], ["none"], keepdims=0)
+        model.graph.node.extend([zeros, total])
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(SourceError, match="bytes for one frame"):
+        load_source(tmp_path / "m.onnx")
+
+
 def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SourceError, match="no regular file"):
