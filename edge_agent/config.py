@@ -147,7 +147,7 @@ class AgentConfig(_Section, frozen=True, kw_only=True):
     health: HealthSpec = HealthSpec(
         trial_s=10.0,
         frames_min=20,
-        latency_p95_ratio_max=10.0,
+        latency_ratio_max=10.0,
         errors_share_max=0.05,
         restarts_max=3,
         deadline_s=3600.0,

@@ -17,7 +17,8 @@ class HealthSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     trial_s: how long the new version must run before it may be committed.
     frames_min: frames it must have answered by then; fewer is a failure at the deadline.
-    latency_p95_ratio_max: p95 of inference over the same device's p95 on the version before.
+    latency_ratio_max: p95, and median, of inference over the same device's figure on the version
+        before.
     latency_p95_max_ms: absolute limit, for a first install that has nothing to compare with.
     errors_share_max: failed inferences over frames, 0..1.
     restarts_max: unexplained restarts of the agent during the trial.
@@ -26,7 +27,7 @@ class HealthSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     trial_s: float = 60.0
     frames_min: int = 100
-    latency_p95_ratio_max: float = 3.0
+    latency_ratio_max: float = 3.0
     latency_p95_max_ms: float = 10_000.0
     errors_share_max: float = 0.01
     restarts_max: int = 1
@@ -35,7 +36,7 @@ class HealthSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __post_init__(self) -> None:
         for field in (
             "trial_s",
-            "latency_p95_ratio_max",
+            "latency_ratio_max",
             "latency_p95_max_ms",
             "deadline_s",
         ):
@@ -63,7 +64,7 @@ def tighten(asked: HealthSpec, own: HealthSpec) -> HealthSpec:
     return HealthSpec(
         trial_s=trial_s,
         frames_min=max(asked.frames_min, own.frames_min),
-        latency_p95_ratio_max=min(asked.latency_p95_ratio_max, own.latency_p95_ratio_max),
+        latency_ratio_max=min(asked.latency_ratio_max, own.latency_ratio_max),
         latency_p95_max_ms=min(asked.latency_p95_max_ms, own.latency_p95_max_ms),
         errors_share_max=min(asked.errors_share_max, own.errors_share_max),
         restarts_max=min(asked.restarts_max, own.restarts_max),

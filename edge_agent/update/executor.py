@@ -28,6 +28,7 @@ from edge_agent.update.events import (
     StageFailed,
     SwitchFailed,
 )
+from edge_agent.update.latency import Latency
 from edge_agent.update.order import Order
 from edge_agent.update.ports import (
     Aside,
@@ -62,8 +63,8 @@ class Executor:
     Args:
         slots: recovered.
         ports: what does the work.
-        baseline_p95_ms: asks for the latency of the active version, if measured in this run.
-        trial_p95_ms: asks for the latency that the last trial ended with, likewise.
+        baseline: asks for the latency of the active version, if measured in this run.
+        trial_latency: asks for the latency that the last trial ended with, likewise.
     """
 
     def __init__(
@@ -71,13 +72,13 @@ class Executor:
         slots: Slots,
         ports: Ports,
         *,
-        baseline_p95_ms: Callable[[], float | None],
-        trial_p95_ms: Callable[[], float | None],
+        baseline: Callable[[], Latency | None],
+        trial_latency: Callable[[], Latency | None],
     ) -> None:
         self._slots = slots
         self._ports = ports
-        self._baseline_p95_ms = baseline_p95_ms
-        self._trial_p95_ms = trial_p95_ms
+        self._baseline = baseline
+        self._trial_latency = trial_latency
 
     def perform(self, effect: Effect) -> Event | None:
         """Do, or start, one effect.
@@ -139,7 +140,7 @@ class Executor:
     def _switch(self, ticket: int, order: Order) -> Event | None:
         """The pointer first: a version never answers frames that the disk does not know of."""
         try:
-            slot = self._slots.begin_trial(order.digest, self._baseline_p95_ms())
+            slot = self._slots.begin_trial(order.digest, self._baseline())
         except WherryError as error:
             return SwitchFailed(ticket, error.message)
         except OSError as error:
@@ -149,7 +150,7 @@ class Executor:
 
     def _commit(self, ticket: int, order: Order) -> Event:
         try:
-            self._slots.commit(order.digest, self._trial_p95_ms())
+            self._slots.commit(order.digest, self._trial_latency())
         except WherryError as error:
             return SwitchFailed(ticket, error.message)
         return Committed(ticket)

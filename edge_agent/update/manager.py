@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 
@@ -20,11 +19,12 @@ from edge_agent.update.events import (
 )
 from edge_agent.update.executor import BACKGROUND, Executor, Ports
 from edge_agent.update.journal import Journal
+from edge_agent.update.latency import Baseline, Latency
 from edge_agent.update.machine import step
 from edge_agent.update.order import Order
 from edge_agent.update.slots import Slot, Slots
 from edge_agent.update.state import Stage, UpdateState, deadline_s
-from edge_agent.update.trial import Baseline, TrialJudge
+from edge_agent.update.trial import TrialJudge
 
 LATER_S = 60.0
 """How long after "later" a hook is asked again."""
@@ -62,12 +62,12 @@ class UpdateManager:
         self._monotonic_s = monotonic_s
         self._later_s = later_s
         self._baseline = Baseline()
-        self._trial_p95_ms: float | None = None
+        self._trial_latency: Latency | None = None
         self._executor = Executor(
             slots,
             ports,
-            baseline_p95_ms=lambda: self._baseline.latency_p95_ms,
-            trial_p95_ms=lambda: self._trial_p95_ms,
+            baseline=lambda: self._baseline.latency,
+            trial_latency=lambda: self._trial_latency,
         )
         self._inbox: deque[Event] = deque()
         self._handling = False
@@ -168,7 +168,7 @@ class UpdateManager:
     def status(self) -> dict[str, object]:
         """Plain facts for ``edge-agent status`` and the device's state message."""
         state, judge = self.state, self._judge
-        p95_ms = judge.latency_p95_ms if judge else math.nan
+        latency = judge.latency if judge else None
         return {
             "stage": state.stage.value,
             "held": state.held,
@@ -182,7 +182,7 @@ class UpdateManager:
             "fallback": _slot_facts(self.slots.fallback()),
             "trial_frames": judge.frames if judge else 0,
             "trial_errors": judge.errors if judge else 0,
-            "trial_latency_p95_ms": None if math.isnan(p95_ms) else p95_ms,
+            "trial_latency_p95_ms": latency.p95_ms if latency else None,
             "trial_limit_ms": judge.limit_ms if judge else None,
             "restarts": state.crashes,
             "ended": _order_facts(state.ended.order) if state.ended else None,
@@ -264,20 +264,19 @@ class UpdateManager:
             return
         self._judge = TrialJudge(
             order.health,
-            self.slots.pointer.trial_baseline_p95_ms,
+            self.slots.pointer.trial_baseline,
             started_s=self._monotonic_s(),
             restarts=self.state.crashes,
         )
         self._judge_digest = order.digest
-        self._trial_p95_ms = None
+        self._trial_latency = None
 
     def _hear_judge(self, now_s: float) -> None:
         judge = self._judge
         verdict = judge.verdict(now_s) if judge else None
         if judge is None or verdict is None:
             return
-        p95_ms = judge.latency_p95_ms
-        self._trial_p95_ms = None if math.isnan(p95_ms) else p95_ms
+        self._trial_latency = judge.latency
         if verdict.healthy and self.state.stage is Stage.HEALTH:
             return
         self.handle(TrialVerdict(self.state.ticket, verdict.healthy, verdict.reason))

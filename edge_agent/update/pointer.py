@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from edge_agent.update.latency import Latency
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.errors import ContractError
 from edge_contract.layout import write_durably
@@ -20,22 +21,22 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     """Which slot is what. Digests stand beside names, so a slot that was changed is noticed.
 
     active: the committed slot ("" before the first commit).
-    active_p95_ms: p95 of inference that the active version showed in its own trial (None if
+    active_latency: of inference, as the active version showed it in its own trial (None if
         unknown): what the next one is compared with until newer frames are there.
     trial: the slot that is switched in on trial; ``active`` is still the old one.
     trial_boots: starts of the agent during this trial that nobody announced.
-    trial_baseline_p95_ms: p95 of inference on the version before, when the trial began.
+    trial_baseline: of inference on the version before, when the trial began.
     fallback: the other slot, where it holds a version that was active once.
     """
 
     schema: Literal[1] = 1
     active: SlotName | NoSlot = ""
     active_digest: str = ""
-    active_p95_ms: float | None = None
+    active_latency: Latency | None = None
     trial: SlotName | NoSlot = ""
     trial_digest: str = ""
     trial_boots: int = 0
-    trial_baseline_p95_ms: float | None = None
+    trial_baseline: Latency | None = None
     fallback: SlotName | NoSlot = ""
     fallback_digest: str = ""
 

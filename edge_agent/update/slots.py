@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from edge_agent.errors import AgentError
 from edge_agent.update.content import FILES_DIR, MANIFEST_FILE, holds, read_content, verify_content
+from edge_agent.update.latency import Latency
 from edge_agent.update.order import Order
 from edge_agent.update.pointer import (
     BOOT_FILE,
@@ -169,12 +170,12 @@ class Slots:
 
     # --- moving the pointer ----------------------------------------------------------------------
 
-    def begin_trial(self, digest: str, baseline_p95_ms: float | None = None) -> Slot:
+    def begin_trial(self, digest: str, baseline: Latency | None = None) -> Slot:
         """Point at the spare slot as the one on trial; done already, it changes nothing.
 
         Args:
             digest: what the spare slot must hold.
-            baseline_p95_ms: of the active version, newly measured; None takes what is known.
+            baseline: of the active version, newly measured; None takes what is known.
 
         Raises:
             ContractError, TrustError: the spare slot does not hold ``digest``, whole.
@@ -195,20 +196,18 @@ class Slots:
                 trial=name,
                 trial_digest=digest,
                 trial_boots=0,
-                trial_baseline_p95_ms=(
-                    pointer.active_p95_ms if baseline_p95_ms is None else baseline_p95_ms
-                ),
+                trial_baseline=pointer.active_latency if baseline is None else baseline,
                 fallback="",
                 fallback_digest="",
             )
             return self._require(name, digest)
 
-    def commit(self, digest: str, p95_ms: float | None = None) -> None:
+    def commit(self, digest: str, latency: Latency | None = None) -> None:
         """Make the version on trial the active one; the old one becomes its fallback.
 
         Args:
             digest: must be on trial, or active already, which changes nothing.
-            p95_ms: of inference, as the trial showed it.
+            latency: of inference, as the trial showed it.
 
         Raises:
             AgentError: ``digest`` is neither on trial nor active.
@@ -220,7 +219,7 @@ class Slots:
                 self._save(
                     active=pointer.trial,
                     active_digest=digest,
-                    active_p95_ms=p95_ms,
+                    active_latency=latency,
                     fallback=pointer.active,
                     fallback_digest=pointer.active_digest,
                     **_NO_TRIAL,
@@ -318,9 +317,9 @@ class Slots:
             digest: str = getattr(pointer, f"{other}_digest")
             if name and self._whole(name, digest):
                 gone: dict[str, Any] = {"fallback": "", "fallback_digest": "", **_NO_TRIAL}
-                self._correct(**gone, active=name, active_digest=digest, active_p95_ms=None)
+                self._correct(**gone, active=name, active_digest=digest, active_latency=None)
                 return f"{damaged}; fell back to slot {name} ({digest}), which is whole"
-        self._correct(active="", active_digest="", active_p95_ms=None)
+        self._correct(active="", active_digest="", active_latency=None)
         return f"{damaged} and there is no other: no model runs until a version is installed"
 
     def _drop_damaged_fallback(self) -> str:
@@ -391,5 +390,5 @@ _NO_TRIAL: dict[str, Any] = {
     "trial": "",
     "trial_digest": "",
     "trial_boots": 0,
-    "trial_baseline_p95_ms": None,
+    "trial_baseline": None,
 }

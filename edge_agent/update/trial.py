@@ -1,26 +1,27 @@
 """The trial's judge: does the new version, on this device, stay within its health spec? Pure.
 
-p95 is the nearest rank: the smallest latency that at least 95 % of the answered frames do not
-exceed. So "p95 above the limit" is the same as "more than 5 % of the frames above the limit",
-which a counter decides exactly, in constant memory; the p95 that a reason names is read from
-buckets 2 % wide.
+The latency is judged twice against one ratio: the slow frames (p95) and the typical one (median).
+On a busy device the p95 of a fast version is mostly waiting, and hides a model that is ten times
+slower; its median does not. "p95 above the limit" is the same as "more than 5 % of the frames above
+the limit", and the median likewise, which counters decide exactly, in constant memory; the figures
+that a reason names are read from buckets 2 % wide.
 
 A limit may be broken *convincingly* before the trial is over: from ``EARLY_FRAMES`` frames on,
 when the count above it exceeds its allowed share by three standard errors of a binomial count,
 ``k > n p + 3 sqrt(n p (1 - p))``. A version far outside is then gone after a few dozen frames; one
 at its limit is judged at the end.
 
-The limit is a multiple of what the version before takes on the same device. Where that version runs
-some of the trial's own frames as a control, both meet the same load and heat, and the larger of the
-two baselines counts: a device that is busy for a minute must not blame the model for it.
+Both limits are a multiple of what the version before takes on the same device. Where that version
+runs some of the trial's own frames as a control, both meet the same load and heat, and the larger
+of the two baselines counts: a device that is busy for a minute must not blame the model for it.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import NamedTuple
 
+from edge_agent.update.latency import Latency, LatencyCounts
 from edge_contract.health import HealthSpec
 
 EARLY_FRAMES = 50
@@ -31,13 +32,6 @@ _EARLY_FRAMES_MIN = 20
 
 _CONTROLS_MIN = 15
 """Fewer controls have no p95 to speak of."""
-
-_SLOW_SHARE = 0.05
-_BUCKET = math.log(1.02)
-_SMALLEST_MS = 1e-3
-
-BASELINE_FRAMES = 1000
-_BASELINE_FRAMES_MIN = 20
 
 
 class Verdict(NamedTuple):
@@ -56,8 +50,8 @@ class TrialJudge:
 
     Args:
         spec: what the trial must show; already tightened by the device's own policy.
-        baseline_p95_ms: p95 of inference on the version before, on this device; None where there
-            was none, then only the absolute limit holds.
+        baseline: of inference on the version before, on this device; None where there was none,
+            then only the absolute limit holds.
         started_s: monotonic seconds at which the trial began.
         restarts: unexplained restarts of the agent in this trial so far.
     """
@@ -65,23 +59,23 @@ class TrialJudge:
     def __init__(
         self,
         spec: HealthSpec,
-        baseline_p95_ms: float | None,
+        baseline: Latency | None,
         *,
         started_s: float = 0.0,
         restarts: int = 0,
     ) -> None:
         self.spec = spec
-        self.baseline_p95_ms = baseline_p95_ms
         self.restarts = restarts
         self.frames = 0
         self.errors = 0
         self._started_s = started_s
-        self._slow = 0
-        self._latencies = _Latencies()
-        self._controls = _Latencies()
-        self.limit_ms = spec.latency_p95_max_ms
-        if baseline_p95_ms is not None:
-            self.limit_ms = min(self.limit_ms, baseline_p95_ms * spec.latency_p95_ratio_max)
+        self._latencies = LatencyCounts()
+        self._controls = LatencyCounts()
+        limit_ms, ratio = spec.latency_p95_max_ms, spec.latency_ratio_max
+        self._rules = [
+            _Rule("p95", 0.95, baseline.p95_ms if baseline else None, ratio, limit_ms),
+            _Rule("median", 0.5, baseline.p50_ms if baseline else None, ratio, limit_ms),
+        ]
 
     def observe(self, infer_ms: float, ok: bool) -> None:
         """Count one frame; ``infer_ms`` of a failed one is not looked at."""
@@ -89,8 +83,8 @@ class TrialJudge:
         if not ok:
             self.errors += 1
             return
-        # A latency that is no number must not read as a fast one.
-        self._slow += not infer_ms <= self.limit_ms
+        for rule in self._rules:
+            rule.observe(infer_ms)
         self._latencies.add(infer_ms)
 
     def observe_control(self, infer_ms: float) -> None:
@@ -98,9 +92,14 @@ class TrialJudge:
         self._controls.add(infer_ms)
 
     @property
-    def latency_p95_ms(self) -> float:
-        """p95 of the answered frames, at most 2 % too high; NaN without any."""
-        return self._latencies.p95_ms
+    def latency(self) -> Latency | None:
+        """Of the answered frames, at most 2 % too high; None without any."""
+        return self._latencies.latency
+
+    @property
+    def limit_ms(self) -> float:
+        """What the p95 must not exceed."""
+        return self._rules[0].limit_ms
 
     def verdict(self, now_s: float) -> Verdict | None:
         """None while there is nothing to say yet.
@@ -139,73 +138,43 @@ class TrialJudge:
                 f" ({100 * self.errors / self.frames:.1f} %), limit"
                 f" {100 * spec.errors_share_max:.1f} %"
             )
-        if _exceeds(self._slow, self._answered, _SLOW_SHARE, early=early) and not self._excused():
-            against = "absolute"
-            if self.baseline_p95_ms is not None and self.limit_ms < spec.latency_p95_max_ms:
-                against = (
-                    f"{spec.latency_p95_ratio_max:g} times the {self.baseline_p95_ms:.2f} ms of the"
-                    " version before"
-                )
-            return Verdict(
-                f"inference p95 {self.latency_p95_ms:.2f} ms over {self._answered} frames, limit"
-                f" {self.limit_ms:.2f} ms ({against})"
-            )
+        for rule in self._rules:
+            if _exceeds(rule.over, self._answered, 1 - rule.share, early=early):
+                found_ms = self._latencies.quantile_ms(rule.share)
+                if not self._excused(rule, found_ms):
+                    return Verdict(
+                        f"inference {rule.name} {found_ms:.2f} ms over {self._answered} frames,"
+                        f" limit {rule.limit_ms:.2f} ms ({rule.against})"
+                    )
         return None
 
-    def _excused(self) -> bool:
+    def _excused(self, rule: _Rule, found_ms: float) -> bool:
         """Whether the version before is as slow now: then it is the device, not the model."""
         if self._controls.count < _CONTROLS_MIN:
             return False
-        limit_ms = self._controls.p95_ms * self.spec.latency_p95_ratio_max
-        return self.latency_p95_ms <= min(limit_ms, self.spec.latency_p95_max_ms)
+        limit_ms = self._controls.quantile_ms(rule.share) * self.spec.latency_ratio_max
+        return found_ms <= min(limit_ms, self.spec.latency_p95_max_ms)
 
 
-class _Latencies:
-    """Counts of latencies in buckets 2 % wide."""
+class _Rule:
+    """One quantile and its limit: at most ``1 - share`` of the frames may take longer."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._buckets: dict[int, int] = {}
-
-    def add(self, infer_ms: float) -> None:
-        """Count one; what is no number counts as the slowest."""
-        clipped_ms = min(max(infer_ms, _SMALLEST_MS), 1e9) if infer_ms == infer_ms else 1e9
-        bucket = math.ceil(math.log(clipped_ms) / _BUCKET)
-        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
-        self.count += 1
-
-    @property
-    def p95_ms(self) -> float:
-        """The nearest rank, at most 2 % too high; NaN without any."""
-        rank = math.ceil((1 - _SLOW_SHARE) * self.count)
-        for bucket in sorted(self._buckets):
-            rank -= self._buckets[bucket]
-            if rank <= 0:
-                return math.exp(bucket * _BUCKET)
-        return math.nan
-
-
-class Baseline:
-    """The p95 of inference over the last ``BASELINE_FRAMES`` frames of the active version."""
-
-    def __init__(self) -> None:
-        self._latencies_ms: deque[float] = deque(maxlen=BASELINE_FRAMES)
+    def __init__(
+        self, name: str, share: float, before_ms: float | None, ratio: float, most_ms: float
+    ) -> None:
+        self.name = name
+        self.share = share
+        self.over = 0
+        self.limit_ms = most_ms
+        self.against = "absolute"
+        if before_ms is not None and before_ms * ratio < most_ms:
+            self.limit_ms = before_ms * ratio
+            self.against = f"{ratio:g} times the {before_ms:.2f} ms of the version before"
 
     def observe(self, infer_ms: float) -> None:
-        """Take one answered frame."""
-        self._latencies_ms.append(infer_ms)
-
-    @property
-    def latency_p95_ms(self) -> float | None:
-        """None before there are enough frames to mean anything."""
-        if len(self._latencies_ms) < _BASELINE_FRAMES_MIN:
-            return None
-        ordered = sorted(self._latencies_ms)
-        return ordered[math.ceil((1 - _SLOW_SHARE) * len(ordered)) - 1]
-
-    def clear(self) -> None:
-        """Another version is active."""
-        self._latencies_ms.clear()
+        """Count one answered frame."""
+        # A latency that is no number must not read as a fast one.
+        self.over += not infer_ms <= self.limit_ms
 
 
 def _exceeds(count: int, total: int, share: float, *, early: bool) -> bool:

@@ -202,7 +202,7 @@ window_s = 5
 [health]
 trial_s = 2
 frames_min = 40
-latency_p95_ratio_max = 5
+latency_ratio_max = 5
 deadline_s = 60
 """
 

@@ -38,7 +38,12 @@ GATE_FIELDS = (
 HEALTH_FIELDS = (
     Field("trial_s", "Trial", "60s", "before a device commits"),
     Field("frames_min", "Frames", "100", "answered in the trial, at least"),
-    Field("latency_p95_ratio_max", "p95 ratio", "3", "over the device's p95 before, at most"),
+    Field(
+        "latency_ratio_max",
+        "Latency ratio",
+        "3",
+        "p95 and median over those before",
+    ),
     Field("latency_p95_max_ms", "p95 limit (ms)", "10000", "where there is nothing to compare"),
     Field("errors_share_max", "Errors", "1%", "of the frames, at most"),
     Field("restarts_max", "Restarts", "1", "unexplained, at most"),

@@ -82,7 +82,7 @@ GATE_OPTIONS: dict[str, str] = {
 HEALTH_OPTIONS: dict[str, tuple[str, str]] = {
     "trial_s": ("--trial-s", "seconds of trial on the device"),
     "frames_min": ("--frames-min", "frames that the trial must answer"),
-    "latency_p95_ratio_max": ("--latency-ratio", "p95 at most, over that of the version before"),
+    "latency_ratio_max": ("--latency-ratio", "p95 and median at most, over those before"),
     "latency_p95_max_ms": ("--latency-max-ms", "p95 at most, in ms"),
     "errors_share_max": ("--errors-share", "failed inferences over frames, 0 to 1"),
     "restarts_max": ("--restarts", "unexplained restarts of the agent"),

@@ -55,7 +55,7 @@ class Bench:
             "[telemetry]\nwindow_s = 1\nledger = true\n"
             "[drift]\nsample_hz = 120\ncommission_samples = 100\nwindow_s = 2\n"
             "[health]\ntrial_s = 1\nframes_min = 20\ndeadline_s = 30\n"
-            f"latency_p95_ratio_max = 10\n{extra}"
+            f"latency_ratio_max = 10\n{extra}"
         )
 
     def bundle(self, version: str = "1.0.0", *, model: bytes | None = None) -> Path:

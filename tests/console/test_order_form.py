@@ -63,7 +63,7 @@ def test_every_setting_reaches_the_order() -> None:
         {"quorum_share": "150%"},
         {"trial_s": "soon"},
         {"frames_min": "many"},
-        {"latency_p95_ratio_max": "nan"},
+        {"latency_ratio_max": "nan"},
         {"latency_p95_max_ms": "inf"},
         {"deadline_s": "1s"},
         {"on_abort": "shrug"},

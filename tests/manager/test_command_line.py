@@ -269,7 +269,7 @@ def test_an_order_as_a_command_is_the_same_order() -> None:
         version="1.0.0",
         counts=[1, 5],
         gate=Gate(max_failures_share=0.02, soak_s=90.0, wave_deadline_s=1e6),
-        health=HealthSpec(frames_min=1_000_000, latency_p95_ratio_max=1.5, deadline_s=9000.5),
+        health=HealthSpec(frames_min=1_000_000, latency_ratio_max=1.5, deadline_s=9000.5),
         devices=["cam-1"],
         on_abort="return",
         seed="x y",

@@ -39,7 +39,7 @@ def test_a_restart_in_any_stage_goes_on_where_it_was(
     assert again.slots.pointer.active_digest == again.running
 
 
-def _disk_refuses(digest: str, p95_ms: float | None = None) -> None:
+def _disk_refuses(digest: str, latency: object = None) -> None:
     raise OSError(28, "No space left on device")
 
 

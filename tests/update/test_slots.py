@@ -9,6 +9,7 @@ import pytest
 
 from edge_agent.errors import AgentError
 from edge_agent.update.boot import BootMarker
+from edge_agent.update.latency import Latency
 from edge_agent.update.pointer import Pointer
 from edge_agent.update.slots import Slots
 from edge_contract.digest import hex_of
@@ -60,13 +61,13 @@ def test_an_install_goes_spare_trial_active_and_alternates(bench: Bench) -> None
     active = bench.slots.active()
     assert active is not None
     assert (active.name, active.digest) == ("A", V1.digest)
-    bench.slots.begin_trial(V2.digest, 12.5)
-    assert bench.slots.pointer.trial_baseline_p95_ms == 12.5
+    bench.slots.begin_trial(V2.digest, Latency(p50_ms=9.5, p95_ms=12.5))
+    assert bench.slots.pointer.trial_baseline == Latency(p50_ms=9.5, p95_ms=12.5)
     assert bench.slots.active() == active, "until the commit the active slot is the old one"
-    bench.slots.commit(V2.digest, 11.0)
+    bench.slots.commit(V2.digest, Latency(p50_ms=9.0, p95_ms=11.0))
     fallback = bench.again().slots.fallback()
     assert fallback == active
-    assert bench.again().slots.pointer.active_p95_ms == 11.0
+    assert bench.again().slots.pointer.active_latency == Latency(p50_ms=9.0, p95_ms=11.0)
 
 
 def test_a_tampered_blob_never_becomes_a_slot(bench: Bench) -> None:

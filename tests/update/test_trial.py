@@ -9,17 +9,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.update.trial import Baseline, TrialJudge, Verdict
+from edge_agent.update.latency import Baseline, Latency
+from edge_agent.update.trial import TrialJudge, Verdict
 from edge_contract.health import HealthSpec
 
 SPEC = HealthSpec(
-    trial_s=60.0, frames_min=100, latency_p95_ratio_max=3.0, latency_p95_max_ms=500.0,
+    trial_s=60.0, frames_min=100, latency_ratio_max=3.0, latency_p95_max_ms=500.0,
     errors_share_max=0.01, restarts_max=1, deadline_s=600.0,
 )  # fmt: skip
 
 
-def judge(spec: HealthSpec = SPEC, baseline_p95_ms: float | None = 10.0, restarts: int = 0):
-    return TrialJudge(spec, baseline_p95_ms, started_s=1000.0, restarts=restarts)
+def judge(
+    spec: HealthSpec = SPEC,
+    baseline_p95_ms: float | None = 10.0,
+    restarts: int = 0,
+    baseline_p50_ms: float | None = None,
+):
+    baseline = None
+    if baseline_p95_ms is not None:
+        p50_ms = baseline_p95_ms if baseline_p50_ms is None else baseline_p50_ms
+        baseline = Latency(p50_ms=p50_ms, p95_ms=baseline_p95_ms)
+    return TrialJudge(spec, baseline, started_s=1000.0, restarts=restarts)
 
 
 def test_a_good_version_is_healthy_at_the_end_and_not_before() -> None:
@@ -140,24 +150,24 @@ def test_the_final_verdict_is_the_nearest_rank_p95_against_the_limit(
     verdict = j.verdict(5.0)
     assert verdict is not None
     assert verdict.healthy is (p95_ms <= limit_ms)
-    assert p95_ms <= j.latency_p95_ms * (1 + 1e-9) <= p95_ms * 1.0201
+    assert p95_ms <= j.latency.p95_ms * (1 + 1e-9) <= p95_ms * 1.0201
 
 
 def test_the_baseline_needs_some_frames_and_forgets_old_ones() -> None:
     baseline = Baseline()
     for _ in range(19):
         baseline.observe(10.0)
-    assert baseline.latency_p95_ms is None
+    assert baseline.latency is None
     for n in range(2000):
         baseline.observe(float(n))
-    assert baseline.latency_p95_ms == 1949.0
+    assert baseline.latency == Latency(p50_ms=1499.0, p95_ms=1949.0)
     baseline.clear()
-    assert baseline.latency_p95_ms is None
+    assert baseline.latency is None
 
 
 def judged_beside(model_ms: float, control_ms: float, spec: HealthSpec) -> Verdict | None:
     """A trial of 100 frames whose baseline was 1 ms, with the version before run beside it."""
-    judge = TrialJudge(spec, 1.0)
+    judge = TrialJudge(spec, Latency(p50_ms=1.0, p95_ms=1.0))
     for _ in range(100):
         judge.observe(model_ms, ok=True)
         judge.observe_control(control_ms)
@@ -165,14 +175,14 @@ def judged_beside(model_ms: float, control_ms: float, spec: HealthSpec) -> Verdi
 
 
 def test_a_busy_device_is_not_blamed_on_the_new_version() -> None:
-    spec = HealthSpec(trial_s=1.0, frames_min=50, latency_p95_ratio_max=3.0)
+    spec = HealthSpec(trial_s=1.0, frames_min=50, latency_ratio_max=3.0)
     verdict = judged_beside(20.0, 18.0, spec)
     assert verdict is not None
     assert verdict.healthy
 
 
 def test_a_slow_version_is_found_beside_a_control_that_is_not() -> None:
-    spec = HealthSpec(trial_s=1.0, frames_min=50, latency_p95_ratio_max=3.0)
+    spec = HealthSpec(trial_s=1.0, frames_min=50, latency_ratio_max=3.0)
     verdict = judged_beside(20.0, 1.0, spec)
     assert verdict is not None
     assert "inference p95" in verdict.reason
@@ -186,8 +196,8 @@ def test_a_control_never_lifts_the_absolute_limit() -> None:
 
 
 def test_a_handful_of_controls_excuses_nothing() -> None:
-    spec = HealthSpec(trial_s=1.0, frames_min=50, latency_p95_ratio_max=3.0)
-    judge = TrialJudge(spec, 1.0)
+    spec = HealthSpec(trial_s=1.0, frames_min=50, latency_ratio_max=3.0)
+    judge = TrialJudge(spec, Latency(p50_ms=1.0, p95_ms=1.0))
     for _ in range(5):
         judge.observe_control(20.0)
     for _ in range(100):
@@ -195,3 +205,27 @@ def test_a_handful_of_controls_excuses_nothing() -> None:
     verdict = judge.verdict(1.0)
     assert verdict is not None
     assert not verdict.healthy
+
+
+def test_a_busy_device_hides_no_version_that_is_ten_times_slower() -> None:
+    """Waiting makes the p95 of both alike; the typical frame tells them apart."""
+    spec = HealthSpec(trial_s=1.0, frames_min=50, latency_ratio_max=5.0)
+    judge = TrialJudge(spec, Latency(p50_ms=1.0, p95_ms=9.0))
+    for n in range(100):
+        judge.observe(18.0 if n % 10 == 0 else 10.0, ok=True)
+        judge.observe_control(9.0 if n % 10 == 0 else 1.0)
+    verdict = judge.verdict(spec.trial_s)
+    assert verdict is not None
+    assert verdict.reason.startswith("inference median 10.")
+    assert verdict.reason.endswith("limit 5.00 ms (5 times the 1.00 ms of the version before)")
+
+
+def test_the_same_version_under_load_passes_by_its_median_too() -> None:
+    spec = HealthSpec(trial_s=1.0, frames_min=50, latency_ratio_max=3.0)
+    judge = TrialJudge(spec, Latency(p50_ms=1.0, p95_ms=9.0))
+    for n in range(100):
+        judge.observe(20.0 if n % 10 == 0 else 5.0, ok=True)
+        judge.observe_control(20.0 if n % 10 == 0 else 5.0)
+    verdict = judge.verdict(spec.trial_s)
+    assert verdict is not None
+    assert verdict.healthy
