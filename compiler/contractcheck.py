@@ -203,11 +203,12 @@ def alternatives(spec: PreprocessSpec, frames: Frames) -> list[Alternative]:
 def label_doubts(preprocessor: Preprocessor, data: Dataset, answer: Answer) -> list[Doubt]:
     """What labelled samples say: at most one doubt, of the best alternative."""
     assert data.y is not None, "asked for labelled data only"
-    others = alternatives(preprocessor.spec, data.x[:_RANGE_ROWS])
     rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), ROWS_MAX)).round().astype(int))
     # Data come sorted by class at times: the first rows must not be of one class alone.
     rows = np.random.default_rng(0).permutation(rows)
     labels = data.y[rows]
+    shown = np.stack([data.x[row] for row in rows[:_RANGE_ROWS]])
+    others = alternatives(preprocessor.spec, shown)
 
     def right(
         spec: PreprocessSpec, reverse: int | None, part: slice
@@ -266,7 +267,7 @@ def range_doubts(preprocessor: Preprocessor, data: Dataset) -> list[Doubt]:
         return []
     rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), _RANGE_ROWS)).round().astype(int))
     after = np.stack([preprocessor(data.x[row])[0] for row in rows])
-    before = data.x[rows].astype(np.float64) * spec.scale
+    before = np.stack([data.x[row] for row in rows]).astype(np.float64) * spec.scale
     mean, std = float(after.mean()), float(after.std())
     raw_mean, raw_std = float(before.mean()), float(before.std())
     seen = (
