@@ -64,7 +64,7 @@ def test_an_interrupted_build_leaves_no_bundle_and_the_next_goes_on_from_the_cac
     arguments = small.arguments(out, "--json", test=test, effort="fast")
     process = start(arguments, cache)
     deadline = time.monotonic() + 120
-    while not list(cache.rglob("*.npz")):
+    while not list(cache.glob("wherry/calibration/*.npz")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -122,7 +122,7 @@ def test_a_full_file_system_keeps_the_earlier_result(small: Small, tmp_path: Pat
         {build.replace("1.0.0", "1.0.1")} ; code=$?
         sha256sum --check --quiet '{tmp_path}/sum' || exit 41
         test -e '{tmp_path}/out/bundle/oci-layout' || exit 42
-        test "$(ls -A '{tmp_path}/out' | wc -l)" = 3 || exit 43
+        ls -A '{tmp_path}/out' | grep '^[.]' && exit 43
         exit $code
     """
     done = subprocess.run(
