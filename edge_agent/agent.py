@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from device_configs.loader import load_profile
+from device_configs.service.notify import ProgressWatchdog, Systemd
 from edge_agent.api import LocalApi, Request
 from edge_agent.clock import SystemClock
 from edge_agent.config import AgentConfig
@@ -63,6 +64,10 @@ FLUSH_S = 5.0
 """At most so much telemetry is lost to a power cut; status and events are flushed at once."""
 SAY_AGAIN_S = 60.0
 """How often the log repeats a trouble that lasts."""
+READY_AT_LATEST_S = 60.0
+"""A version that does not load must not keep the agent from being told what to do."""
+STALLED_S = 10.0
+"""A camera or a model that stands still for so long is said so; the watchdog ends it later."""
 STOP_UPLOAD_S = 5.0
 """How long a stop waits for the fleet to acknowledge what is left."""
 SPOOL_SHARES = {"telemetry": 0.45, "drift": 0.25, "event": 0.2, "status": 0.1}
@@ -184,6 +189,9 @@ class Agent:
             root=root,
         )
         self._api = LocalApi(path, self._events.put)
+        self._systemd = Systemd()
+        self._ready_due_s: float | None = None
+        self._watchdog = ProgressWatchdog(self._systemd, lambda: self.engine.turns)
         self._flushed_s = clock.monotonic_s()
         self._told: set[str] = set()
         self._survived_last = ""
@@ -229,6 +237,7 @@ class Agent:
         self._api.start()
         self.update.start(boot)
         self.fleet.start()
+        self._ready_due_s = self.clock.monotonic_s() + READY_AT_LATEST_S
         try:
             while not self._stop.is_set():
                 self._take(TICK_S)
@@ -262,12 +271,31 @@ class Agent:
                 turn(now_s)
             except (WherryError, OSError) as error:
                 self._survived("tick", error)
+        self._say_ready(now_s)
+        stalled_s = self._watchdog.tick(now_s)
+        if stalled_s > STALLED_S:
+            self._survived("inference", f"nothing has moved for {stalled_s:.0f} s")
 
     def _flush(self, now_s: float) -> None:
         if now_s - self._flushed_s >= FLUSH_S:
             self._flushed_s = now_s
             self._spool.flush()
             self._tell_findings()
+            self._systemd.status(self._sentence())
+
+    def _say_ready(self, now_s: float) -> None:
+        """Once the active version is loaded and warm, or there is none."""
+        loaded = self.engine.model is not None or not self.update.state.active
+        if self._ready_due_s is not None and (loaded or now_s >= self._ready_due_s):
+            self._ready_due_s = None
+            self._systemd.ready(self._sentence())
+
+    def _sentence(self) -> str:
+        """One line for ``systemctl status``."""
+        model = self.engine.model
+        runs = f"runs {model.manifest.name} {model.version}" if model else "has no model yet"
+        link = "online" if self.fleet.up else "offline"
+        return f"{runs}, {link}, {self.engine.answered_count} frames answered"
 
     def _survived(self, where: str, error: Exception | str) -> None:
         """Log what went wrong, but not again with every tick while it lasts."""
@@ -413,6 +441,7 @@ class Agent:
     def _end(self) -> None:
         """Stop in order: inference, what it left to say, the link, the marker of a clean end."""
         log.info("stopping")
+        self._systemd.stopping()
         self.engine.stop()
         self.recorder.stop()
         while not self._events.empty():

@@ -6,6 +6,9 @@ import os
 import platform
 from pathlib import Path
 
+DEFAULT_CONFIG = Path("/etc/wherry/agent.toml")
+"""Where the service looks for the agent's configuration."""
+
 _MODEL_FILE = Path("/proc/device-tree/model")
 _KNOWN = (
     ("Raspberry Pi 5", "raspberry-pi-5"),

@@ -1,4 +1,4 @@
-"""``edge-agent``: run, status, hold, release, install, doctor. argparse, to stay light."""
+"""``edge-agent``: what a device's owner types. argparse, to stay light."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edge_agent.board import default_hardware, default_state_dir
+from edge_agent.board import DEFAULT_CONFIG, default_hardware, default_state_dir
 from edge_contract.errors import ExitCode, WherryError
 
 
@@ -42,6 +42,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     install.add_argument("--hardware", default="", help="device profile (default: this board's)")
     _where(install)
+
+    service = commands.add_parser("install-service", help="run at every boot, under systemd")
+    service.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="the agent's file")
+    service.add_argument("--dry-run", action="store_true", help="print the unit, change nothing")
+    service.add_argument("--remove", action="store_true", help="take the service out again")
+    service.add_argument("--no-start", action="store_true", help="write the unit only")
+    service.add_argument("--user", default="", help="run as this account (default: one of its own)")
+    service.add_argument(
+        "--device", action="append", default=[], help="may be opened, too, such as char-ttyUSB"
+    )
+    service.add_argument("--memory-max-mb", type=int, help="default: a share of the board's")
+    service.add_argument("--json", action="store_true", help="print JSON")
 
     doctor = commands.add_parser("doctor", help="look for what would keep the agent from working")
     _where(doctor)
@@ -124,6 +136,35 @@ def _install(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
+def _install_service(arguments: argparse.Namespace) -> ExitCode:
+    from edge_agent import service
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    if arguments.remove:
+        if arguments.dry_run:
+            say(f"would stop and remove the service {service.NAME}; its state would stay")
+        else:
+            service.remove(say=say)
+        return ExitCode.OK
+    text = service.unit_text(
+        arguments.config,
+        user=arguments.user,
+        devices=tuple(arguments.device),
+        memory_max_mb=arguments.memory_max_mb,
+    )
+    if arguments.dry_run:
+        print(json.dumps({"name": service.NAME, "unit": text}) if arguments.json else text, end="")
+        return ExitCode.OK
+    path = service.install(text, start=not arguments.no_start, say=say)
+    if arguments.json:
+        print(json.dumps({"name": service.NAME, "path": str(path)}))
+    else:
+        say(f"next: systemctl status {service.NAME}; edge-agent status --config {arguments.config}")
+    return ExitCode.OK
+
+
 def _doctor(arguments: argparse.Namespace) -> ExitCode:
     from edge_agent.doctor import examine
 
@@ -144,6 +185,7 @@ _COMMANDS = {
     "hold": _hold_or_release,
     "release": _hold_or_release,
     "install": _install,
+    "install-service": _install_service,
     "doctor": _doctor,
 }
 

@@ -65,6 +65,8 @@ class InferenceEngine:
         self._clock = clock
         self._model: LoadedModel | None = None
         self._control: LoadedModel | None = None
+        self._capture_turns = 0
+        self._infer_turns = 0
         self._frames: queue.Queue[Frame] = queue.Queue(QUEUE_FRAMES)
         self._stop = threading.Event()
         self.answers: deque[Answer] = deque(maxlen=RESULTS_MAX)
@@ -112,15 +114,31 @@ class InferenceEngine:
                 self._feed()
             except WherryError as error:
                 self._offer(Frame("source", None, f"{error.message}; {error.hint}"))
-                self._stop.wait(SOURCE_RETRY_S)
+                self._wait(SOURCE_RETRY_S)
                 continue
             except Exception as error:  # noqa: BLE001
                 # The thread's outermost edge: a driver that fails must not end inference for good.
                 self._offer(Frame("source", None, f"the source failed: {error!r}"))
-                self._stop.wait(SOURCE_RETRY_S)
+                self._wait(SOURCE_RETRY_S)
                 continue
             self.source_ended.set()
             return
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """How often each thread came round; one that hangs in a driver or a model does not."""
+        if self.source_ended.is_set():
+            return (self._infer_turns,)
+        return (self._capture_turns, self._infer_turns)
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait in order; whether a stop was asked for."""
+        until_s = self._clock.monotonic_s() + seconds
+        while (left_s := until_s - self._clock.monotonic_s()) > 0:
+            self._capture_turns += 1
+            if self._stop.wait(min(left_s, 1.0)):
+                return True
+        return self._stop.is_set()
 
     def _feed(self) -> None:
         """Hand on the source's frames until it ends or a stop is asked for."""
@@ -128,10 +146,12 @@ class InferenceEngine:
         for frame in self._source.frames():
             # A source without a model has nobody to answer: wait rather than drop its frames.
             while self._model is None and not self._stop.wait(0.05):
+                self._capture_turns += 1
                 due_s = self._clock.monotonic_s()
             due_s += self._period_s
             wait_s = due_s - self._clock.monotonic_s()
-            if self._stop.wait(max(0.0, wait_s)):
+            self._capture_turns += 1
+            if self._wait(wait_s):
                 return
             if wait_s < -1.0:  # far behind: do not race to catch up
                 due_s = self._clock.monotonic_s()
@@ -139,6 +159,7 @@ class InferenceEngine:
 
     def _offer(self, frame: Frame) -> None:
         while not self._stop.is_set():
+            self._capture_turns += 1
             try:
                 self._frames.put(frame, block=not self._source.live, timeout=0.2)
                 return
@@ -155,6 +176,7 @@ class InferenceEngine:
 
     def _infer(self) -> None:
         while not self._stop.is_set():
+            self._infer_turns += 1
             try:
                 frame = self._frames.get(timeout=0.2)
             except queue.Empty:

@@ -5,11 +5,23 @@ from fleet.cli.doctor import doctor
 from fleet.cli.fleet_views import devices, drift
 from fleet.cli.publish import publish, root
 from fleet.cli.rollout import rollout
+from fleet.cli.service import install_service
 from fleet.cli.subscribe import subscribe
 from fleet.cli.terminal import main
 from fleet.cli.up import up
 
-for _command in (up, broker, publish, rollout, devices, drift, subscribe, doctor, root):
+for _command in (
+    up,
+    broker,
+    publish,
+    rollout,
+    devices,
+    drift,
+    subscribe,
+    doctor,
+    root,
+    install_service,
+):
     main.add_command(_command)
 
 __all__ = ["main"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from device_configs.service.notify import ProgressWatchdog, Systemd
 from edge_contract.errors import ExitCode
 from fleet.cli.terminal import emit, json_option, say, state_option
 from fleet.errors import FleetError
@@ -112,12 +113,24 @@ def up(
             "stop     Ctrl-C",
         )
         emit(value, "\n".join(lines), as_json=as_json)
-        return _watch(manager, keeper, asked)
+        systemd = Systemd()
+        systemd.ready(f"fleet {name}, console at {server.url}")
+        stack.callback(systemd.stopping)
+        return _watch(manager, keeper, asked, ProgressWatchdog(systemd, lambda: (manager.turns,)))
 
 
-def _watch(manager: Manager, keeper: BrokerKeeper | None, asked: threading.Event) -> int:
+def _watch(
+    manager: Manager,
+    keeper: BrokerKeeper | None,
+    asked: threading.Event,
+    watchdog: ProgressWatchdog,
+) -> int:
     """Wait for a signal or for the manager to end; keep the broker running meanwhile."""
+    from fleet.clock import SystemClock
+
+    clock = SystemClock()
     while not asked.wait(_POLL_S):
+        watchdog.tick(clock.monotonic_s())
         if manager.ended.is_set():
             raise FleetError(
                 f"the manager ended by itself: {manager.failure!r}",

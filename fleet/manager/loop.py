@@ -103,6 +103,8 @@ class Manager:
             clock,
         )
         self._stopping = False
+        self.turns = 0
+        """How often the loop came round: what a watchdog looks at."""
         self._blob_desk = BlobDesk(
             store, self.catalogue, self.blobs, self._publisher, self.facts, clock
         )
@@ -196,6 +198,7 @@ class Manager:
             tick_due_s = 0.0
             self._perform()  # what was decided before a crash
             while not self._stopping:
+                self.turns += 1
                 now_s = self.clock.monotonic_s()
                 self._handle(self._drain(max(0.0, tick_due_s - now_s)))
                 if self.clock.monotonic_s() >= tick_due_s:

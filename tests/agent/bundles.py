@@ -46,12 +46,13 @@ def manifest(version: str) -> ModelManifest:
         ),
         variants=[
             Variant(
-                target=HARDWARE,
+                target=target,
                 runtime="onnxruntime",
                 scheme="float32",
                 file="variants/float32.onnx",
                 golden="golden/float32.msgpack",
             )
+            for target in (HARDWARE, "raspberry-pi-4")
         ],
         lineage=Lineage(
             source_digest="", calibration_digest="", test_digest="", tools={}, options={}

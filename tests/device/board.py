@@ -30,7 +30,14 @@ _PACKAGES = (
     "libc6", f"{PYTHON}-minimal", f"lib{PYTHON}-stdlib", "libstdc++6", "zlib1g", "libssl3",
     "libffi8",
 )  # fmt: skip
-_WHEELS = ("msgspec", "zstandard", "cryptography", "securesystemslib", "numpy")
+_SYSTEMD = (
+    "systemd", "systemd-sysv", "dbus", "util-linux", "mount", "login", "coreutils", "dash", "bash",
+    "sed", "grep", "findutils", "base-files", "base-passwd", "libpam-runtime",
+)  # fmt: skip
+_WHEELS = (
+    "msgspec", "zstandard", "cryptography", "securesystemslib", "numpy", "paho-mqtt", "tuf",
+)  # fmt: skip
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _GLIBC = ("2014", "_2_17", "_2_24", "_2_26", "_2_27", "_2_28", "_2_31", "_2_34", "_2_35", "_2_36")
 """Every manylinux tag that Debian's glibc 2.36 satisfies: pip takes the tags word for word."""
 
@@ -100,22 +107,22 @@ def emulate(profile: DeviceProfile, root: Path) -> Board:
     Where that cannot be done the test is left out with the reason, and fails under CI=true.
     """
     qemu = _program("qemu-aarch64-static", "qemu-user-static")
-    userland, site = _userland(), _site()
-    for entry in userland.iterdir():
+    tree, site = userland("arm64"), site_packages("arm64")
+    for entry in tree.iterdir():
         if entry.name not in ("sys", "proc"):
             (root / entry.name).symlink_to(entry)
-    _write_cpu_files(root, profile)
+    write_cpu_files(root, profile)
     return Board(profile.qemu_cpu, root, site, qemu)
 
 
 def _program(name: str, package: str) -> str:
     path = shutil.which(name)
     if path is None:
-        _leave_out(f"emulated boards need {name}: apt-get install {package}")
+        leave_out(f"emulated boards need {name}: apt-get install {package}")
     return path
 
 
-def _leave_out(reason: str) -> NoReturn:
+def leave_out(reason: str) -> NoReturn:
     """Skip with the reason; where CI=true nothing may be left out."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
@@ -129,23 +136,31 @@ def _cache() -> Path:
     return cache
 
 
-def _userland() -> Path:
+def userland(arch: str, *, with_systemd: bool = False) -> Path:
+    """A Debian tree with Python for ``amd64`` or ``arm64``."""
+    packages = (*_PACKAGES, *(_SYSTEMD if with_systemd else ()))
+    # The merged /usr is made by a package's script, which is not run; systemd insists on it.
+    hooks = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"
+
     def unpack(place: Path) -> list[str | Path]:
         # Unpacking runs no program of the packages, so it needs no emulation.
         return [
-            _program("mmdebstrap", "mmdebstrap"), "--quiet", "--variant=extract", "--arch=arm64",
-            f"--include={','.join(_PACKAGES)}", SUITE, place,
+            _program("mmdebstrap", "mmdebstrap"), "--quiet", "--variant=extract", f"--arch={arch}",
+            f"--include={','.join(packages)}", *([hooks] if with_systemd else []), SUITE, place,
         ]  # fmt: skip
 
-    return _made_once(f"{SUITE}-{_key(*_PACKAGES)}", unpack)
+    return _made_once(f"{SUITE}-{_key(arch, *packages)}", unpack)
 
 
-def _site() -> Path:
+def site_packages(arch: str) -> Path:
+    """The agent's wheels for ``amd64`` or ``arm64``."""
     # The host's very version of onnxruntime: what is compared is the CPU, not the release.
     wheels = (*_WHEELS, f"onnxruntime=={version('onnxruntime')}")
 
     def install(place: Path) -> list[str | Path]:
-        tags = [word for tag in _GLIBC for word in ("--platform", f"manylinux{tag}_aarch64")]
+        tags = [
+            word for tag in _GLIBC for word in ("--platform", f"manylinux{tag}_{_MACHINES[arch]}")
+        ]
         number = PYTHON.removeprefix("python")
         return [
             sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
@@ -153,7 +168,7 @@ def _site() -> Path:
             "--python-version", number, *tags, *wheels,
         ]  # fmt: skip
 
-    return _made_once(f"site-{_key(*wheels)}", install)
+    return _made_once(f"site-{_key(arch, *wheels)}", install)
 
 
 def _key(*words: str) -> str:
@@ -176,11 +191,11 @@ def _made_once(name: str, command_for: Callable[[Path], list[str | Path]]) -> Pa
             fresh.rename(place)
     shutil.rmtree(scratch, ignore_errors=True)
     if not place.is_dir():
-        _leave_out(f"cannot make {name} for emulated boards: {done.stderr.strip()[-500:]}")
+        leave_out(f"cannot make {name} for emulated boards: {done.stderr.strip()[-500:]}")
     return place
 
 
-def _write_cpu_files(root: Path, profile: DeviceProfile) -> None:
+def write_cpu_files(root: Path, profile: DeviceProfile) -> None:
     """What the board's kernel would say of its CPU.
 
     onnxruntime's cpuinfo reads these files, finds the host's and crashes where they are missing;

@@ -6,6 +6,7 @@ set -eu
 missing=""
 command -v qemu-aarch64-static >/dev/null 2>&1 || missing="$missing qemu-user-static"
 command -v mmdebstrap >/dev/null 2>&1 || missing="$missing mmdebstrap debian-archive-keyring"
+command -v systemd-nspawn >/dev/null 2>&1 || missing="$missing systemd-container"
 [ -z "$missing" ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
