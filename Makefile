@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BROKER ?= auto
 SERVE  ?=
+# How long make fuzz runs.
+SECONDS ?= 300
 # Models and data for the compiler's benchmarks.
 DATA   ?= ../shared/data
 # Most tests wait for real processes, so more jobs than cores gain time.
@@ -10,12 +12,13 @@ JOBS   ?= 3
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-device check bench install clean
+.PHONY: help demo test test-device fuzz check bench install clean
 
 help:
 	@echo "make demo [BROKER=auto|mosquitto|embedded] [SERVE=1]   the whole journey, under two minutes"
 	@echo "make test                                              every test (installs Debian packages where it may)"
 	@echo "make test-device                                       bundles on emulated Cortex-A72 and A76 (installs qemu where it may)"
+	@echo "make fuzz [SECONDS=300]                                damaged models and data against the compiler's readers"
 	@echo "make check                                             lint, types, layers, schemas, docs"
 	@echo "make bench                                             the figures, beside their peers"
 	@echo "make clean                                             remove what these made"
@@ -40,6 +43,9 @@ test: $(STAMP)
 test-device: $(STAMP)
 	sh tests/device/debian_packages.sh
 	$(BIN)/python -m pytest -m device tests/device
+
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.compiler.fuzz --deep --seconds $(SECONDS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
     begin = clock()
     check_output(options.out)
     progress(f"reading {options.model.name} and the data")
-    inputs = load_inputs(options)
+    inputs = load_inputs(options, progress)
     for variant in inputs.manifest.variants:
         check_format(inputs.graph, variant)
     data = inputs.data

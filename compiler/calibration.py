@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto
 
-from compiler.dataset import stream
+from compiler.datasets.dataset import stream
 from compiler.inputs import Inputs
 from compiler.plan.search import SAMPLES_MAX
 from compiler.ranges import BINS, TensorStats, collect_stats

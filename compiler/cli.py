@@ -98,11 +98,16 @@ def main() -> None:
     type=click.Choice(FORMATS),
     help="Format of the int8 model. [default: what the target's profile says]",
 )
-@click.option("--calibration", required=True, type=_FILE, help=".npz with x (and y) to set ranges.")
-@click.option("--selection", type=_FILE, help=".npz to choose by. [default: split off calibration]")
-@click.option("--test", required=True, type=_FILE, help=".npz with x and y that proves the result.")
+@click.option("--calibration", required=True, type=_FILE, help="Samples to set ranges.")
+@click.option(
+    "--selection", type=_FILE, help="Samples to choose by. [default: split off calibration]"
+)
+@click.option("--test", required=True, type=_FILE, help="Labelled samples that prove the result.")
 @click.option("--labels", type=_FILE, help="Class names, one a line. [default: 0, 1, ...]")
 @click.option("--preprocess", type=_FILE, help="Preprocessing contract (TOML).")
+@click.option(
+    "--trust-preprocess", is_flag=True, help="Only warn where labels speak against the contract."
+)
 @click.option(
     "--max-drop-pp",
     type=float,
@@ -137,6 +142,7 @@ def build(
     test: Path,
     labels: Path | None,
     preprocess: Path | None,
+    trust_preprocess: bool,
     max_drop_pp: float,
     effort: Effort,
     threads: int,
@@ -164,6 +170,7 @@ def build(
             test=test,
             labels=labels,
             preprocess=preprocess,
+            trust_preprocess=trust_preprocess,
             max_drop_pp=max_drop_pp,
             effort=effort,
             workers=threads,
@@ -184,7 +191,7 @@ def build(
 @main.command("run")
 @click.argument("bundle", type=_FILE)
 @click.option("--target", required=True, help="Device profile that the bundle was compiled for.")
-@click.option("--inputs", required=True, type=_FILE, help=".npz with x, as the calibration data.")
+@click.option("--inputs", required=True, type=_FILE, help="Samples, as the calibration data.")
 @click.option("--out", required=True, type=_FILE, help=".npz to write: y, float32 [n, classes].")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON summary, errors as JSON, too.")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from compiler.dataset import Frames
+from compiler.datasets.dataset import Frames
 from compiler.errors import DatasetError
 from edge_contract.preprocess import PreprocessSpec
 from edge_contract.reference import DriftReference

@@ -9,7 +9,7 @@ from threading import Event
 import numpy as np
 import numpy.typing as npt
 
-from compiler.dataset import Frames, Labels
+from compiler.datasets.dataset import Frames, Labels
 from compiler.errors import CompileError
 from edge_contract.model import ModelManifest, Variant
 from edge_runtime.errors import InputRefusedError, ModelRuntimeError

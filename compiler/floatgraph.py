@@ -19,7 +19,7 @@ import onnx.version_converter
 import onnxruntime as ort
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from compiler.errors import SourceError
+from compiler.errors import OutputError, SourceError
 from compiler.source import Source
 from edge_runtime.onnx_session import session_options
 
@@ -131,6 +131,7 @@ def _prepare(model: ModelProto) -> ModelProto:
             )
         # onnxruntime raises a family of types without a common base, RuntimeError among them.
         except Exception as error:
+            _require_room(path, model.ByteSize())
             raise SourceError(
                 f"onnxruntime {ort.__version__} cannot run this model: {first_line(error)}"
             ) from error
@@ -144,6 +145,24 @@ def _prepare(model: ModelProto) -> ModelProto:
     except onnx.shape_inference.InferenceError as error:
         raise SourceError(
             f"the model's shapes contradict each other: {first_line(error)}"
+        ) from error
+
+
+def _require_room(path: Path, size_bytes: int) -> None:
+    """onnxruntime blames the model when it cannot write; a file as large tells whose fault it is.
+
+    Raises:
+        OutputError: there is no room for temporary files.
+    """
+    try:
+        with path.open("wb") as file:
+            for _ in range(0, size_bytes, 1 << 20):
+                file.write(bytes(min(size_bytes, 1 << 20)))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {size_bytes} bytes of temporary files to {path.parent.parent}:"
+            f" {error.strerror}",
+            hint="free some space, or set TMPDIR to a folder that has it",
         ) from error
 
 

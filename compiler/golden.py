@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from compiler.dataset import Frames
+from compiler.datasets.dataset import Frames
 from edge_contract.golden import GoldenVectors
 from edge_runtime.golden import to_tensor
 from edge_runtime.preprocess import FloatArray

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -14,6 +17,10 @@ LAYER_OPS = ("Conv", "Gemm", "MatMul")
 """The operators whose multiplications are counted and expected in int8."""
 
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+TENSOR_LIMIT_BYTES = 2 * 1024**3
+"""What one activation may measure."""
+
+_CLASSIC_OPS = ("TreeEnsemble", "SVM", "Linear")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
@@ -28,18 +35,67 @@ def check_graph(name: str, model: ModelProto) -> None:
         SourceError: custom or unknown operators, a cycle, int8 already, weights that are NaN or
             infinite, no layer to quantise, or whatever else ONNX's own checker finds.
     """
-    _refuse_bad_text(name, model)
+    refuse_bad_text(name, model)
     _refuse_custom_operators(name, model)
     _refuse_quantised(name, model)
     sort_nodes(name, model.graph)
     _refuse_bad_weights(name, model)
     if not any(node.op_type in LAYER_OPS for node in all_nodes(model.graph)):
-        raise SourceError(f"{name}: no {', '.join(LAYER_OPS)} in it, so nothing would run in int8")
+        _refuse_without_layers(name, model)
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
         first = str(error).strip().splitlines()[0][:300]
         raise SourceError(f"{name} is not a valid ONNX model: {first}") from error
+    _refuse_huge_tensors(name, model)
+
+
+def _refuse_huge_tensors(name: str, model: ModelProto) -> None:
+    """A few bytes (pads of a billion, a constant of a shape) can ask for more memory than there is,
+    and the runtime would try."""
+    single = ModelProto()
+    single.CopyFrom(model)
+    constants = {tensor.name for tensor in single.graph.initializer}
+    for value in single.graph.input:
+        axes = value.type.tensor_type.shape.dim
+        if value.name not in constants and axes and axes[0].dim_value <= 0:
+            axes[0].dim_value = 1
+    try:
+        graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
+    # Whatever contradicts itself here, the runtime refuses with a better sentence.
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        if all(size > 0 for size in sizes) and 4 * math.prod(sizes) > TENSOR_LIMIT_BYTES:
+            raise SourceError(
+                f"{name}: the tensor {value.name!r} of shape {sizes} would take"
+                f" {4 * math.prod(sizes)} bytes for one frame; at most {TENSOR_LIMIT_BYTES} are"
+                " accepted",
+                hint="the file is damaged, or the model is not one for an embedded device",
+            )
+
+
+def _refuse_without_layers(name: str, model: ModelProto) -> NoReturn:
+    classic = sorted(
+        {
+            node.op_type
+            for node in all_nodes(model.graph)
+            if node.domain == "ai.onnx.ml" and node.op_type.startswith(_CLASSIC_OPS)
+        }
+    )
+    missing = f"{name}: no {', '.join(LAYER_OPS)} in it, so nothing would run in int8"
+    if not classic:
+        raise SourceError(missing)
+    if any("Tree" in kind for kind in classic):
+        why = "trees compare and add; they have no multiplications that int8 could save"
+    else:
+        why = "only the layers of networks can be"
+    raise SourceError(
+        f"{missing}: {', '.join(classic)} of scikit-learn cannot be quantised, {why}",
+        hint="serve it in float with onnxruntime, or train an MLPClassifier or another network",
+        docs="how-to/export.md",
+    )
 
 
 def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
@@ -119,7 +175,7 @@ def _needs(node: NodeProto) -> Iterator[str]:
         yield from (value.name for value in inner.output if value.name not in own)
 
 
-def _refuse_bad_text(name: str, model: ModelProto) -> None:
+def refuse_bad_text(name: str, model: ModelProto) -> None:
     """Protobuf hands out names that are not UTF-8 as bytes, which nothing after this expects."""
     graph = model.graph
     texts: list[object] = [entry.domain for entry in model.opset_import]
@@ -139,20 +195,21 @@ def _refuse_bad_text(name: str, model: ModelProto) -> None:
 def _refuse_custom_operators(name: str, model: ModelProto) -> None:
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     local = {(function.domain, function.name) for function in model.functions}
-    unknown: set[str] = set()
+    unknown: Counter[str] = Counter()
     for node in all_nodes(model.graph):
         if (node.domain, node.op_type) in local:
             continue
         if node.domain not in _KNOWN_DOMAINS:
-            unknown.add(f"{node.domain}.{node.op_type}")
+            unknown[f"{node.domain}.{node.op_type}"] += 1
         elif node.domain != "com.microsoft":
             version = opsets.get(node.domain or "ai.onnx", 1)
             domain = "" if node.domain == "ai.onnx" else node.domain
             if not onnx.defs.has(node.op_type, version, domain):
-                unknown.add(f"{node.op_type} (opset {version})")
+                unknown[f"{node.op_type} (opset {version})"] += 1
     if unknown:
+        shown = ", ".join(f"{count}x {kind[:80]}" for kind, count in sorted(unknown.items())[:20])
         raise SourceError(
-            f"{name}: operators that no device here can run: {', '.join(sorted(unknown))}",
+            f"{name}: operators that no device here can run: {shown}",
             hint="replace custom operators by standard ONNX ones and export the model again",
         )
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
-from compiler.dataset import (
-    Dataset,
+from compiler.contractcheck import check_contract, float_answer
+from compiler.datasets.checks import (
     check_apart,
     check_calibration,
     check_labels,
+    check_same_classes,
     check_shape,
-    load_dataset,
 )
+from compiler.datasets.dataset import Dataset
+from compiler.datasets.load import load_dataset
 from compiler.errors import CompileError, DatasetError
 from compiler.floatgraph import FloatGraph, count_classes, normalise
 from compiler.formats import planned_variant, runtime_versions
 from compiler.layers import Layer, list_layers
-from compiler.options import BuildOptions, check_names, read_labels, read_preprocess
+from compiler.options import BuildOptions, check_names, read_labels, read_names, read_preprocess
+from compiler.progress import Progress, silent
 from compiler.source import Source, load_source
 from compiler.split import SEED, SELECTION_SHARE, selection_split
 from device_configs.loader import load_profile
@@ -67,7 +71,7 @@ class Inputs:
     manifest: ModelManifest
 
 
-def load_inputs(options: BuildOptions) -> Inputs:
+def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
     """Read and check everything that ``options`` names.
 
     Raises:
@@ -80,7 +84,7 @@ def load_inputs(options: BuildOptions) -> Inputs:
     graph = normalise(source)
     spec = read_preprocess(options.preprocess)
     preprocessor = Preprocessor(spec, graph.input_shape)
-    data = _load_data(options, preprocessor)
+    data = _load_data(options, preprocessor, progress)
     try:
         example = preprocessor(data.whole.x[0])
     except InputRefusedError as error:
@@ -88,6 +92,13 @@ def load_inputs(options: BuildOptions) -> Inputs:
     classes = count_classes(graph, example)
     for part in (data.whole, data.selection, data.test):
         check_labels(part, classes)
+    doubts = check_contract(
+        preprocessor,
+        [data.whole, data.selection, data.test],
+        float_answer(graph),
+        trust=options.trust_preprocess,
+    )
+    data = replace(data, warnings=(*data.warnings, *doubts))
     return Inputs(
         source=source,
         graph=graph,
@@ -109,13 +120,20 @@ def _load_profiles(options: BuildOptions) -> dict[str, DeviceProfile]:
     return profiles
 
 
-def _load_data(options: BuildOptions, preprocessor: Preprocessor) -> Data:
-    calibration = load_dataset(options.calibration, "calibration", labels_required=False)
+def _load_data(options: BuildOptions, preprocessor: Preprocessor, progress: Progress) -> Data:
+    read = partial(
+        load_dataset,
+        contract=preprocessor.spec,
+        names=read_names(options.labels) if options.labels else None,
+        progress=progress,
+    )
+    calibration = read(options.calibration, "calibration", labels_required=False)
     tuning = [calibration]
     if options.selection is not None:
-        tuning.append(load_dataset(options.selection, "selection", labels_required=False))
-    test = load_dataset(options.test, "test", labels_required=True)
+        tuning.append(read(options.selection, "selection", labels_required=False))
+    test = read(options.test, "test", labels_required=True)
     check_calibration(calibration)
+    check_same_classes([*tuning, test])
     for part in (*tuning, test):
         check_shape(part, preprocessor)
         if part.x.dtype != calibration.x.dtype:

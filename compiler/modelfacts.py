@@ -20,7 +20,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from compiler.errors import SourceError
-from compiler.graphcheck import LAYER_OPS, all_nodes, sort_nodes
+from compiler.foreign import refuse_foreign
+from compiler.graphcheck import LAYER_OPS, all_nodes, refuse_bad_text, sort_nodes
 from compiler.layers import Shape, macs
 from compiler.source import MODEL_LIMIT_BYTES, external_files
 from compiler.tflite.load import litert_schema, load_tflite
@@ -156,6 +157,7 @@ def parse(name: str, data: bytes) -> ModelProto:
     """
     if data[4:8] == TFLITE_MAGIC:
         return load_tflite(name, data)
+    refuse_foreign(name, data)
     try:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError) as error:
@@ -163,11 +165,26 @@ def parse(name: str, data: bytes) -> ModelProto:
     # Protobuf reads many a stray file as an empty message.
     if not model.graph.node or not model.opset_import:
         raise SourceError(f"{name} is not an ONNX file, or it is cut short: it holds no nodes")
+    refuse_bad_text(name, model)
     return model
 
 
 def facts_of(model: ModelProto, digest: str, size_bytes: int) -> ModelFacts:
-    """The facts of a parsed model."""
+    """The facts of a parsed model.
+
+    Raises:
+        SourceError: its tensors contradict what is said of them.
+    """
+    try:
+        return _facts(model, digest, size_bytes)
+    # What protobuf, numpy and shape arithmetic raise on numbers that lie.
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, ArithmeticError) as error:
+        raise SourceError(
+            f"the model is damaged: {str(error)[:200]}", hint="fetch or export the file again"
+        ) from error
+
+
+def _facts(model: ModelProto, digest: str, size_bytes: int) -> ModelFacts:
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     stored: Counter[str] = Counter()

@@ -25,6 +25,7 @@ class BuildOptions:
     max_drop_pp: the accepted drop of accuracy in percentage points, above 0 and below 100.
     format: of the model's file; ``None`` takes what each target's profile says.
     effort: how long the plan is searched.
+    trust_preprocess: only warn where the labels speak against the preprocessing contract.
     workers: test samples answered at the same time; changes no byte of the result.
     command: the command line, for the report.
     """
@@ -39,6 +40,7 @@ class BuildOptions:
     selection: Path | None = None
     labels: Path | None = None
     preprocess: Path | None = None
+    trust_preprocess: bool = False
     max_drop_pp: float = 1.0
     effort: Effort = "normal"
     format: Format | None = None
@@ -90,10 +92,7 @@ def read_labels(path: Path | None, classes: int) -> list[str]:
     """
     if path is None:
         return [str(class_id) for class_id in range(classes)]
-    labels = _read_text(path, "labels").splitlines()
-    labels = [label.strip() for label in labels]
-    while labels and not labels[-1]:
-        labels.pop()
+    labels = read_names(path)
     if len(labels) != classes:
         raise CompileError(
             f"labels file {path}: {len(labels)} names, but the model has {classes} classes",
@@ -109,6 +108,18 @@ def read_labels(path: Path | None, classes: int) -> list[str]:
         if label in seen:
             raise CompileError(f"labels file {path}, line {line}: {label!r} is there twice")
         seen.add(label)
+    return labels
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a labels file, unchecked.
+
+    Raises:
+        CompileError: unreadable.
+    """
+    labels = [line.strip() for line in _read_text(path, "labels").splitlines()]
+    while labels and not labels[-1]:
+        labels.pop()
     return labels
 
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from compiler.dataset import load_frames
+from compiler.datasets.load import load_frames
 from compiler.errors import OutputError
 from compiler.evaluate import Runner
 from edge_contract.layout import BundleDir, unpack_tar, write_durably
@@ -33,7 +33,7 @@ def run_bundle(bundle: Path, target: str, inputs: Path, out: Path, workers: int 
     Args:
         bundle: a bundle directory, or the same in one tar.
         target: a device profile that the bundle was compiled for.
-        inputs: ``.npz`` with ``x``, raw frames in the form of the calibration data.
+        inputs: raw frames, in any form that calibration data may have.
         out: ``.npz`` with ``y``, float32 ``[n, classes]``, dequantised; replaced as a whole.
         workers: samples answered at the same time.
 
@@ -51,7 +51,7 @@ def run_bundle(bundle: Path, target: str, inputs: Path, out: Path, workers: int 
     manifest = decode_model_manifest(opened.read_file(MODEL_FILE), where=f"{bundle}/{MODEL_FILE}")
     variant = manifest.variant_for(target)
     runner = Runner(opened.read_file(variant.file), manifest, variant, workers)
-    scores = runner.scores(load_frames(inputs), "input")
+    scores = runner.scores(load_frames(inputs, manifest.preprocess), "input")
     packed = io.BytesIO()
     np.savez(packed, y=scores)
     try:

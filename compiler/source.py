@@ -16,7 +16,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 
 from compiler.errors import SourceError
+from compiler.estimator import load_estimator
+from compiler.foreign import EXPORT_DOCS, is_skops, refuse_directory, refuse_foreign
 from compiler.graphcheck import check_graph
+from compiler.labeloutput import drop_label_output
 from compiler.tflite.load import load_tflite
 from edge_contract.errors import ExitCode
 
@@ -59,6 +62,7 @@ def load_source(path: Path) -> Source:
     model = _parse(path, data)
     external = external_files(path, model)
     check_graph(path.name, model)
+    drop_label_output(model)
     graph = model.graph
     constants = {initializer.name for initializer in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
@@ -97,8 +101,12 @@ def load_source(path: Path) -> Source:
 
 
 def _read(path: Path) -> bytes:
+    if path.is_dir():
+        refuse_directory(path)
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise SourceError(f"{path} is no regular file; expected a model file")
         if size > MODEL_LIMIT_BYTES:
             raise SourceError(
                 f"{path}: {size} bytes; a model file of at most {MODEL_LIMIT_BYTES} is accepted"
@@ -113,17 +121,16 @@ def _read(path: Path) -> bytes:
 def _parse(path: Path, data: bytes) -> ModelProto:
     if data[4:8] == b"TFL3":
         return load_tflite(path.name, data)
-    if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
-        raise SourceError(
-            f"{path.name} is a PyTorch checkpoint, a pickle or an archive; expected ONNX",
-            hint="torch.onnx.export(model, example, 'model.onnx')",
-        )
+    if is_skops(data):
+        return load_estimator(path.name, data)
+    refuse_foreign(path.name, data)
     try:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError) as error:
         raise SourceError(
             f"{path.name} is not an ONNX file, or it is cut short ({len(data)} bytes): {error}",
             hint=_EXPORT_HINT,
+            docs=EXPORT_DOCS,
         ) from error
     # Protobuf reads many a stray file as an empty message.
     if not model.graph.node or not model.opset_import:
@@ -131,6 +138,7 @@ def _parse(path: Path, data: bytes) -> ModelProto:
             f"{path.name} is not an ONNX file, or it is cut short ({len(data)} bytes): it holds no"
             " graph of nodes",
             hint=_EXPORT_HINT,
+            docs=EXPORT_DOCS,
         )
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     newest = onnx.defs.onnx_opset_version()
@@ -138,6 +146,7 @@ def _parse(path: Path, data: bytes) -> ModelProto:
         raise SourceError(
             f"{path.name} is of opset {opset}; opsets {OPSET_MIN} to {newest} are accepted",
             hint="export it again with opset_version=17",
+            docs=EXPORT_DOCS,
         )
     return model
 
@@ -150,9 +159,15 @@ def external_files(path: Path, model: ModelProto) -> list[Path]:
             names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
     if not names:
         return []
+    size = sum(file.stat().st_size for file in map(path.parent.joinpath, names) if file.is_file())
+    if size > MODEL_LIMIT_BYTES:
+        raise SourceError(
+            f"{path.name} keeps {size} bytes of weights in other files; at most"
+            f" {MODEL_LIMIT_BYTES} are accepted"
+        )
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
         raise SourceError(
             f"{path.name} keeps weights in {', '.join(sorted(names))[:200]}, which cannot be"
             f" loaded: {str(error).splitlines()[0][:200]}",

@@ -36,7 +36,7 @@ class Preprocessor:
             InputRefusedError: wrong shape or dtype, or NaN or infinity in it.
         """
         image = self.spec.kind == "image"
-        values = self._sized_image(frame) if image else _as_float(frame)
+        values = _as_float(self.sized(frame) if image else frame)
         values = values * np.float32(self.spec.scale)
         if self._mean.size:
             values = (values - self._mean) / self._std
@@ -62,7 +62,12 @@ class Preprocessor:
                 raise InputRefusedError(f"row {row}: {error.message}") from error
         return np.stack(rows)
 
-    def _sized_image(self, frame: npt.NDArray[np.generic]) -> FloatArray:
+    def sized(self, frame: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """The first step for images: one raw frame -> uint8 ``[height_px, width_px, channels]``.
+
+        Raises:
+            InputRefusedError: wrong shape or dtype, or another size and ``resize = 'none'``.
+        """
         spec = self.spec
         if frame.dtype != np.uint8:
             raise InputRefusedError(f"expected uint8 pixels, got {frame.dtype}")
@@ -77,7 +82,7 @@ class Preprocessor:
             )
         if frame.shape[:2] != (spec.height_px, spec.width_px):
             frame = self._resize(frame)
-        return frame.astype(np.float32)
+        return frame
 
     def _resize(self, frame: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         spec = self.spec

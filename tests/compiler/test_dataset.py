@@ -10,16 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.dataset import (
-    Dataset,
-    check_apart,
-    check_calibration,
-    check_labels,
-    check_shape,
-    contents_digest,
-    load_dataset,
-    load_frames,
-)
+from compiler.datasets.checks import check_apart, check_calibration, check_labels, check_shape
+from compiler.datasets.dataset import Dataset, contents_digest
+from compiler.datasets.load import load_dataset, load_frames
 from compiler.errors import CompileError, DatasetError
 from compiler.options import read_labels, read_preprocess
 from compiler.split import selection_split
@@ -104,7 +97,7 @@ def test_wrong_arrays_are_named(tmp_path: Path, x: np.ndarray, y: np.ndarray, me
 
 def test_arrays_of_other_names_are_listed(tmp_path: Path) -> None:
     path = write_npz(tmp_path / "x.npz", images=X, labels=Y)
-    with pytest.raises(DatasetError, match=r"expected the arrays 'x' and y"):
+    with pytest.raises(DatasetError, match=r"expected samples x and labels y"):
         load_dataset(path, "test", labels_required=True)
 
 

@@ -24,6 +24,7 @@ def test_the_digits_example_passes_on_both_schemes(
         words += [f"--{split}", str(tmp_path / f"{split}.npz")]
     ended = edge_compile([*words, "--out", str(tmp_path / "out"), "--json"])
     assert ended.code == 0
+    assert ended.json["warnings"] == []
     for report in ended.json["targets"].values():
         assert report["n"] >= 600
         assert report["int8"]["accuracy"] > 0.97

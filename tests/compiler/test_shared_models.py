@@ -46,6 +46,7 @@ def test_a_real_model_passes_with_every_layer_in_int8(
     ended = edge_compile(arguments(name, tmp_path / "out", max_drop_pp))
     assert ended.code == 0
     report = ended.json
+    assert not [warning for warning in report["warnings"] if "preprocessing" in warning]
     assert report["int8_ops"]["seen"] == report["int8_ops"]["expected"] == 10
     assert report["int8_ops"]["macs_share"] == 1
     assert report["agreement"] >= agreement

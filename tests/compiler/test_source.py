@@ -65,7 +65,7 @@ def test_text_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"\x80\x02}q\x00.", "PyTorch checkpoint"),
+        (b"\x80\x02}q\x00.", "a pickle, which is a program"),
         (b"PK\x03\x04" + bytes(60), "PyTorch checkpoint"),
         (b"\x1c\x00\x00\x00TFL3" + bytes(60), "TensorFlow Lite"),
     ],

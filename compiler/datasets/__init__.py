@@ -1,0 +1,1 @@
+"""Calibration, selection and test data from arrays, tables and folders of images."""

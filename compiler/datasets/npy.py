@@ -1,0 +1,46 @@
+"""``.npy``: the samples, and their labels in a file of the same name that ends in ``.labels.npy``.
+
+``digits.npy`` is labelled by ``digits.labels.npy`` beside it. Samples stay on the disk and are
+mapped into memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from compiler.datasets.dataset import Frames
+from compiler.datasets.raw import NUMPY_ERRORS, RawSamples
+from compiler.errors import DatasetError
+
+
+def labels_path(path: Path) -> Path:
+    """Where the labels of ``path`` lie."""
+    return path.with_name(path.stem + ".labels.npy")
+
+
+def read_npy(path: Path, role: str) -> RawSamples:
+    """The samples of ``path`` and the labels beside it, where they are there.
+
+    Raises:
+        OSError: unreadable.
+        DatasetError: not a plain array, or damaged.
+    """
+    labels = labels_path(path)
+    y = _read(labels, role) if labels.is_file() else None
+    return RawSamples(_read(path, role), y, f"no {labels.name} beside it" if y is None else "")
+
+
+def _read(path: Path, role: str) -> Frames:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(array, np.ndarray):
+            return array
+        raise ValueError("it is an archive")
+    except NUMPY_ERRORS as error:
+        raise DatasetError(
+            f"{role} file {path} is not a readable .npy file of one plain array:"
+            f" {str(error)[:200]}",
+            hint="np.save('file.npy', samples) and np.save('file.labels.npy', class_ids)",
+        ) from error
