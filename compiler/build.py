@@ -17,7 +17,9 @@ from compiler.options import BuildOptions
 from compiler.outdir import BUNDLE, check_output, staging
 from compiler.pack import pack_bundle
 from compiler.progress import Progress, silent
-from compiler.report import BuildReport, TargetReport
+from compiler.report.build import BuildReport
+from compiler.report.html import render_html
+from compiler.report.target import TargetReport
 from compiler.statcache import StatCache, cache_folder
 from compiler.variants import CompiledScheme, compile_scheme, float_scores
 
@@ -97,7 +99,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
             lineage=lineage,
             warnings=tuple(warnings),
         )
-        stage.publish({"report.json": report.json_bytes(), "report.html": report.html_bytes()})
+        stage.publish({"report.json": report.json_bytes(), "report.html": render_html(report)})
     return report
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from compiler.report import TargetReport
+from compiler.report.target import TargetReport
 from edge_contract.codec import encode_json
 from edge_contract.golden import GoldenVectors, encode_golden
 from edge_contract.layout import write_bundle
