@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from compiler.gate import Verdict
+from compiler.report.sbom import loaded_distributions, sbom, sbom_bytes
 from compiler.report.section import Section
 from compiler.report.target import TargetReport
 from edge_contract.model import Lineage
@@ -24,7 +25,9 @@ class BuildReport:
     bundle_digest: ``None`` where the gate was not passed and there is no bundle.
     lineage: digests, tools and options, as in the bundle.
     machine: what the figures were taken on.
+    model_card: as in the bundle (Markdown).
     sections: what else there is to say of the build as a whole.
+    distributions: what the build ran with, by name.
     """
 
     name: str
@@ -36,7 +39,9 @@ class BuildReport:
     machine: Mapping[str, str]
     lineage: Lineage
     warnings: tuple[str, ...]
+    model_card: str = ""
     sections: tuple[Section, ...] = ()
+    distributions: Mapping[str, str] = field(default_factory=loaded_distributions)
 
     @property
     def verdict(self) -> Verdict:
@@ -52,6 +57,28 @@ class BuildReport:
             target.gate.reason
             if len(self.targets) == 1
             else f"{target.target}: {target.gate.reason}"
+        )
+
+    @property
+    def headline(self) -> str:
+        """The verdict as a sentence."""
+        targets = " and ".join(target.target for target in self.targets)
+        bound = max(target.gate.drop_upper_pp for target in self.targets)
+        limit = self.targets[0].gate.max_drop_pp
+        if self.verdict == "pass":
+            return (
+                f"{self.name} {self.version} may ship to {targets}: int8 costs at most"
+                f" {bound:.2f} percentage points of accuracy, with 95 % confidence (limit"
+                f" {limit:g})."
+            )
+        if self.verdict == "fail":
+            return (
+                f"{self.name} {self.version} may not ship to {targets}: int8 costs more than"
+                f" {limit:g} percentage points of accuracy, with 95 % confidence."
+            )
+        return (
+            f"{self.name} {self.version} may not ship to {targets} yet: the test samples are too"
+            f" few to tell whether int8 costs more than {limit:g} percentage points of accuracy."
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -78,3 +105,17 @@ class BuildReport:
     def json_bytes(self) -> bytes:
         """``report.json``."""
         return (json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n").encode()
+
+    def sbom_bytes(self) -> bytes:
+        """``sbom.json``."""
+        python = self.machine.get("python", "")
+        return sbom_bytes(
+            sbom(
+                self.name,
+                self.version,
+                self.bundle_digest,
+                self.lineage,
+                self.distributions,
+                python,
+            )
+        )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
+from compiler.plan.diagnose import LayerFidelity
 from compiler.report.build import BuildReport
 from compiler.report.target import TargetReport
 
@@ -19,8 +25,21 @@ def render_html(report: BuildReport) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    css = resources.files("compiler").joinpath("templates/report.css").read_text("utf-8")
     template = environment.get_template("report.html")
-    return template.render(report=report, scale=interval_scale(report.targets)).encode()
+    return template.render(
+        report=report,
+        scale=interval_scale(report.targets),
+        noise_shares=noise_shares,
+        css=Markup(css),
+        css_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
+    ).encode()
+
+
+def noise_shares(ranking: Sequence[tuple[str, LayerFidelity]]) -> list[float]:
+    """Each layer's part of the layers' summed noise power, 0..1, in the order of ``ranking``."""
+    noise = [10 ** (-layer.alone_snr_db / 10) for _, layer in ranking]
+    return [one / sum(noise) for one in noise]
 
 
 def interval_scale(targets: tuple[TargetReport, ...]) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Place = Literal["cost", "answers", "layers", "more"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Section:
     data: JSON, under ``key``.
     columns, rows: a table; the first column is text, the others are figures.
     template: in ``compiler/templates/sections/``, for more than a table; it sees the section as
-        ``section``, the target as ``target``, and draws ``view``.
+        ``section`` and what it belongs to as ``where``, and draws ``view``.
+    place: where on a target's page: beside size and latency, beside the answers, beside the
+        layers, or at the end.
     lines: for the terminal summary.
     proven: it follows from inputs, tools and options alone, so it enters ``evidence.json``, too.
         Nothing that holds a time, a path, a machine or a sample may.
@@ -45,5 +49,6 @@ class Section:
     rows: tuple[tuple[str, ...], ...] = ()
     template: str = "table.html"
     view: Mapping[str, Any] = field(default_factory=dict)
+    place: Place = "more"
     lines: tuple[str, ...] = ()
     proven: bool = False

@@ -52,6 +52,7 @@ class TargetReport:
                 "name": name,
                 "snr_db": round(layer.snr_db, 2),
                 "alone_snr_db": round(layer.alone_snr_db, 2),
+                "cosine": round(layer.cosine, 6),
             }
             for name, layer in self.ranking()
         ]
