@@ -86,15 +86,19 @@ def peak_bytes(model: ModelProto, sizes: Mapping[str, int], int8: Set[str]) -> i
     def held(name: str) -> str:
         return place.get(name, name)
 
+    entry = model.graph.input[0].name
     bytes_of: dict[str, int] = {}
     for name, elements in sizes.items():
+        # A layer whose Relu is int8 writes int8; the input comes in float and is then rounded.
         cost = elements * (1 if name in int8 else 4)
-        bytes_of[held(name)] = max(bytes_of.get(held(name), 0), cost)
+        if name == entry and name in int8:
+            cost += 4 * elements
+        bytes_of[held(name)] = min(bytes_of.get(held(name), cost), cost)
     ends = {held(value.name): len(model.graph.node) for value in model.graph.output}
     for step, node in enumerate(model.graph.node):
         for name in node.input:
             ends[held(name)] = max(ends.get(held(name), 0), step)
-    alive = {held(model.graph.input[0].name)}
+    alive = {held(entry)}
     peak = 0
     for step, node in enumerate(model.graph.node):
         alive |= {held(name) for name in node.output if name in sizes}

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from compiler.plan.diagnose import LayerFidelity
+from compiler.report.names import short_name
 from compiler.report.section import Section
 
 GAIN_MIN_DB = 0.5
 """A layer in float that gains less is not worth the passes between float and int8."""
+
+MACS_SHARE_MAX = 0.25
+"""More in float is no int8 model any more; layers that do not fit into this are passed over."""
 
 SUGGESTED_MAX = 5
 
@@ -31,7 +35,7 @@ class Exclusion:
 def suggest_exclusions(
     ranking: Sequence[tuple[str, LayerFidelity]], macs: Mapping[str, int], total: int
 ) -> list[Exclusion]:
-    """The layers whose noise is the largest part of the whole, while each gains enough.
+    """The layers whose noise is the largest part of the whole, while each gains enough and fits.
 
     Each layer's own noise power is ``10^(-alone_snr / 10)`` of the logits'. Errors of different
     layers are taken to be independent, so their powers add, and leaving a layer in float takes
@@ -46,12 +50,15 @@ def suggest_exclusions(
     whole = rest = sum(noise.values())
     found: list[Exclusion] = []
     spent = 0
-    for name, _ in ranking[:SUGGESTED_MAX]:
+    for name, _ in ranking:
         left = rest - noise[name]
-        if left <= 0 or 10 * math.log10(rest / left) < GAIN_MIN_DB:
+        cost = macs.get(name, total)
+        if left <= 0 or 10 * math.log10(rest / left) < GAIN_MIN_DB or len(found) == SUGGESTED_MAX:
             break
+        if spent + cost > MACS_SHARE_MAX * total:
+            continue
         rest = left
-        spent += macs.get(name, 0)
+        spent += cost
         found.append(Exclusion(name, 10 * math.log10(whole / rest), spent / max(total, 1)))
     return found
 
@@ -67,7 +74,8 @@ def exclusions_section(found: Sequence[Exclusion]) -> Section:
             " ran in float, were the errors of different layers independent. The build leaves"
             " layers in float by itself where int8 ruins the answers."
             if found
-            else f"No layer stands out: none alone would gain {GAIN_MIN_DB:g} dB in float."
+            else f"No layer stands out: none of up to {100 * MACS_SHARE_MAX:g} % of the MACs would"
+            f" gain {GAIN_MIN_DB:g} dB in float."
         ),
         data=[
             {
@@ -78,5 +86,8 @@ def exclusions_section(found: Sequence[Exclusion]) -> Section:
             for one in found
         ],
         columns=("these layers and those above", "predicted gain", "MACs in float"),
-        rows=tuple((one.name, f"+{one.gain_db:.1f} dB", f"{one.macs_share:.2%}") for one in found),
+        rows=tuple(
+            (short_name(one.name), f"+{one.gain_db:.1f} dB", f"{100 * one.macs_share:.2f} %")
+            for one in found
+        ),
     )

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from compiler.plan.diagnose import LayerFidelity
 from compiler.report.build import BuildReport
+from compiler.report.names import short_name
 from compiler.report.target import TargetReport
 
 
@@ -26,11 +27,11 @@ def render_html(report: BuildReport) -> bytes:
         lstrip_blocks=True,
     )
     css = resources.files("compiler").joinpath("templates/report.css").read_text("utf-8")
+    environment.globals |= {"noise_shares": noise_shares, "short_name": short_name}
     template = environment.get_template("report.html")
     return template.render(
         report=report,
         scale=interval_scale(report.targets),
-        noise_shares=noise_shares,
         css=Markup(css),
         css_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
     ).encode()

@@ -14,7 +14,8 @@ def resources_section(
     """Float beside int8; memory is an estimate and says so."""
     macs = sum(layer.macs for layer in report.audit.layers)
     memory_bytes = profile.memory_mb << 20
-    share = int8.total_bytes / memory_bytes
+    share_percent = 100 * int8.total_bytes / memory_bytes
+    share = f"{share_percent:.2f} %" if share_percent >= 0.01 else "less than 0.01 %"
     return Section(
         key="resources",
         title="Size, memory, arithmetic",
@@ -22,7 +23,7 @@ def resources_section(
         note=(
             "Memory is estimated: the model file and the activations alive at the worst moment of"
             f" one frame, without the runtime's own. {profile.title} has {profile.memory_mb:,} MB;"
-            f" the int8 model takes {share:.2%} of it."
+            f" the int8 model takes {share} of it."
         ),
         data={
             "ram_estimate_bytes": {"float": floating.total_bytes, "int8": int8.total_bytes},

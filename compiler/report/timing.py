@@ -30,8 +30,9 @@ def timing_section(latency: Latency, report: TargetReport, arch: str) -> Section
         else []
     )
     figures = {name: latency.quantiles(name) for name in ("float", "int8")}
-    label = f"measured on this machine ({latency.machine})"
-    doubt = "" if decides else f"{latency.machine} timing never decides for {_family(arch)}"
+    machine = latency.machine.replace("_", "-")
+    label = f"measured on this machine ({machine})"
+    doubt = "" if decides else f"{machine} timing never decides for {_family(arch)}"
     if latency.slower:
         verdict = f"int8 is slower than float here: {latency.ratio:.2f} times its time"
     elif high < 1:
@@ -44,7 +45,7 @@ def timing_section(latency: Latency, report: TargetReport, arch: str) -> Section
         place="cost",
         note=(
             f"{label[0].upper()}{label[1:]}, one thread, {latency.pairs} frames answered by both"
-            f" models in turns.{f' {doubt[0].upper()}{doubt[1:]}.' if doubt else ''}"
+            f" models in turns{f'; {doubt}' if doubt else ''}."
         ),
         data={
             "kind": "measured",
@@ -95,4 +96,4 @@ def _ms(value: float) -> float:
 
 
 def _family(arch: str) -> str:
-    return "ARM" if arch == "aarch64" else arch
+    return "ARM" if arch == "aarch64" else arch.replace("_", "-")
