@@ -8,12 +8,12 @@ device with another processor (FACTS: S8S8 is right for ARM and slower than floa
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from compiler.dataset import Frames
 from compiler.inputs import Inputs
 from edge_contract.model import Variant
 from edge_runtime.session import ModelSession
@@ -83,9 +83,13 @@ class Latency:
 
 
 def measure_latency(
-    inputs: Inputs, variant: Variant, floating: ModelSession, int8: bytes, frames: Frames
+    inputs: Inputs,
+    variant: Variant,
+    floating: ModelSession,
+    int8: bytes,
+    frames: Sequence[npt.NDArray[np.generic]],
 ) -> Latency:
-    """Time both models in turns on ``frames``, raw, ``[n, ...]``.
+    """Time both models in turns on ``frames``, raw.
 
     Raises:
         ModelRuntimeError: the runtime fails.

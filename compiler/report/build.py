@@ -62,24 +62,28 @@ class BuildReport:
     @property
     def headline(self) -> str:
         """The verdict as a sentence."""
-        targets = " and ".join(target.target for target in self.targets)
-        bound = max(target.gate.drop_upper_pp for target in self.targets)
+        blamed = [t for t in self.targets if t.gate.verdict == self.verdict]
+        names = " and ".join(target.target for target in blamed)
+        bound = max(target.gate.drop_upper_pp for target in blamed)
         limit = self.targets[0].gate.max_drop_pp
+        what = f"{self.name} {self.version}"
+        points = f"{limit:g} percentage point{'' if limit == 1 else 's'}"
         if self.verdict == "pass":
             return (
-                f"{self.name} {self.version} may ship to {targets}: int8 costs at most"
-                f" {bound:.2f} percentage points of accuracy, with 95 % confidence (limit"
-                f" {limit:g})."
+                f"{what} may ship to {names}: int8 costs at most {bound:.2f} percentage points of"
+                f" accuracy, with 95 % confidence (limit {limit:g})."
             )
-        if self.verdict == "fail":
+        if self.verdict == "insufficient":
             return (
-                f"{self.name} {self.version} may not ship to {targets}: int8 costs more than"
-                f" {limit:g} percentage points of accuracy, with 95 % confidence."
+                f"{what} may not ship yet: on {names} the test samples are too few to tell whether"
+                f" int8 costs more than {points} of accuracy."
             )
-        return (
-            f"{self.name} {self.version} may not ship to {targets} yet: the test samples are too"
-            f" few to tell whether int8 costs more than {limit:g} percentage points of accuracy."
-        )
+        if all(target.gate.drop_lower_pp > limit for target in blamed):
+            return (
+                f"{what} may not ship: on {names} int8 costs more than {points} of accuracy, with"
+                " 95 % confidence."
+            )
+        return f"{what} may not ship: on {names} a check failed."
 
     def as_json(self) -> dict[str, Any]:
         """Figures of the first target on top; ``targets`` holds those of every target."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from compiler.dataset import Labels
 from compiler.report.section import Section
 from edge_runtime.preprocess import FloatArray
+
+Ids = npt.NDArray[np.int64]
 
 CLASSES_SHOWN = 24
 """Beyond these, only the classes that changed most are drawn."""
 
 
-def confusion_section(
-    floating: FloatArray, int8: FloatArray, y: Labels, labels: list[str]
-) -> Section:
+def confusion_section(floating: FloatArray, int8: FloatArray, y: Ids, labels: list[str]) -> Section:
     """Int8's confusion matrix less the float model's.
 
     Args:
@@ -56,9 +56,7 @@ def confusion_section(
     )
 
 
-def _counts(
-    y: Labels, scores: FloatArray, classes: int
-) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def _counts(y: Ids, scores: FloatArray, classes: int) -> Ids:
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (y, scores.argmax(axis=1)), 1)
     return counts

@@ -58,15 +58,15 @@ class Contents:
         inputs = self._inputs
         profile = inputs.profiles[report.target]
         variant = inputs.manifest.variant_for(report.target)
-        if report.scheme not in self._latency:
+        if variant.file not in self._latency:
             progress(f"{report.scheme}: timing float and int8 in turns on this machine")
-            self._latency[report.scheme] = self._timed(variant, done)
+            self._latency[variant.file] = self._timed(variant, done)
         data, labels = inputs.data.test, inputs.manifest.labels
         assert data.y is not None, "test data are loaded with labels required"
         floating, int8 = self._floating.test, done.test_scores
         sections = (
             self._resources(report, done),
-            timing_section(self._latency[report.scheme], report, profile.arch),
+            timing_section(self._latency[variant.file], report, profile.arch),
             confusion_section(floating, int8, data.y, labels),
             flips_section(
                 worst_flips(floating, int8, data.y, labels), data.x, inputs.manifest.preprocess
@@ -87,7 +87,8 @@ class Contents:
             inputs.manifest,
             msgspec.structs.replace(variant, scheme="float32"),
         )
-        frames = inputs.data.test.x[:_FRAMES_TIMED]
+        test = inputs.data.test.x
+        frames = [test[row] for row in range(min(_FRAMES_TIMED, len(test)))]
         return measure_latency(inputs, variant, floating, done.files.model, frames)
 
     def _resources(self, report: TargetReport, done: CompiledScheme) -> Section:

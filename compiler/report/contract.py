@@ -18,8 +18,8 @@ def contract_section(inputs: Inputs, x: npt.NDArray[np.float32]) -> Section:
         x: model inputs of calibration samples, float32 ``[n, ...]``.
     """
     spec = inputs.manifest.preprocess
-    raw = inputs.data.whole.x
-    frame = f"{raw.dtype} {' x '.join(map(str, raw.shape[1:]))}"
+    raw = np.asarray(inputs.data.whole.x[0])
+    frame = f"{raw.dtype} {' x '.join(map(str, raw.shape))}"
     entry = inputs.manifest.inputs[0]
     shape = " x ".join("n" if size is None else str(size) for size in entry.shape)
     rows = [("raw frame", frame)]

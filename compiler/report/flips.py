@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from compiler.dataset import Frames, Labels
 from compiler.report.section import Section
 from edge_contract.preprocess import PreprocessSpec
 from edge_runtime.preprocess import FloatArray
+
+Frame = npt.NDArray[np.generic]
+Ids = npt.NDArray[np.int64]
 
 SHOWN = 20
 _SIDE_MAX_PX = 96
@@ -40,7 +43,7 @@ class Flip:
 
 
 def worst_flips(
-    floating: FloatArray, int8: FloatArray, y: Labels, labels: list[str]
+    floating: FloatArray, int8: FloatArray, y: Ids, labels: list[str]
 ) -> tuple[Flip, ...]:
     """Every flip: lost ones first, the widest margin first.
 
@@ -67,7 +70,9 @@ def worst_flips(
     return tuple(sorted(found, key=lambda flip: (not flip.lost, -flip.margin, flip.row)))
 
 
-def flips_section(flips: tuple[Flip, ...], frames: Frames, spec: PreprocessSpec) -> Section:
+def flips_section(
+    flips: tuple[Flip, ...], frames: Sequence[Frame] | Frame, spec: PreprocessSpec
+) -> Section:
     """The ``SHOWN`` worst, each with its raw frame ``frames[row]``."""
     shown = flips[:SHOWN]
     return Section(
@@ -97,7 +102,7 @@ def flips_section(flips: tuple[Flip, ...], frames: Frames, spec: PreprocessSpec)
     )
 
 
-def drawing(frame: Frames, spec: PreprocessSpec) -> dict[str, object]:
+def drawing(frame: Frame, spec: PreprocessSpec) -> dict[str, object]:
     """How to show one raw frame: ``{"png": data URI, ...}``, or ``{"points": SVG points, ...}``."""
     picture = as_picture(frame, spec)
     if picture is not None:
@@ -124,7 +129,7 @@ def drawing(frame: Frames, spec: PreprocessSpec) -> dict[str, object]:
     return {"points": points, "low": low, "high": high, "count": int(np.asarray(frame).size)}
 
 
-def as_picture(frame: Frames, spec: PreprocessSpec) -> npt.NDArray[np.uint8] | None:
+def as_picture(frame: Frame, spec: PreprocessSpec) -> npt.NDArray[np.uint8] | None:
     """The frame as uint8 ``[height, width]`` or ``[height, width, BGR]``; ``None`` if it is none.
 
     What the contract calls an image is one. Of other frames, those are drawn that have the shape
@@ -132,7 +137,7 @@ def as_picture(frame: Frames, spec: PreprocessSpec) -> npt.NDArray[np.uint8] | N
     other; their values are stretched from the least to the greatest.
     """
     is_image = spec.kind == "image"
-    array: Frames = np.asarray(frame)
+    array: Frame = np.asarray(frame)
     if array.ndim == 3 and (spec.layout == "NCHW" if is_image else array.shape[0] in (1, 3)):
         array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[2] == 1:

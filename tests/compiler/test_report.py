@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,24 +15,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compiler.build import build
+from compiler.gate import judge
 from compiler.latency import Latency, why_slower
 from compiler.memory import peak_bytes, tensor_sizes
+from compiler.options import BuildOptions
 from compiler.plan.diagnose import LayerFidelity
 from compiler.plan.fidelity import cosine
 from compiler.plan.plan import grid_of
 from compiler.ranges import BINS, TensorStats
+from compiler.report.build import BuildReport
 from compiler.report.confusion import confusion_section
 from compiler.report.exclusions import MACS_SHARE_MAX, suggest_exclusions
 from compiler.report.flips import SHOWN, as_picture, drawing, flips_section, worst_flips
 from compiler.report.histograms import _histogram
-from compiler.report.html import noise_shares
+from compiler.report.html import noise_shares, render_html
 from compiler.report.names import NAME_CHARS, short_name
 from compiler.report.sbom import loaded_distributions, sbom
+from compiler.report.section import Section
+from compiler.report.terminal import summary_lines
 from edge_contract.model import Lineage
 from edge_contract.preprocess import PreprocessSpec
+from tests.compiler.conftest import Small
 from tests.compiler.models import small_cnn
 
 LABELS = ["ant", "bee", "cat"]
+
+
+@pytest.fixture(scope="module")
+def built_report(small: Small, tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
+    options = BuildOptions(
+        model=small.model,
+        name="stripes",
+        version="1.0.0",
+        targets=("raspberry-pi-4",),
+        calibration=small.calibration,
+        test=small.test,
+        out=Path(tmp_path_factory.mktemp("report")) / "out",
+        max_drop_pp=3,
+        effort="fast",
+    )
+    return build(options, clock=time.monotonic)
 
 
 def scores(answers: list[int], margins: list[float]) -> np.ndarray:
@@ -232,3 +258,55 @@ def test_the_bill_of_materials_is_valid_cyclonedx_and_repeats() -> None:
         assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
         again = sbom("kws", "1.0.0", digest, lineage, loaded_distributions(), "3.11.2")
         assert document == again
+
+
+def test_a_plain_table_is_all_that_a_new_section_needs(built_report: BuildReport) -> None:
+    added = Section(
+        key="pruning",
+        title="Pruning <b>",
+        data={"macs_share": 0.81},
+        columns=("group", "before", "after"),
+        rows=(("Conv_3", "64", "48"),),
+        lines=("pruned    19 % of the MACs",),
+        proven=True,
+    )
+    target = built_report.targets[0]
+    report = replace(built_report, targets=(replace(target, sections=(*target.sections, added)),))
+    assert report.as_json()["targets"]["raspberry-pi-4"]["pruning"] == {"macs_share": 0.81}
+    assert report.targets[0].evidence()["pruning"] == {"macs_share": 0.81}
+    assert "latency" not in report.targets[0].evidence()
+    assert "  pruned    19 % of the MACs" in summary_lines(report)
+    page = render_html(report).decode()
+    assert "Pruning &lt;b&gt;" in page
+    assert "<td>Conv_3</td><td>64</td><td>48</td>" in page
+
+
+@pytest.mark.parametrize(
+    ("lost", "samples", "limit", "said"),
+    [
+        (0, 700, 1.0, "may ship to raspberry-pi-4: int8 costs at most 0.43 percentage points"),
+        (
+            30,
+            700,
+            1.0,
+            "may not ship: on raspberry-pi-4 int8 costs more than 1 percentage point of",
+        ),
+        (0, 30, 1.0, "may not ship yet: on raspberry-pi-4 the test samples are too few"),
+    ],
+)
+def test_the_headline_is_the_verdict_in_words(
+    built_report: BuildReport, lost: int, samples: int, limit: float, said: str
+) -> None:
+    gate = judge(samples, lost, 0, limit)
+    target = replace(built_report.targets[0], gate=gate)
+    report = replace(built_report, targets=(target,))
+    assert said in report.headline
+    assert said in render_html(report).decode()
+
+
+def test_a_failure_that_is_not_the_accuracys_is_not_blamed_on_it(
+    built_report: BuildReport,
+) -> None:
+    gate = replace(judge(700, 0, 0, 1.0), verdict="fail", reason="the audit found float kernels")
+    report = replace(built_report, targets=(replace(built_report.targets[0], gate=gate),))
+    assert report.headline.endswith("on raspberry-pi-4 a check failed.")
