@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from importlib.metadata import distribution, packages_distributions
 from typing import Any
 
+from edge_contract import __version__
 from edge_contract.model import Lineage
 
 SBOM_FILE = "sbom.json"
@@ -20,11 +21,12 @@ _NAMESPACE = "https://cyclonedx.org/schema/bom-1.6.schema.json"
 
 
 def loaded_distributions() -> dict[str, str]:
-    """Name -> version of every installed distribution that this process has a module of."""
+    """Name -> version of every distribution that this process has a module of, this one first."""
     owners = packages_distributions()
     tops = {module.partition(".")[0] for module in sys.modules}
     names = {name for top in tops for name in owners.get(top, ())}
-    return {name: distribution(name).version for name in sorted(names, key=str.lower)}
+    others = sorted(names - {"wherry"}, key=str.lower)
+    return {"wherry": __version__, **{name: distribution(name).version for name in others}}
 
 
 def sbom(

@@ -158,8 +158,12 @@ def test_report_json_says_where_latency_was_measured_and_what_it_does_not_decide
     assert (hashes and f"sha256:{hashes[0]['content']}") == digest
 
 
-def test_printed_pages_hold_what_is_folded_on_the_screen(opened: Opened) -> None:
-    opened.page.emulate_media(media="print")
+def test_printed_pages_are_light_and_hold_what_is_folded_on_the_screen(opened: Opened) -> None:
+    opened.page.emulate_media(media="print", color_scheme="dark")
+    paper = opened.page.evaluate(
+        "getComputedStyle(document.querySelector('.card')).backgroundColor"
+    )
+    assert paper == "rgb(255, 255, 255)"
     folded = opened.page.locator("details:not([open]) p").first
     assert folded.evaluate("e => e.checkVisibility({contentVisibilityAuto: true})")
     assert np.isfinite(folded.bounding_box()["height"])  # type: ignore[index]
