@@ -10,6 +10,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
+from compiler.audit import optimised_graph
 from compiler.calibration import Calibration
 from compiler.inputs import Inputs
 from compiler.latency import Latency, measure_latency
@@ -21,6 +22,7 @@ from compiler.report.contract import contract_section
 from compiler.report.exclusions import exclusions_section, suggest_exclusions
 from compiler.report.flips import flips_section, worst_flips
 from compiler.report.histograms import histograms, histograms_section
+from compiler.report.operators import operators_section
 from compiler.report.resources import resources_section
 from compiler.report.section import Section
 from compiler.report.target import TargetReport
@@ -71,6 +73,7 @@ class Contents:
             flips_section(
                 worst_flips(floating, int8, data.y, labels), data.x, inputs.manifest.preprocess
             ),
+            *self._operators(variant, done),
             self._exclusions(report),
             self._ranges(report, done),
         )
@@ -101,6 +104,11 @@ class Contents:
             Memory(report.bytes_int8, int8),
             self._inputs.profiles[report.target],
         )
+
+    def _operators(self, variant: Variant, done: CompiledScheme) -> list[Section]:
+        if variant.runtime != "onnxruntime":
+            return []  # other runtimes do not hand out the graph that they execute
+        return [operators_section(optimised_graph(done.files.model, variant.scheme))]
 
     def _exclusions(self, report: TargetReport) -> Section:
         macs = {layer.source_name: layer.macs for layer in report.audit.layers}

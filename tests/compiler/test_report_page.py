@@ -149,6 +149,9 @@ def test_report_json_says_where_latency_was_measured_and_what_it_does_not_decide
         assert target["resources"]["kind"] == "estimated"
         assert all(0 <= one["clip_share"] <= 1 for one in target["ranges"])
         assert all(-1 <= layer["cosine"] <= 1 for layer in target["sensitivity"])
+        operators = {one["op"]: one["arithmetic"] for one in target["operators"]}
+        assert operators["QLinearConv"] == "int8"
+        assert operators["QuantizeLinear"] == "conversion"
         changes = [cell["change"] for cell in target["confusion_change"]]
         assert sum(changes) == 0
     assert report["preprocess"]["checked"]
