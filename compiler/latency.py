@@ -117,18 +117,18 @@ def measure_latency(
     )
 
 
-def why_slower(latency: Latency, scheme: str, left_float: int, layers: int, macs: int) -> list[str]:
+def why_slower(latency: Latency, kind: str, left_float: int, layers: int, macs: int) -> list[str]:
     """What explains an int8 model that is slower than its float source, the likeliest first.
 
     Args:
-        scheme: of the variant.
+        kind: runtime and scheme of the variant.
         left_float, layers: layers that run in float, and all of them.
         macs: multiply-accumulates of one frame.
     """
     found = []
-    if scheme == "s8s8" and latency.machine not in _ARM:
+    if kind == "onnxruntime s8s8" and latency.machine not in _ARM:
         found.append(
-            "S8S8 is the scheme of ARM; on x86-64 the runtime has no fast kernels for it, so this"
+            "S8S8 is the scheme of ARM; on x86-64 onnxruntime has no fast kernels for it, so this"
             " is expected here and says nothing about the device"
         )
     if left_float:

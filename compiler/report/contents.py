@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import msgspec
 import numpy as np
 
 from compiler.audit import optimised_graph
@@ -27,7 +26,7 @@ from compiler.report.resources import resources_section
 from compiler.report.section import Section
 from compiler.report.target import TargetReport
 from compiler.report.timing import timing_section
-from compiler.variants import CompiledScheme, FloatScores
+from compiler.variants import CompiledScheme, FloatScores, float_variant
 from edge_contract.model import Variant
 from edge_runtime.session import ModelSession
 
@@ -68,7 +67,7 @@ class Contents:
         floating, int8 = self._floating.test, done.test_scores
         sections = (
             self._resources(report, done),
-            timing_section(self._latency[variant.file], report, profile.arch),
+            timing_section(self._latency[variant.file], report, profile.arch, variant.runtime),
             confusion_section(floating, int8, data.y, labels),
             flips_section(
                 worst_flips(floating, int8, data.y, labels), data.x, inputs.manifest.preprocess
@@ -88,7 +87,7 @@ class Contents:
         floating = ModelSession(
             inputs.graph.model.SerializeToString(),
             inputs.manifest,
-            msgspec.structs.replace(variant, scheme="float32"),
+            float_variant(inputs),
         )
         test = inputs.data.test.x
         frames = [test[row] for row in range(min(_FRAMES_TIMED, len(test)))]

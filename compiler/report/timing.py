@@ -7,13 +7,14 @@ from compiler.report.section import Section
 from compiler.report.target import TargetReport
 
 
-def timing_section(latency: Latency, report: TargetReport, arch: str) -> Section:
+def timing_section(latency: Latency, report: TargetReport, arch: str, runtime: str) -> Section:
     """Float beside int8.
 
     Args:
         latency: as measured.
         report: of the target, for the reasons of a slow int8 model.
         arch: of the target's profile.
+        runtime: of the target's variant.
     """
     audit = report.audit
     low, high = latency.ratio_bounds
@@ -21,7 +22,7 @@ def timing_section(latency: Latency, report: TargetReport, arch: str) -> Section
     why = (
         why_slower(
             latency,
-            report.scheme,
+            f"{runtime} {report.scheme}",
             len(audit.left_float),
             audit.expected,
             sum(layer.macs for layer in audit.layers),

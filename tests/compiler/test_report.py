@@ -204,10 +204,10 @@ def test_x86_timing_never_decides_for_arm_and_slow_s8s8_is_expected_there() -> N
     latency = Latency((1.0,) * 20, (2.0,) * 20, 0.0, "x86_64")
     assert not latency.decides_for("aarch64")
     assert latency.decides_for("x86_64")
-    why = why_slower(latency, "s8s8", 2, 9, 50_000_000)
+    why = why_slower(latency, "onnxruntime s8s8", 2, 9, 50_000_000)
     assert "expected here" in why[0]
     assert "2 of 9 layers run in float" in why[1]
-    (usual,) = why_slower(latency, "u8s8", 0, 9, 50_000_000)
+    (usual,) = why_slower(latency, "onnxruntime u8s8", 0, 9, 50_000_000)
     assert "no multiple" in usual
 
 
