@@ -126,7 +126,7 @@ def why_slower(latency: Latency, kind: str, left_float: int, layers: int, macs: 
         macs: multiply-accumulates of one frame.
     """
     found = []
-    if kind == "onnxruntime s8s8" and latency.machine not in _ARM:
+    if kind.startswith("onnxruntime s8s8") and latency.machine not in _ARM:
         found.append(
             "S8S8 is the scheme of ARM; on x86-64 onnxruntime has no fast kernels for it, so this"
             " is expected here and says nothing about the device"
