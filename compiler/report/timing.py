@@ -86,8 +86,8 @@ def timing_section(latency: Latency, report: TargetReport, arch: str, runtime: s
                 f"latency   p50 {figures['int8'][0]:.3f} ms, p95 {figures['int8'][1]:.3f} ms"
                 f" (float {figures['float'][0]:.3f}, {figures['float'][1]:.3f}), {label}"
             ),
-            *([f"          {doubt}"] if doubt else []),
-            *(f"          {verdict}: {reason}" for reason in why[:1]),
+            f"          {'; '.join(filter(None, (verdict, doubt)))}",
+            *(f"          why: {reason}" for reason in why[:1]),
         ),
     )
 
