@@ -16,9 +16,13 @@ from compiler.gate import judge
 from compiler.inputs import load_inputs
 from compiler.options import BuildOptions
 from compiler.outdir import BUNDLE, check_output, staging
-from compiler.pack import pack_bundle
+from compiler.pack import model_card, pack_bundle
 from compiler.progress import Progress, silent
-from compiler.report import BuildReport, TargetReport
+from compiler.report.build import BuildReport
+from compiler.report.contents import Contents
+from compiler.report.html import render_html
+from compiler.report.sbom import SBOM_FILE
+from compiler.report.target import TargetReport
 from compiler.statcache import StatCache, cache_folder
 from compiler.variants import CompiledVariant, compile_variant, float_scores
 
@@ -90,19 +94,34 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
             )
         elif (options.out / BUNDLE).exists():
             warnings.append("the bundle of an earlier build was removed: the gate was not passed")
+        contents = Contents(inputs, calibration, floating)
+        described = [
+            contents.of_target(
+                report, made[inputs.manifest.variant_for(report.target).file], progress
+            )
+            for report in reports.values()
+        ]
         lineage = inputs.manifest.lineage
         report = BuildReport(
             name=inputs.manifest.name,
             version=inputs.manifest.version,
-            targets=tuple(reports.values()),
+            targets=tuple(described),
             bundle_digest=digest,
             duration_s=clock() - begin,
             command=options.command,
             machine=_machine(),
             lineage=lineage,
             warnings=tuple(warnings),
+            sections=contents.of_build(),
+            model_card=model_card(inputs.manifest, reports),
         )
-        stage.publish({"report.json": report.json_bytes(), "report.html": report.html_bytes()})
+        stage.publish(
+            {
+                "report.json": report.json_bytes(),
+                "report.html": render_html(report),
+                SBOM_FILE: report.sbom_bytes(),
+            }
+        )
     return report
 
 

@@ -157,6 +157,7 @@ def build(
     from compiler.build import build as run_build
     from compiler.options import BuildOptions
     from compiler.progress import to_stream
+    from compiler.report.terminal import summary_lines
 
     report = run_build(
         BuildOptions(
@@ -183,7 +184,7 @@ def build(
     if as_json:
         click.echo(report.json_bytes(), nl=False)
     else:
-        for line in report.summary():
+        for line in summary_lines(report):
             click.echo(line)
     return ExitCode.OK if report.verdict == "pass" else ExitCode.GATE
 

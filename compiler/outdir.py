@@ -1,4 +1,4 @@
-"""The output directory: ``bundle/`` and the two reports, replaced together at the end.
+"""The output directory: ``bundle/`` and the reports, replaced together at the end.
 
 A build works in a hidden directory beside them and touches nothing else until it is done. What
 lies there afterwards belongs together: reports are taken away before the bundle is changed and
@@ -18,7 +18,7 @@ from compiler.errors import OutputError
 from edge_contract.layout import fsync_dir, write_durably
 
 BUNDLE = "bundle"
-REPORTS = ("report.json", "report.html")
+REPORTS = ("report.json", "report.html", "sbom.json")
 
 
 def check_output(out: Path) -> None:

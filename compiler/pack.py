@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.formats import format_of
-from compiler.report import TargetReport
+from compiler.report.target import TargetReport
 from edge_contract.codec import encode_json
 from edge_contract.golden import GoldenVectors, encode_golden
 from edge_contract.layout import write_bundle

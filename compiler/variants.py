@@ -62,18 +62,21 @@ class CompiledVariant:
     test_scores: FloatArray
 
 
+def float_variant(inputs: Inputs) -> Variant:
+    """The source model itself, as a variant that ``edge_runtime`` can run."""
+    return msgspec.structs.replace(
+        inputs.manifest.variants[0], runtime="onnxruntime", scheme="float32", accelerator=""
+    )
+
+
 def float_scores(inputs: Inputs, workers: int) -> FloatScores:
     """The float model's answers to selection and test frames, through ``edge_runtime``.
 
     Raises:
         CompileError: a frame is refused, or a score is NaN.
     """
-    variant = msgspec.structs.replace(
-        inputs.manifest.variants[0], runtime="onnxruntime", scheme="float32", accelerator=""
-    )
-    runner = Runner(
-        inputs.graph.model.SerializeToString(), inputs.manifest, variant, workers=workers
-    )
+    model = inputs.graph.model.SerializeToString()
+    runner = Runner(model, inputs.manifest, float_variant(inputs), workers=workers)
     return FloatScores(
         selection=runner.scores(inputs.data.selection.x, "selection"),
         test=runner.scores(inputs.data.test.x, "test"),

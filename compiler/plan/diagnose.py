@@ -9,7 +9,7 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from compiler.layers import with_outputs
-from compiler.plan.fidelity import logit_snr_db, logits_of
+from compiler.plan.fidelity import cosine, logit_snr_db, logits_of
 from compiler.plan.plan import Plan
 from compiler.plan.simulate import Simulation, open_session, run_batches
 from compiler.plan.structure import survey
@@ -29,11 +29,13 @@ class LayerFidelity:
     node: its name in ``Plan.model``.
     snr_db: power of its float output over that of the error there, with all layers in int8.
     alone_snr_db: of the logits, with this layer alone in int8: the lower, the more it hurts.
+    cosine: between its float output and the one with all layers in int8, -1..1.
     """
 
     node: str
     snr_db: float
     alone_snr_db: float
+    cosine: float
 
 
 def diagnose(
@@ -77,6 +79,7 @@ def diagnose(
                 node=node,
                 snr_db=logit_snr_db(reference[output], int8[output], ""),
                 alone_snr_db=logit_snr_db(reference[logits], scores, head),
+                cosine=cosine(reference[output], int8[output]),
             )
         )
     return tuple(sorted(found, key=lambda layer: layer.alone_snr_db))

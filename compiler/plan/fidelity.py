@@ -53,3 +53,12 @@ def logit_snr_db(reference: Array, logits: Array, head: str) -> float:
     if not np.isfinite(noise):
         return -SNR_MAX_DB
     return float(10 * np.log10(signal / max(noise, signal * 10 ** (-SNR_MAX_DB / 10))))
+
+
+def cosine(reference: Array, values: Array) -> float:
+    """Of the angle between two arrays of one shape, -1..1; 1 where both are zero."""
+    first, second = reference.astype(np.float64).ravel(), values.astype(np.float64).ravel()
+    power = float(np.linalg.norm(first) * np.linalg.norm(second))
+    if power <= 0:
+        return float(not first.any() and not second.any())
+    return float(np.clip(first @ second / power, -1.0, 1.0))

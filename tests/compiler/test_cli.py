@@ -191,7 +191,12 @@ def test_a_real_drop_fails_and_takes_an_older_bundle_away(
     assert ended.code == 5
     assert ended.json["verdict"] == "fail"
     assert any("earlier build was removed" in w for w in ended.json["warnings"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["dark.npz", "report.html", "report.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "dark.npz",
+        "report.html",
+        "report.json",
+        "sbom.json",
+    ]
 
 
 def test_the_terminal_summary_ends_in_the_verdict(

@@ -18,7 +18,7 @@ from tests.compiler.test_quantize import float_graph
 
 
 def test_sets_grow_by_what_hurts_most_and_stay_within_a_hundredth_of_the_macs() -> None:
-    ranking = [LayerFidelity(name, 0.0, float(place)) for place, name in enumerate("abcd")]
+    ranking = [LayerFidelity(name, 0.0, float(place), 1.0) for place, name in enumerate("abcd")]
     macs = {"a": 6, "b": 500, "c": 4, "d": 1}
     assert layers_to_free(ranking, macs, 1000) == [frozenset("a"), frozenset("ac")]
     assert layers_to_free(ranking, {}, 1000) == []

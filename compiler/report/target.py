@@ -1,0 +1,120 @@
+"""What a build found for one target: the evidence, and what is said beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from compiler.audit import LAYER_NAME, Audit
+from compiler.evaluate import Comparison
+from compiler.gate import GateResult
+from compiler.plan.diagnose import LayerFidelity
+from compiler.plan.plan import Plan
+from compiler.report.section import Section
+from compiler.select import Candidate
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """What was found for one target.
+
+    layers: the plan's int8 layers, the one that hurts most first.
+    bytes_float, bytes_int8: sizes of the source model's files and of the int8 model.
+    sections: what else there is to say; see ``Section``.
+    """
+
+    target: str
+    title: str
+    scheme: str
+    gate: GateResult
+    comparison: Comparison
+    audit: Audit
+    candidates: tuple[Candidate, ...]
+    plan: Plan
+    layers: tuple[LayerFidelity, ...]
+    bytes_float: int
+    bytes_int8: int
+    sections: tuple[Section, ...] = ()
+
+    def ranking(self) -> list[tuple[str, LayerFidelity]]:
+        """The int8 layers under their names in the source, the one that hurts most first."""
+        names = {layer.name: layer.source_name for layer in self.audit.layers}
+        found = []
+        for layer in self.layers:
+            match = LAYER_NAME.match(layer.node)
+            found.append((names.get(match.group() if match else "", layer.node), layer))
+        return found
+
+    def findings(self) -> dict[str, Any]:
+        """The evidence, and what names the source's layers, which the bundle does not tell."""
+        sensitivity = [
+            {
+                "name": name,
+                "snr_db": round(layer.snr_db, 2),
+                "alone_snr_db": round(layer.alone_snr_db, 2),
+                "cosine": round(layer.cosine, 6),
+            }
+            for name, layer in self.ranking()
+        ]
+        said = {section.key: section.data for section in self.sections}
+        return {**self.evidence(), "sensitivity": sensitivity, **said}
+
+    def evidence(self) -> dict[str, Any]:
+        """The part that follows from inputs, tools and options alone."""
+        gate, comparison, audit = self.gate, self.comparison, self.audit
+        return {
+            "scheme": self.scheme,
+            "verdict": gate.verdict,
+            "reason": gate.reason,
+            "n": gate.n,
+            "flips_lost": gate.flips_lost,
+            "flips_gained": gate.flips_gained,
+            "max_drop_pp": gate.max_drop_pp,
+            "drop_pp": _figure(gate.drop_pp),
+            "drop_upper_pp": _figure(gate.drop_upper_pp),
+            "drop_lower_pp": _figure(gate.drop_lower_pp),
+            "samples_needed": gate.samples_needed,
+            "agreement": _figure(comparison.agreement),
+            "float": {"accuracy": _figure(comparison.float_accuracy)},
+            "int8": {"accuracy": _figure(comparison.int8_accuracy)},
+            "bytes": {"float": self.bytes_float, "int8": self.bytes_int8},
+            "int8_ops": {
+                "broken": [layer.source_name for layer in audit.broken(self.plan)],
+                "expected": audit.expected,
+                "seen": audit.seen,
+                "macs_share": _figure(audit.macs_share),
+                "macs": sum(layer.macs for layer in audit.layers),
+                "kernels": audit.kernels,
+                "left_float": [
+                    {"name": layer.source_name, "op": layer.op, "macs": layer.macs}
+                    for layer in audit.left_float
+                ],
+            },
+            "recipe": self.candidates[0].recipe,
+            "selection": [
+                {
+                    "recipe": candidate.recipe,
+                    "snr_db": _figure(candidate.snr_db),
+                    "simulated_snr_db": _figure(candidate.simulated_snr_db),
+                    "agreement": _figure(candidate.agreement),
+                }
+                for candidate in self.candidates
+            ],
+            "plan_digest": self.plan.digest(),
+            "classes": [
+                {
+                    "label": row.label,
+                    "n": row.n,
+                    "float_right": row.float_right,
+                    "int8_right": row.int8_right,
+                }
+                for row in comparison.classes
+            ],
+            "flips": {"lost": list(comparison.lost), "gained": list(comparison.gained)},
+            **{section.key: section.data for section in self.sections if section.proven},
+        }
+
+
+def _figure(value: float) -> float:
+    """Ten digits: enough for every use, and the same text on every machine."""
+    return float(f"{value:.10g}")
