@@ -17,6 +17,7 @@ from compiler.options import BuildOptions
 from compiler.outdir import BUNDLE, check_output, staging
 from compiler.pack import pack_bundle
 from compiler.progress import Progress, silent
+from compiler.pruning import prune_inputs, pruning_doubts
 from compiler.report import BuildReport, TargetReport
 from compiler.statcache import StatCache, cache_folder
 from compiler.variants import CompiledScheme, compile_scheme, float_scores
@@ -40,9 +41,10 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
     progress(f"reading {options.model.name} and the data")
     inputs = load_inputs(options)
     data = inputs.data
-    calibration = Calibration(inputs, StatCache(cache_folder()))
     progress(f"answering {len(data.test)} test samples in float")
-    floating = float_scores(inputs, options.workers)
+    pruned = prune_inputs(inputs, float_scores(inputs, options.workers), options, progress)
+    inputs, floating = pruned.inputs, pruned.floating
+    calibration = Calibration(inputs, StatCache(cache_folder()))
     schemes: dict[str, CompiledScheme] = {}
     reports: dict[str, TargetReport] = {}
     for variant in inputs.manifest.variants:
@@ -69,6 +71,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
             bytes_int8=len(done.files.model),
         )
     warnings = [*data.warnings, *chain.from_iterable(map(_doubts, reports.values()))]
+    warnings += pruning_doubts(pruned.report, [done.plan for done in schemes.values()])
     passed = all(report.gate.verdict == "pass" for report in reports.values())
     with staging(options.out) as stage:
         digest = None
@@ -82,6 +85,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
                 {scheme: done.files for scheme, done in schemes.items()},
                 drift_reference(tuned, first.tuned_scores, inputs.manifest.preprocess),
                 reports,
+                pruned.report,
             )
         elif (options.out / BUNDLE).exists():
             warnings.append("the bundle of an earlier build was removed: the gate was not passed")
@@ -96,6 +100,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
             machine=_machine(),
             lineage=lineage,
             warnings=tuple(warnings),
+            pruning=pruned.report,
         )
         stage.publish({"report.json": report.json_bytes(), "report.html": report.html_bytes()})
     return report

@@ -111,6 +111,20 @@ def main() -> None:
     help="How long the plan is searched.",
 )
 @click.option(
+    "--prune",
+    default="off",
+    show_default=True,
+    metavar="SHARE|auto|off",
+    help="Share of the MACs to remove before int8; auto: as much as selection allows.",
+)
+@click.option(
+    "--sparsity",
+    default="off",
+    show_default=True,
+    metavar="2:4|off",
+    help="Two zeros in every four weights, for GPUs that gain from them (Jetson Orin).",
+)
+@click.option(
     "--threads",
     type=click.IntRange(1, 64),
     default=1,
@@ -131,6 +145,8 @@ def build(
     preprocess: Path | None,
     max_drop_pp: float,
     effort: Effort,
+    prune: str,
+    sparsity: str,
     threads: int,
     out: Path,
     as_json: bool,
@@ -157,6 +173,8 @@ def build(
             preprocess=preprocess,
             max_drop_pp=max_drop_pp,
             effort=effort,
+            prune=prune,
+            sparsity=sparsity,
             workers=threads,
             out=out,
             command=shlex.join(["edge-compile", *sys.argv[1:]]),

@@ -21,6 +21,7 @@ from compiler.floatgraph import FloatGraph, count_classes, normalise
 from compiler.layers import Layer, list_layers
 from compiler.options import BuildOptions, check_names, read_labels, read_preprocess
 from compiler.pack import golden_path, model_path
+from compiler.prune.ask import read_ask
 from compiler.source import Source, load_source
 from compiler.split import SEED, SELECTION_SHARE, selection_split
 from device_configs.loader import load_profile
@@ -147,6 +148,7 @@ def _manifest(
     classes: int,
 ) -> ModelManifest:
     batch = None if graph.batch_is_free else 1
+    ask = read_ask(options.prune, options.sparsity)
     split = f"{SELECTION_SHARE:g} of the calibration data, seed {SEED}"
     return ModelManifest(
         name=options.name,
@@ -181,7 +183,9 @@ def _manifest(
             options={
                 "effort": options.effort,
                 "max_drop_pp": f"{options.max_drop_pp:g}",
+                "prune": ask.words,
                 "selection": split if data.was_split else data.selection.digest,
+                "sparsity": ask.sparsity,
             },
         ),
     )

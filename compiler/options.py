@@ -9,6 +9,7 @@ import msgspec
 
 from compiler.errors import CompileError
 from compiler.plan.effort import Effort
+from compiler.prune.ask import read_ask
 from edge_contract.errors import ContractError, ExitCode
 from edge_contract.model import LineName, Version
 from edge_contract.preprocess import PreprocessSpec
@@ -23,6 +24,7 @@ class BuildOptions:
 
     max_drop_pp: the accepted drop of accuracy in percentage points, above 0 and below 100.
     effort: how long the plan is searched.
+    prune: "off", "auto" or the share of the MACs that is to go. sparsity: "off" or "2:4".
     workers: test samples answered at the same time; changes no byte of the result.
     command: the command line, for the report.
     """
@@ -39,6 +41,8 @@ class BuildOptions:
     preprocess: Path | None = None
     max_drop_pp: float = 1.0
     effort: Effort = "normal"
+    prune: str = "off"
+    sparsity: str = "off"
     workers: int = 1
     command: str = ""
 
@@ -70,6 +74,7 @@ def check_names(options: BuildOptions) -> None:
             " 100; a drop of 0 cannot be proven with any number of samples",
             exit_code=ExitCode.USAGE,
         )
+    read_ask(options.prune, options.sparsity)
     twice = sorted({t for t in options.targets if options.targets.count(t) > 1})
     if twice or not options.targets:
         raise CompileError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from compiler.prune.report import PruningReport
 from compiler.report import TargetReport
 from edge_contract.codec import encode_json
 from edge_contract.golden import GoldenVectors, encode_golden
@@ -45,6 +46,7 @@ def pack_bundle(
     variants: Mapping[str, VariantFiles],
     reference: DriftReference,
     reports: Mapping[str, TargetReport],
+    pruning: PruningReport | None = None,
 ) -> str:
     """Write the bundle directory ``target`` and return its digest.
 
@@ -54,12 +56,13 @@ def pack_bundle(
         variants: scheme -> its files.
         reference: the drift reference.
         reports: target -> what was proven of it.
+        pruning: ``None`` where it was not asked for.
     """
     files: dict[str, tuple[str, bytes]] = {
         MODEL_FILE: (WEIGHT_CONFIG, encode_json(manifest)),
         DRIFT_REFERENCE_FILE: (WEIGHT_CONFIG, reference.encode()),
-        EVIDENCE_FILE: (DOC, encode_json(evidence(manifest, reports))),
-        MODEL_CARD_FILE: (DOC, model_card(manifest, reports).encode()),
+        EVIDENCE_FILE: (DOC, encode_json(evidence(manifest, reports, pruning))),
+        MODEL_CARD_FILE: (DOC, model_card(manifest, reports, pruning).encode()),
     }
     for scheme, variant in variants.items():
         files[model_path(scheme)] = (WEIGHT, variant.model)
@@ -78,7 +81,11 @@ def pack_bundle(
     )
 
 
-def evidence(manifest: ModelManifest, reports: Mapping[str, TargetReport]) -> dict[str, object]:
+def evidence(
+    manifest: ModelManifest,
+    reports: Mapping[str, TargetReport],
+    pruning: PruningReport | None = None,
+) -> dict[str, object]:
     """What was proven, of which inputs, by which tools; without times, paths or machine."""
     return {
         "schema": 1,
@@ -86,10 +93,15 @@ def evidence(manifest: ModelManifest, reports: Mapping[str, TargetReport]) -> di
         "version": manifest.version,
         "lineage": manifest.lineage,
         "targets": {target: report.evidence() for target, report in reports.items()},
+        **({"pruning": pruning.evidence()} if pruning else {}),
     }
 
 
-def model_card(manifest: ModelManifest, reports: Mapping[str, TargetReport]) -> str:
+def model_card(
+    manifest: ModelManifest,
+    reports: Mapping[str, TargetReport],
+    pruning: PruningReport | None = None,
+) -> str:
     """A page for people (Markdown)."""
     (entry,) = manifest.inputs
     shape = " x ".join("n" if size is None else str(size) for size in entry.shape)
@@ -102,6 +114,7 @@ def model_card(manifest: ModelManifest, reports: Mapping[str, TargetReport]) -> 
         "",
         f"- Input: `{entry.name}`, float32, {shape}, after the preprocessing in `model.json`",
         f"- Classes: {shown}",
+        *([f"- Pruned before it was quantised: {pruning.sentence()}"] if pruning else []),
         "",
         f"| {header} |",
         "|---|---|---|---|---|---|---|",

@@ -18,6 +18,7 @@ from compiler.evaluate import Comparison
 from compiler.gate import GateResult, Verdict
 from compiler.plan.diagnose import LayerFidelity
 from compiler.plan.plan import Plan
+from compiler.prune.report import PruningReport
 from compiler.select import Candidate
 from edge_contract.model import Lineage
 
@@ -126,6 +127,7 @@ class BuildReport:
 
     bundle_digest: ``None`` where the gate was not passed and there is no bundle.
     lineage: digests, tools and options, as in the bundle.
+    pruning: ``None`` where it was not asked for.
     machine: what the figures were taken on.
     """
 
@@ -138,6 +140,7 @@ class BuildReport:
     machine: Mapping[str, str]
     lineage: Lineage
     warnings: tuple[str, ...]
+    pruning: PruningReport | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -169,6 +172,7 @@ class BuildReport:
             **shared,
             "target": self.targets[0].target,
             "targets": {t.target: {**t.findings(), **shared} for t in self.targets},
+            "pruning": self.pruning.findings() if self.pruning else None,
             "warnings": list(self.warnings),
             "lineage": msgspec.to_builtins(self.lineage),
             "machine": dict(self.machine),
@@ -194,6 +198,8 @@ class BuildReport:
     def summary(self) -> list[str]:
         """Lines for a terminal; the last one is the verdict."""
         lines = [f"{self.name} {self.version}  {self.bundle_digest or 'no bundle'}"]
+        if self.pruning:
+            lines.append(f"pruned: {self.pruning.sentence()}")
         for target in self.targets:
             comparison, audit = target.comparison, target.audit
             total_macs = sum(layer.macs for layer in audit.layers)
