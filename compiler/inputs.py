@@ -21,7 +21,7 @@ from compiler.floatgraph import FloatGraph, count_classes, normalise
 from compiler.layers import Layer, list_layers
 from compiler.options import BuildOptions, check_names, read_labels, read_preprocess
 from compiler.pack import golden_path, model_path
-from compiler.prune.ask import read_ask
+from compiler.prune.ask import check_targets, read_ask
 from compiler.source import Source, load_source
 from compiler.split import SEED, SELECTION_SHARE, selection_split
 from device_configs.loader import load_profile
@@ -77,6 +77,7 @@ def load_inputs(options: BuildOptions) -> Inputs:
     """
     check_names(options)
     profiles = _load_profiles(options)
+    check_targets(read_ask(options.prune, options.sparsity), profiles.values())
     source = load_source(options.model)
     graph = normalise(source)
     spec = read_preprocess(options.preprocess)

@@ -15,7 +15,6 @@ import numpy as np
 
 from compiler.audit import LAYER_NAME
 from compiler.dataset import Labels, stream
-from compiler.errors import CompileError
 from compiler.evaluate import Runner
 from compiler.floatgraph import FloatGraph
 from compiler.gate import upper_bound
@@ -31,7 +30,6 @@ from compiler.prune.report import PruningReport
 from compiler.prune.sparsity import is_sparse, sparsify
 from compiler.ranges import Samples
 from compiler.variants import FloatScores
-from edge_contract.errors import ExitCode
 from edge_runtime.preprocess import FloatArray
 
 SAMPLES_MAX = 256
@@ -63,12 +61,11 @@ def prune_inputs(
     The test data have no part in it but for their number.
 
     Raises:
-        CompileError: 2:4 zeros for a target that does not gain from them.
+        CompileError: the runtime fails on the model.
     """
     ask = read_ask(options.prune, options.sparsity)
     if not (ask.channels or ask.sparse):
         return Pruned(inputs, floating, None)
-    _check_targets(ask, inputs)
     step = math.lcm(*(profile.channel_step for profile in inputs.profiles.values()))
     samples = _samples(inputs)
     judge = Judge(inputs, floating.selection, options.max_drop_pp, options.workers)
@@ -223,24 +220,6 @@ def verdict(lost: float, gained: float, tests: int, limit: float) -> str:
             f" {100 * bound:.2f} pp only (limit {100 * limit:g})"
         )
     return ""
-
-
-def _check_targets(ask: PruneAsk, inputs: Inputs) -> None:
-    if not ask.sparse:
-        return
-    without = [
-        profile.id
-        for profile in inputs.profiles.values()
-        if profile.accelerator is None or not profile.accelerator.sparsity
-    ]
-    if without:
-        raise CompileError(
-            f"--sparsity 2:4: {', '.join(without)} does not gain from 2 zeros in every 4 weights;"
-            " only tensor cores of NVIDIA's Ampere and newer do",
-            hint="leave --sparsity out, or build for a Jetson Orin alone",
-            docs="explanation/pruning.md",
-            exit_code=ExitCode.USAGE,
-        )
 
 
 def _samples(inputs: Inputs) -> Samples:

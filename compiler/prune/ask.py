@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from compiler.errors import CompileError
 from edge_contract.errors import ExitCode
+from edge_contract.profile import DeviceProfile
 
 _SHARE = re.compile(r"0?\.[0-9]{1,6}")
 
@@ -62,3 +64,26 @@ def read_ask(prune: str, sparsity: str) -> PruneAsk:
             exit_code=ExitCode.USAGE,
         )
     return PruneAsk(amount=amount, sparse=sparse)
+
+
+def check_targets(ask: PruneAsk, profiles: Iterable[DeviceProfile]) -> None:
+    """Refuse 2:4 zeros for a target that does not gain from them.
+
+    Raises:
+        CompileError: with the exit code for wrong usage.
+    """
+    if not ask.sparse:
+        return
+    without = [
+        profile.id
+        for profile in profiles
+        if profile.accelerator is None or not profile.accelerator.sparsity
+    ]
+    if without:
+        raise CompileError(
+            f"--sparsity 2:4: {', '.join(without)} does not gain from 2 zeros in every 4 weights;"
+            " only tensor cores of NVIDIA's Ampere and newer do",
+            hint="leave --sparsity out, or build for a Jetson Orin alone",
+            docs="explanation/pruning.md",
+            exit_code=ExitCode.USAGE,
+        )

@@ -101,9 +101,9 @@ def solve_sparse(moments: Moments, matrix: Array, columns: npt.NDArray[np.int64]
         columns: ``columns_of`` the layer.
     """
     extra = ridge(moments, SHRINK)
-    hessian: Array = moments.xx + np.diag(extra)
+    hessian: Array = np.asarray(moments.xx + np.diag(extra), np.float64)
     right = moments.xt + extra[:, None] * matrix
-    dense: Array = np.linalg.solve(hessian, right)
+    dense: Array = np.asarray(np.linalg.solve(hessian, right), np.float64)
     mask, start = choose_zeros(hessian, dense, columns)
     return fit_masked(hessian, right, start, mask)
 
