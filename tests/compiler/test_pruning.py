@@ -197,7 +197,8 @@ def test_without_labels_every_flip_counts_as_lost() -> None:
         (0.0, 0.0, 1000, ""),
         (0.004, 0.002, 5000, ""),
         (0.006, 0.0, 5000, "more than 0.5 of the accepted drop"),
-        (0.03, 0.03, 300, "300 test samples could then prove"),
+        (0.03, 0.03, 300, "more than 0.5 of the accepted drop"),
+        (0.004, 0.004, 350, "350 test samples could then prove"),
         (0.0, 0.0, 100, "100 test samples could then prove"),
     ],
 )
