@@ -25,12 +25,6 @@ ROWS_PER_SAMPLE = 256
 POOLED = 10.0
 """Weight of the mean over a sample's rows, in units of all of its rows together."""
 
-FOLDS = 4
-"""Every so manieth sample is held apart, to choose the ridge by."""
-
-FOLDED_COLUMNS = 2304
-"""Layers with more have no folds: their Hessians would take too much memory."""
-
 Run = Callable[[npt.NDArray[np.float32]], Sequence[npt.NDArray[np.float32]]]
 
 
@@ -40,8 +34,6 @@ class Moments:
 
     xx: float64 ``[D, D]``, the layer's Hessian. xt: ``[D, O]``. tt: ``[O]``.
     x, t: sums ``[D]``, ``[O]``. n: rows.
-    folds: the same of three samples in four, and of the fourth; to see how well what is fitted to
-        some samples holds for others. ``None`` where the Hessian is too large to be there thrice.
     """
 
     xx: Array
@@ -50,7 +42,6 @@ class Moments:
     x: Array
     t: Array
     n: float
-    folds: tuple[Moments, Moments] | None = None
 
     def centred(self) -> Moments:
         """The same about the means: what is left for the weights once a bias is free."""
@@ -62,9 +53,6 @@ class Moments:
             x=self.x,
             t=self.t,
             n=self.n,
-            folds=None
-            if self.folds is None
-            else (self.folds[0].centred(), self.folds[1].centred()),
         )
 
     def eased(self, targets: Moments, *, bias_is_free: bool) -> Moments:
@@ -99,8 +87,8 @@ def collect_moments(
     now = run_to(current, wanted)
     then = run_to(reference, [target.site for target in layers.values()])
     rng = np.random.default_rng(seed)
-    sums: dict[tuple[str, bool], Moments] = {}
-    for row, sample in enumerate(samples()):
+    sums: dict[str, Moments] = {}
+    for sample in samples():
         given, sites = now(sample), then(sample)
         for index, (layer, target) in enumerate(layers.items()):
             picked = layer.pick(sites[index].shape, ROWS_PER_SAMPLE, rng)
@@ -114,9 +102,7 @@ def collect_moments(
                 matrix, bias = solved[layer.name]
                 right = target.ease(right, left @ matrix + bias + other)
             right = right - other
-            folded = solved is None and left.shape[1] <= FOLDED_COLUMNS
-            key = layer.name, row % FOLDS == FOLDS - 1 if folded else False
-            old = sums.get(key) or _nothing(left.shape[1], right.shape[1])
+            old = sums.get(layer.name) or _nothing(left.shape[1], right.shape[1])
             # In place: a Hessian of thousands of columns should not be there twice.
             pooled = POOLED * len(left)
             weight = np.append(np.ones(len(left)), pooled)
@@ -130,11 +116,8 @@ def collect_moments(
             old.x[...] += heavy.sum(0)
             old.t[...] += weight @ right
             n = old.n + float(weight.sum())
-            sums[key] = Moments(old.xx, old.xt, old.tt, old.x, old.t, n)
-    return {
-        layer.name: _joined(sums[layer.name, False], sums.get((layer.name, True)))
-        for layer in layers
-    }
+            sums[layer.name] = Moments(old.xx, old.xt, old.tt, old.x, old.t, n)
+    return sums
 
 
 def run_to(model: ModelProto, names: Sequence[str]) -> Run:
@@ -191,20 +174,6 @@ def run_shapes(model: ModelProto, samples: Samples) -> dict[str, tuple[int, ...]
         name: tuple(np.shape(array))
         for name, array in zip(names, run_to(model, names)(sample), strict=True)
     }
-
-
-def _joined(first: Moments, held: Moments | None) -> Moments:
-    if held is None:
-        return first
-    return Moments(
-        xx=first.xx + held.xx,
-        xt=first.xt + held.xt,
-        tt=first.tt + held.tt,
-        x=first.x + held.x,
-        t=first.t + held.t,
-        n=first.n + held.n,
-        folds=(first, held),
-    )
 
 
 def _nothing(columns: int, outputs: int) -> Moments:

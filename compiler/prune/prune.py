@@ -23,7 +23,7 @@ from compiler.prune.dense import Array, Dense, list_dense
 from compiler.prune.groups import Group, Grouping, find_groups
 from compiler.prune.moments import Moments, collect_moments, run_shapes, run_to
 from compiler.prune.rank import Problem, Ranking, rank_channels
-from compiler.prune.rebuild import choose_shrink, rebuild
+from compiler.prune.rebuild import rebuild
 from compiler.prune.remove import cut_channels, own_weights
 from compiler.prune.targets import find_target
 from compiler.ranges import Samples
@@ -340,7 +340,6 @@ class _Work:
     def _rebuild(self, model: ModelProto, problems: dict[str, Problem]) -> float:
         solved: dict[str, tuple[Array, Array]] = {}
         errors: dict[str, float] = {}
-        shrinks = {n: choose_shrink(p.moments, p.matrix, p.alive) for n, p in problems.items()}
         for turn in range(EASED_ROUNDS + 1):
             names = [n for n in problems if not turn or self.targets[n].is_bounded]
             sums = self._moments(model, names, solved) if turn and names else {}
@@ -350,11 +349,7 @@ class _Work:
                 if turn:
                     moments = moments.eased(sums[name], bias_is_free=free)
                 matrix, bias, errors[name] = rebuild(
-                    moments,
-                    problem.matrix,
-                    problem.alive,
-                    bias_is_free=free,
-                    shrink=shrinks[name],
+                    moments, problem.matrix, problem.alive, bias_is_free=free
                 )
                 solved[name] = matrix, bias
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
