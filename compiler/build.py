@@ -18,9 +18,11 @@ from compiler.options import BuildOptions
 from compiler.outdir import BUNDLE, check_output, staging
 from compiler.pack import model_card, pack_bundle
 from compiler.progress import Progress, silent
+from compiler.pruning import prune_inputs, pruning_doubts
 from compiler.report.build import BuildReport
 from compiler.report.contents import Contents
 from compiler.report.html import render_html
+from compiler.report.pruning import pruning_section
 from compiler.report.sbom import SBOM_FILE
 from compiler.report.target import TargetReport
 from compiler.statcache import StatCache, cache_folder
@@ -47,9 +49,10 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
     for variant in inputs.manifest.variants:
         check_format(inputs.graph, variant)
     data = inputs.data
-    calibration = Calibration(inputs, StatCache(cache_folder()))
     progress(f"answering {len(data.test)} test samples in float")
-    floating = float_scores(inputs, options.workers)
+    pruned = prune_inputs(inputs, float_scores(inputs, options.workers), options, progress)
+    inputs, floating = pruned.inputs, pruned.floating
+    calibration = Calibration(inputs, StatCache(cache_folder()))
     made: dict[str, CompiledVariant] = {}
     reports: dict[str, TargetReport] = {}
     for variant in inputs.manifest.variants:
@@ -78,6 +81,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
             bytes_int8=len(done.files.model),
         )
     warnings = [*data.warnings, *chain.from_iterable(map(_doubts, reports.values()))]
+    warnings += pruning_doubts(pruned.report, [done.plan for done in made.values()])
     passed = all(report.gate.verdict == "pass" for report in reports.values())
     with staging(options.out) as stage:
         digest = None
@@ -91,6 +95,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
                 [done.files for done in made.values()],
                 drift_reference(tuned, first.tuned_scores, inputs.manifest.preprocess),
                 reports,
+                pruned.report,
             )
         elif (options.out / BUNDLE).exists():
             warnings.append("the bundle of an earlier build was removed: the gate was not passed")
@@ -112,8 +117,8 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
             machine=_machine(),
             lineage=lineage,
             warnings=tuple(warnings),
-            sections=contents.of_build(),
-            model_card=model_card(inputs.manifest, reports),
+            sections=(*pruning_section(pruned.report), *contents.of_build()),
+            model_card=model_card(inputs.manifest, reports, pruned.report),
         )
         stage.publish(
             {

@@ -123,6 +123,20 @@ def main() -> None:
     help="How long the plan is searched.",
 )
 @click.option(
+    "--prune",
+    default="off",
+    show_default=True,
+    metavar="SHARE|auto|off",
+    help="Share of the MACs to remove before int8; auto: as much as selection allows.",
+)
+@click.option(
+    "--sparsity",
+    default="off",
+    show_default=True,
+    metavar="2:4|off",
+    help="Two zeros in every four weights, for GPUs that gain from them (Jetson Orin).",
+)
+@click.option(
     "--threads",
     type=click.IntRange(1, 64),
     default=1,
@@ -145,6 +159,8 @@ def build(
     trust_preprocess: bool,
     max_drop_pp: float,
     effort: Effort,
+    prune: str,
+    sparsity: str,
     threads: int,
     out: Path,
     as_json: bool,
@@ -174,6 +190,8 @@ def build(
             trust_preprocess=trust_preprocess,
             max_drop_pp=max_drop_pp,
             effort=effort,
+            prune=prune,
+            sparsity=sparsity,
             workers=threads,
             out=out,
             command=shlex.join(["edge-compile", *sys.argv[1:]]),

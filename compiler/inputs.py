@@ -25,6 +25,7 @@ from compiler.formats import planned_variant, runtime_versions
 from compiler.layers import Layer, list_layers
 from compiler.options import BuildOptions, check_names, read_labels, read_names, read_preprocess
 from compiler.progress import Progress, silent
+from compiler.prune.ask import check_targets, read_ask
 from compiler.source import Source, load_source
 from compiler.split import SEED, SELECTION_SHARE, selection_split
 from device_configs.loader import load_profile
@@ -80,6 +81,7 @@ def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
     """
     check_names(options)
     profiles = _load_profiles(options)
+    check_targets(read_ask(options.prune, options.sparsity), profiles.values())
     source = load_source(options.model)
     graph = normalise(source)
     spec = read_preprocess(options.preprocess)
@@ -166,6 +168,7 @@ def _manifest(
 ) -> ModelManifest:
     batch = None if graph.batch_is_free else 1
     variants = [planned_variant(profile, options.format) for profile in profiles.values()]
+    ask = read_ask(options.prune, options.sparsity)
     split = f"{SELECTION_SHARE:g} of the calibration data, seed {SEED}"
     return ModelManifest(
         name=options.name,
@@ -192,7 +195,9 @@ def _manifest(
             options={
                 "effort": options.effort,
                 "max_drop_pp": f"{options.max_drop_pp:g}",
+                "prune": ask.words,
                 "selection": split if data.was_split else data.selection.digest,
+                "sparsity": ask.sparsity,
             },
         ),
     )

@@ -10,6 +10,7 @@ import msgspec
 from compiler.errors import CompileError
 from compiler.formats import Format
 from compiler.plan.effort import Effort
+from compiler.prune.ask import read_ask
 from edge_contract.errors import ContractError, ExitCode
 from edge_contract.model import LineName, Version
 from edge_contract.preprocess import PreprocessSpec
@@ -26,6 +27,7 @@ class BuildOptions:
     format: of the model's file; ``None`` takes what each target's profile says.
     effort: how long the plan is searched.
     trust_preprocess: only warn where the labels speak against the preprocessing contract.
+    prune: "off", "auto" or the share of the MACs that is to go. sparsity: "off" or "2:4".
     workers: test samples answered at the same time; changes no byte of the result.
     command: the command line, for the report.
     """
@@ -44,6 +46,8 @@ class BuildOptions:
     max_drop_pp: float = 1.0
     effort: Effort = "normal"
     format: Format | None = None
+    prune: str = "off"
+    sparsity: str = "off"
     workers: int = 1
     command: str = ""
 
@@ -75,6 +79,7 @@ def check_names(options: BuildOptions) -> None:
             " 100; a drop of 0 cannot be proven with any number of samples",
             exit_code=ExitCode.USAGE,
         )
+    read_ask(options.prune, options.sparsity)
     twice = sorted({t for t in options.targets if options.targets.count(t) > 1})
     if twice or not options.targets:
         raise CompileError(

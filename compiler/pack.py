@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.formats import format_of
+from compiler.prune.report import PruningReport
 from compiler.report.target import TargetReport
 from edge_contract.codec import encode_json
 from edge_contract.golden import GoldenVectors, encode_golden
@@ -39,6 +40,7 @@ def pack_bundle(
     variants: Sequence[VariantFiles],
     reference: DriftReference,
     reports: Mapping[str, TargetReport],
+    pruning: PruningReport | None = None,
 ) -> str:
     """Write the bundle directory ``target`` and return its digest.
 
@@ -48,12 +50,13 @@ def pack_bundle(
         variants: the files of each, no file twice.
         reference: the drift reference.
         reports: target -> what was proven of it.
+        pruning: ``None`` where it was not asked for.
     """
     files: dict[str, tuple[str, bytes]] = {
         MODEL_FILE: (WEIGHT_CONFIG, encode_json(manifest)),
         DRIFT_REFERENCE_FILE: (WEIGHT_CONFIG, reference.encode()),
-        EVIDENCE_FILE: (DOC, encode_json(evidence(manifest, reports))),
-        MODEL_CARD_FILE: (DOC, model_card(manifest, reports).encode()),
+        EVIDENCE_FILE: (DOC, encode_json(evidence(manifest, reports, pruning))),
+        MODEL_CARD_FILE: (DOC, model_card(manifest, reports, pruning).encode()),
     }
     for made in variants:
         files[made.variant.file] = (WEIGHT, made.model)
@@ -75,7 +78,11 @@ def pack_bundle(
     )
 
 
-def evidence(manifest: ModelManifest, reports: Mapping[str, TargetReport]) -> dict[str, object]:
+def evidence(
+    manifest: ModelManifest,
+    reports: Mapping[str, TargetReport],
+    pruning: PruningReport | None = None,
+) -> dict[str, object]:
     """What was proven, of which inputs, by which tools; without times, paths or machine."""
     return {
         "schema": 1,
@@ -83,10 +90,15 @@ def evidence(manifest: ModelManifest, reports: Mapping[str, TargetReport]) -> di
         "version": manifest.version,
         "lineage": manifest.lineage,
         "targets": {target: report.evidence() for target, report in reports.items()},
+        **({"pruning": pruning.evidence()} if pruning else {}),
     }
 
 
-def model_card(manifest: ModelManifest, reports: Mapping[str, TargetReport]) -> str:
+def model_card(
+    manifest: ModelManifest,
+    reports: Mapping[str, TargetReport],
+    pruning: PruningReport | None = None,
+) -> str:
     """A page for people (Markdown)."""
     (entry,) = manifest.inputs
     shape = " x ".join("n" if size is None else str(size) for size in entry.shape)
@@ -99,6 +111,7 @@ def model_card(manifest: ModelManifest, reports: Mapping[str, TargetReport]) -> 
         "",
         f"- Input: `{entry.name}`, float32, {shape}, after the preprocessing in `model.json`",
         f"- Classes: {shown}",
+        *([f"- Pruned before it was quantised: {pruning.sentence()}"] if pruning else []),
         "",
         f"| {header} |",
         "|---|---|---|---|---|---|---|",

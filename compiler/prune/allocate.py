@@ -44,11 +44,13 @@ class Step:
 def exact_count(total: int, keep: float, step: int) -> int:
     """How many of ``total`` channels ``keep`` leaves: the nearest multiple of ``step``.
 
-    At least one step and at most all; halves go up. A group that no step fits stays whole.
+    At least one step and at most all. Halves go down: a share says what may stay, and of 32
+    channels in steps of 16 a share of 3/4 would otherwise take nothing. A group that no step fits
+    stays whole.
     """
     if total <= step:
         return total
-    nearest = max(1, math.floor(total * keep / step + 0.5)) * step
+    nearest = max(1, math.ceil(total * keep / step - 0.5)) * step
     return min(nearest, total)
 
 

@@ -103,6 +103,7 @@ class BuildReport:
             "lineage": msgspec.to_builtins(self.lineage),
             "machine": dict(self.machine),
             "command": self.command,
+            "pruning": None,
             **{section.key: section.data for section in self.sections},
         }
 

@@ -12,6 +12,7 @@ import pytest
 
 from compiler.errors import CompileError, DatasetError
 from compiler.layers import list_layers
+from compiler.prune.allocate import exact_count
 from compiler.prune.prune import prune_model
 from tests.prune.graphs import Net, answer, stream, weight_shapes
 
@@ -127,6 +128,16 @@ def test_kept_counts_are_multiples_of_the_step_and_small_groups_stay(tmp_path: P
         assert all(count % 8 == 0 and count for count in counts)
         assert counts[1] == 8
         assert result.pruned
+
+
+@pytest.mark.parametrize(
+    ("total", "keep", "step", "kept"),
+    [(64, 0.8, 16, 48), (32, 0.75, 16, 16), (32, 0.8, 16, 32), (16, 0.5, 16, 16), (64, 0.8, 1, 51)],
+)
+def test_a_share_is_what_may_stay_so_a_tie_goes_down(
+    total: int, keep: float, step: int, kept: int
+) -> None:
+    assert exact_count(total, keep, step) == kept
 
 
 def test_an_amount_is_reached_and_spent_where_it_costs_least(tmp_path: Path) -> None:
