@@ -1,9 +1,9 @@
 """Look for the plan whose answers are nearest to the float model's.
 
 Candidates are ranges (extremes, percentiles, least squared error, and a search tensor by tensor),
-channel equalisation and bias correction. They are compared in simulation on calibration samples;
-the best few then run on the real int8 kernels over the selection samples, and that decides. The
-test data have no part in it.
+channel equalisation, bias correction and adaptive rounding. They are compared in simulation on
+calibration samples; the best few then run on the real int8 kernels over the selection samples, and
+that decides. The test data have no part in it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from compiler.plan.equalise import (
 )
 from compiler.plan.fidelity import logit_snr_db, logits_of
 from compiler.plan.intervals import candidate_ranges
-from compiler.plan.plan import Activations, Plan
+from compiler.plan.plan import Activations, Plan, Weight
+from compiler.plan.rounding import round_weights, rounding_macs
 from compiler.plan.simulate import Simulation, open_session, run_batches
 from compiler.plan.structure import ends_of, survey
 from compiler.progress import Progress
@@ -143,9 +144,11 @@ class Search:
                 trial = searched
             progress(f"correcting biases of {trial.recipe} ({trial.snr_db:.1f} dB)")
             corrected = bench.correct(trial)
+            progress(f"rounding weights of {trial.recipe} ({trial.snr_db:.1f} dB)")
             # Only where it helps.
-            if corrected.snr_db > trial.snr_db + GAIN_MIN:
-                found.append(corrected)
+            for changed in (corrected, bench.round(trial, budget)):
+                if changed is not None and changed.snr_db > trial.snr_db + GAIN_MIN:
+                    found.append(changed)
         found.sort(key=lambda trial: -trial.snr_db)
         return found[: budget.finalists]
 
@@ -257,8 +260,27 @@ class _Bench:
 
     def correct(self, trial: Trial) -> Trial:
         """The trial with corrected biases."""
-        plan = trial.plan
-        biases = corrected_biases(plan, self._structure, self._x, self._search.batch)
+        biases = corrected_biases(trial.plan, self._structure, self._x, self._search.batch)
+        return self._drafted(trial, "bias", biases, trial.plan.weights())
+
+    def round(self, trial: Trial, budget: Budget) -> Trial | None:
+        """The trial with adaptively rounded weights; ``None`` where the budget forbids it."""
+        macs = rounding_macs(trial.plan, self._search.macs)
+        samples = int(min(len(self._x), budget.macs / max(macs, 1)))
+        if samples < min(SAMPLES_MIN, len(self._x)):
+            return None
+        x = self._x[:samples]
+        done = round_weights(trial.plan, self._structure, x, self._search.batch)
+        return self._drafted(trial, "rounded", done.biases, done.weights)
+
+    def _drafted(
+        self,
+        trial: Trial,
+        recipe: str,
+        biases: Mapping[str, Array],
+        weights: Mapping[str, Weight],
+    ) -> Trial:
+        """The trial with other biases and weights."""
         values = {}
         for node, bias in biases.items():
             name = self._structure.sites[node].bias
@@ -266,10 +288,12 @@ class _Bench:
             tensor = next(t for t in self._model.graph.initializer if t.name == name)
             values[name] = bias.reshape(tuple(tensor.dims))
         model = with_values(self._model, values)
-        draft = draft_plan(model, self._structure, trial.ranges, self._search.activations)
+        draft = draft_plan(
+            model, self._structure, trial.ranges, self._search.activations, rounded=weights
+        )
         simulation = self._simulate(draft)
         snr = self._snr(simulation, trial.ranges, len(self._x))
-        return Trial(f"{trial.recipe}+bias", snr, draft, self._model, trial.ranges)
+        return Trial(f"{trial.recipe}+{recipe}", snr, draft, self._model, trial.ranges)
 
     def _sides(self, head: str) -> tuple[str, ...]:
         if self._search.activations == "symmetric":
