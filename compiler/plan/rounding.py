@@ -211,7 +211,7 @@ def _factorise(matrix: Floats) -> tuple[Floats, Floats]:
 def _solve(factors: tuple[Floats, Floats], right: Floats) -> Floats:
     """``right (L D L')^-1`` for rows ``[groups, outputs, columns]``."""
     lower, pivots = factors
-    found = right.copy()
+    found: Floats = right.copy()
     size = found.shape[2]
     for k in range(size):
         found[:, :, k + 1 :] -= found[:, :, k, None] * lower[:, None, k + 1 :, k]

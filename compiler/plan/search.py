@@ -52,7 +52,7 @@ class Budget:
         ``SAMPLES_MIN``, and where these are too many does without.
     balances: equalisations to try; fast ones only where channels differ greatly.
     passes: how often the search goes over all tensors.
-    finalists: plans that run on the real kernels.
+    finalists: plans that run on the real kernels, beside the best of each equalisation.
     """
 
     samples: int
@@ -65,9 +65,11 @@ class Budget:
 BUDGETS: dict[Effort, Budget] = {
     "fast": Budget(samples=48, macs=0, balances=(0.5,), passes=0, finalists=2),
     "normal": Budget(samples=64, macs=1.5e11, balances=(0.0, 0.5), passes=1, finalists=4),
-    "thorough": Budget(samples=192, macs=1.5e12, balances=(0.0, 0.5, 0.8), passes=3, finalists=6),
+    "thorough": Budget(samples=128, macs=1e12, balances=(0.0, 0.5, 0.8), passes=2, finalists=6),
 }
-SAMPLES_MAX = max(budget.samples for budget in BUDGETS.values())
+SAMPLES_MAX = 192
+"""Calibration samples that the search is given; the extremes of channels want them all."""
+
 SAMPLES_MIN = 16
 DISPARITY_MIN = 16.0
 """Channels that differ by less are left as they are at effort ``fast``."""
@@ -150,7 +152,10 @@ class Search:
                 if changed is not None and changed.snr_db > trial.snr_db + GAIN_MIN:
                     found.append(changed)
         found.sort(key=lambda trial: -trial.snr_db)
-        return found[: budget.finalists]
+        # What was fitted to these samples looks best on them. The best of each start runs, too.
+        starts = [trial for trial, _ in best]
+        chosen = [*found[: budget.finalists], *starts]
+        return list({id(trial): trial for trial in chosen}.values())
 
     def _models(
         self, x: Array, reference: Array, logits: str, head: str, budget: Budget
@@ -160,7 +165,9 @@ class Search:
         pairs = find_pairs(self.model, survey(self.model))
         if not pairs:
             return found
-        made = self._float(self.model, [pair.made for pair in pairs], x)
+        # Extremes want many samples: a channel that is stretched to a range has no room beyond it.
+        seen = x if self.effort == "fast" else self.x
+        made = self._float(self.model, [pair.made for pair in pairs], seen)
         ranges = {
             place: ranges_of(pair, *channel_extremes(iter([values])))
             for place, (pair, values) in enumerate(zip(pairs, made, strict=True))
