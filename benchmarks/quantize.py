@@ -74,7 +74,6 @@ class Recipe:
     schemes: tuple[str, ...]
 
 
-WHERRY = [Recipe("wherry", e, "wherry_plan.py", ("s8s8", "s8s8-symmetric")) for e in EFFORTS]
 RECIPES = [
     Recipe("ort", "minmax", "ort_static.py", ("s8s8",)),
     Recipe("ort", "percentile", "ort_static.py", ("s8s8",)),
@@ -120,6 +119,11 @@ def main() -> int:
     if unknown:
         print(f"--peers: {', '.join(unknown)} unknown; know {', '.join(PEERS)}", file=sys.stderr)
         return 2
+    efforts = [name for name in options.efforts.split(",") if name]
+    unknown = sorted(set(efforts) - set(EFFORTS))
+    if unknown or not efforts:
+        print(f"--efforts: expected some of {', '.join(EFFORTS)}", file=sys.stderr)
+        return 2
     pythons = {name: _environment(options.cache, name) for name in peers}
     pythons["wherry"] = sys.executable
     report: dict[str, Any] = {"draws": options.draws, "machine": _machine(), "models": {}}
@@ -127,9 +131,9 @@ def main() -> int:
         for folder in folders:
             model = _load(folder, Path(scratch), options.test_samples)
             finished = options.cache / "rows"
-            rows = _measure(model, pythons, options.draws, Path(scratch), finished)
+            rows = _measure(model, pythons, efforts, options.draws, Path(scratch), finished)
             report["models"][model.name] = summarise(
-                rows, EFFORTS, float((model.scores.argmax(1) == model.y).mean()), len(model.x)
+                rows, efforts, float((model.scores.argmax(1) == model.y).mean()), len(model.x)
             )
     criteria = [one for found in report["models"].values() for one in found["criteria"]]
     report["holds"] = bool(criteria) and all(one["holds"] for one in criteria)
@@ -152,6 +156,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", default="", help="names, separated by commas; default: all")
     parser.add_argument("--draws", type=int, default=5, help="calibration draws")
     parser.add_argument("--peers", default="ort,nncf,ai-edge", help="tools, separated by commas")
+    parser.add_argument("--efforts", default=",".join(EFFORTS), help="of wherry's search")
     parser.add_argument("--test-samples", type=int, default=2000, help="at most so many")
     parser.add_argument("--cache", type=Path, default=cache, help="peers' venvs, finished rows")
     parser.add_argument("--evidence", type=Path, help="write quantize.md and .json there, too")
@@ -216,7 +221,12 @@ def _load(folder: Path, scratch: Path, limit: int) -> Model:
 
 
 def _measure(
-    model: Model, pythons: dict[str, str], draws: int, scratch: Path, finished: Path
+    model: Model,
+    pythons: dict[str, str],
+    efforts: list[str],
+    draws: int,
+    scratch: Path,
+    finished: Path,
 ) -> dict[Row, list[Figures]]:
     rows: dict[Row, list[Figures]] = {}
     finished.mkdir(parents=True, exist_ok=True)
@@ -224,7 +234,7 @@ def _measure(
     np.savez(test, x=model.x)
     plan = [
         (scheme, recipe)
-        for scheme, recipe in _plan_of(pythons)
+        for scheme, recipe in _plan_of(pythons, efforts)
         if recipe.tool != "ai-edge" or model.tflite is not None
     ]
     for draw in range(draws):
@@ -305,8 +315,10 @@ def _machine() -> str:
     )
 
 
-def _plan_of(pythons: dict[str, str]) -> Iterator[tuple[str, Recipe]]:
-    for recipe in (*WHERRY, *RECIPES):
+def _plan_of(pythons: dict[str, str], efforts: list[str]) -> Iterator[tuple[str, Recipe]]:
+    both = ("s8s8", "s8s8-symmetric")
+    ours = [Recipe("wherry", effort, "wherry_plan.py", both) for effort in efforts]
+    for recipe in (*ours, *RECIPES):
         if recipe.tool in pythons:
             for scheme in recipe.schemes:
                 yield scheme, recipe
