@@ -22,7 +22,7 @@ from compiler.plan.rounding import Rounded, round_weights
 from compiler.plan.structure import Structure, survey
 from compiler.ranges import collect_stats
 from compiler.source import load_source
-from tests.plan.networks import ZOO, Array, samples
+from tests.plan.networks import ZOO, Array
 
 
 def drafted(name: str, folder: Path, x: Array) -> tuple[Plan, Structure]:
