@@ -20,6 +20,8 @@ from compiler.plan.correct import corrected_biases
 from compiler.plan.draft import Range, draft_plan, grids_of
 from compiler.plan.effort import Effort
 from compiler.plan.equalise import (
+    Pair,
+    Ranges,
     channel_extremes,
     disparity,
     equalise,
@@ -167,11 +169,7 @@ class Search:
             return found
         # Extremes want many samples: a channel that is stretched to a range has no room beyond it.
         seen = x if self.effort == "fast" else self.x
-        made = self._float(self.model, [pair.made for pair in pairs], seen)
-        ranges = {
-            place: ranges_of(pair, *channel_extremes(iter([values])))
-            for place, (pair, values) in enumerate(zip(pairs, made, strict=True))
-        }
+        ranges = self._channels(pairs, seen)
         great = max(disparity(pairs[place], values) for place, values in ranges.items())
         if self.effort == "fast" and great < DISPARITY_MIN:
             return found
@@ -182,6 +180,21 @@ class Search:
             if logit_snr_db(reference, same, head) > 60:
                 found.append((f"equalised-{balance:g}", other))
         return found
+
+    def _channels(self, pairs: list[Pair], x: Array) -> dict[int, Ranges]:
+        """Ranges of every pair's channels; memory holds one batch's tensors, not all of them."""
+        names = list(dict.fromkeys(pair.made for pair in pairs))
+        session = open_session(with_outputs(self.model, names))
+        source = self.model.graph.input[0].name
+        found: dict[str, tuple[Ranges, Ranges]] = {}
+        for start in range(0, len(x), self.batch):
+            chunk = x[start : start + self.batch]
+            values = run_batches(session, names, source, chunk, self.batch, {})
+            for name, made in zip(names, values, strict=True):
+                low, high = channel_extremes(iter([made]))
+                least, most = found.get(name, (low, high))
+                found[name] = np.minimum(least, low), np.maximum(most, high)
+        return {place: ranges_of(pair, *found[pair.made]) for place, pair in enumerate(pairs)}
 
     def _float(self, model: ModelProto, outputs: list[str], x: Array) -> list[Array]:
         opened = with_outputs(model, outputs)
