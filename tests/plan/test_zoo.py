@@ -32,7 +32,7 @@ from compiler.progress import silent
 from compiler.ranges import collect_stats
 from compiler.select import rank_trials
 from compiler.source import load_source
-from edge_runtime.session import session_options
+from edge_runtime.onnx_session import session_options
 from tests.plan.networks import ZOO, Array, samples
 
 FIT, HELD = 48, 24
@@ -61,7 +61,7 @@ def search(graph: FloatGraph, x: Array, activations: Activations, effort: Effort
         activations=activations,
         effort=effort,
     ).trials(silent)
-    dialect = "jetson" if activations == "symmetric" else "s8s8"
+    dialect = "s8s8-symmetric" if activations == "symmetric" else "s8s8"
     floating = answers(graph.model.SerializeToString(), "float32", held)
     ranked = rank_trials(
         trials,
@@ -122,7 +122,7 @@ def test_an_unknown_network_runs_in_int8_no_further_from_float_than_onnxruntimes
     plan = search(graph, x, activations, "fast").plan
     layers = list_layers(graph, x[:1])
     mine = []
-    for dialect in ("jetson",) if activations == "symmetric" else ("s8s8", "u8s8"):
+    for dialect in ("s8s8-symmetric",) if activations == "symmetric" else ("s8s8", "u8s8"):
         scheme = "u8s8" if dialect == "u8s8" else "s8s8"
         data = emit_onnx(plan, dialect)
         seen = audit(data, scheme, layers)
