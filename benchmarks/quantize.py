@@ -1,24 +1,29 @@
 """wherry's int8 beside the static full-int8 recipes of other tools, in one table.
 
     python benchmarks/quantize.py --data DIR [--json] [--draws 5] [--peers ort,nncf,ai-edge]
+        [--evidence DIR]
 
 ``DIR`` holds a folder a model, ``<name>/`` with ``<name>_float.onnx``, ``calibration.npz`` (x),
 ``test.npz`` (x, y) and, for ai-edge-quantizer, ``<name>_float.tflite``. Each draw takes calibration
 samples anew; every tool gets the same ones. ONNX files are run and audited with the very flags that
 the agent uses, .tflite files in ai-edge-litert. Peers other than onnxruntime live in environments
 of their own, which this program makes under a cache directory and fills by name and version.
+Finished rows lie there, too, under a digest of everything that they depend on: a run that was
+interrupted goes on where it stopped. The exit code says whether the bar of ``quantize_table.py``
+holds: 0 where it does, 1 where it does not, 2 where nothing could be measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import math
 import os
-import statistics
+import platform
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +36,8 @@ import onnxruntime as ort
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+
+from quantize_table import Figures, Row, markdown, summarise, table_lines  # noqa: E402
 
 from compiler.audit import audit  # noqa: E402
 from compiler.floatgraph import FloatGraph, normalise  # noqa: E402
@@ -50,10 +57,8 @@ PEERS = {
 }
 """Peer -> what its environment is filled with; onnxruntime is in ours."""
 
-MACS_SHARE_MIN = 0.99
 SCORE_STEP = 1 / 256
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Two-sided 95 % quantiles of Student's t for so many draws."""
+EFFORTS = ("fast", "normal", "thorough")
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,6 @@ class Recipe:
     schemes: tuple[str, ...]
 
 
-WHERRY = [
-    Recipe("wherry", e, "wherry_plan.py", ("s8s8", "s8s8-symmetric")) for e in ("fast", "normal")
-]
 RECIPES = [
     Recipe("ort", "minmax", "ort_static.py", ("s8s8",)),
     Recipe("ort", "percentile", "ort_static.py", ("s8s8",)),
@@ -83,19 +85,6 @@ RECIPES = [
     Recipe("nncf", "symmetric/none", "nncf_static.py", ("s8s8-symmetric",)),
     Recipe("ai-edge", "static_wi8_ai8", "ai_edge_static.py", ("s8s8",)),
 ]
-
-
-@dataclass(frozen=True)
-class Figures:
-    """One file: what was measured of it on one draw. Shares and accuracies are 0..1."""
-
-    accuracy: float
-    agreement: float
-    snr_db: float
-    size_bytes: int
-    macs_share: float
-    seconds: float
-    peak_mb: float
 
 
 @dataclass
@@ -115,7 +104,7 @@ class Model:
 
 
 def main() -> int:
-    """Run it; 0 where everything ran, 2 where the data are not there."""
+    """Run it; 0 where the bar holds, 1 where it does not, 2 where the data are not there."""
     options = _arguments()
     folders = _folders(options.data, options.models)
     if not folders:
@@ -130,19 +119,34 @@ def main() -> int:
     if unknown:
         print(f"--peers: {', '.join(unknown)} unknown; know {', '.join(PEERS)}", file=sys.stderr)
         return 2
+    efforts = [name for name in options.efforts.split(",") if name]
+    unknown = sorted(set(efforts) - set(EFFORTS))
+    if unknown or not efforts:
+        print(f"--efforts: expected some of {', '.join(EFFORTS)}", file=sys.stderr)
+        return 2
     pythons = {name: _environment(options.cache, name) for name in peers}
     pythons["wherry"] = sys.executable
-    report: dict[str, Any] = {"draws": options.draws, "models": {}}
+    report: dict[str, Any] = {"draws": options.draws, "machine": _machine(), "models": {}}
     with tempfile.TemporaryDirectory(prefix="wherry-bench-") as scratch:
         for folder in folders:
             model = _load(folder, Path(scratch), options.test_samples)
-            rows = _measure(model, pythons, options.draws, Path(scratch))
-            report["models"][model.name] = _summary(model, rows)
-            if not options.json:
-                _print(model, report["models"][model.name])
+            finished = options.cache / "rows"
+            rows = _measure(model, pythons, efforts, options.draws, Path(scratch), finished)
+            report["models"][model.name] = summarise(
+                rows, efforts, float((model.scores.argmax(1) == model.y).mean()), len(model.x)
+            )
+    criteria = [one for found in report["models"].values() for one in found["criteria"]]
+    report["holds"] = bool(criteria) and all(one["holds"] for one in criteria)
+    lines = [line for name, one in report["models"].items() for line in table_lines(name, one)]
+    # With --json the tables go beside it, so that whoever waits can read them.
+    print("\n".join(lines), file=sys.stderr if options.json else sys.stdout)
     if options.json:
         print(json.dumps(report, indent=2))
-    return 0
+    if options.evidence:
+        options.evidence.mkdir(parents=True, exist_ok=True)
+        (options.evidence / "quantize.json").write_text(json.dumps(report, indent=1) + "\n")
+        (options.evidence / "quantize.md").write_text(markdown(report))
+    return 0 if report["holds"] else 1
 
 
 def _arguments() -> argparse.Namespace:
@@ -152,8 +156,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", default="", help="names, separated by commas; default: all")
     parser.add_argument("--draws", type=int, default=5, help="calibration draws")
     parser.add_argument("--peers", default="ort,nncf,ai-edge", help="tools, separated by commas")
+    parser.add_argument("--efforts", default=",".join(EFFORTS), help="of wherry's search")
     parser.add_argument("--test-samples", type=int, default=2000, help="at most so many")
-    parser.add_argument("--cache", type=Path, default=cache, help="where the peers' venvs lie")
+    parser.add_argument("--cache", type=Path, default=cache, help="peers' venvs, finished rows")
+    parser.add_argument("--evidence", type=Path, help="write quantize.md and .json there, too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser.parse_args()
 
@@ -215,44 +221,104 @@ def _load(folder: Path, scratch: Path, limit: int) -> Model:
 
 
 def _measure(
-    model: Model, pythons: dict[str, str], draws: int, scratch: Path
-) -> dict[tuple[str, Recipe], list[Figures]]:
-    rows: dict[tuple[str, Recipe], list[Figures]] = {}
+    model: Model,
+    pythons: dict[str, str],
+    efforts: list[str],
+    draws: int,
+    scratch: Path,
+    finished: Path,
+) -> dict[Row, list[Figures]]:
+    rows: dict[Row, list[Figures]] = {}
+    finished.mkdir(parents=True, exist_ok=True)
     test = scratch / f"{model.name}_test.npz"
     np.savez(test, x=model.x)
+    plan = [
+        (scheme, recipe)
+        for scheme, recipe in _plan_of(pythons, efforts)
+        if recipe.tool != "ai-edge" or model.tflite is not None
+    ]
     for draw in range(draws):
         order = np.random.default_rng(draw).permutation(len(model.calibration))
         chosen = model.calibration[order[: min(256, round(0.8 * len(order)))]]
         samples = scratch / f"{model.name}_{draw}.npz"
         np.savez(samples, x=chosen)
-        for scheme, recipe in _plan_of(pythons):
-            if recipe.tool == "ai-edge" and model.tflite is None:
-                continue
-            print(
-                f"{model.name} draw {draw}: {recipe.tool} {recipe.name} {scheme}",
-                file=sys.stderr,
-                flush=True,
-            )
+        for place, (scheme, recipe) in enumerate(plan):
+            begin = time.perf_counter()
             suffix = "tflite" if recipe.tool == "ai-edge" else "onnx"
             out = scratch / f"out.{suffix}"
+            source = model.tflite if recipe.tool == "ai-edge" else model.onnx
+            assert source is not None
             job = {
-                "model": str(model.tflite if recipe.tool == "ai-edge" else model.onnx),
+                "model": str(source),
                 "samples": str(samples),
                 "input": model.graph.input_name,
                 "recipe": recipe.name,
                 "scheme": scheme,
                 "out": str(out),
             }
-            answer = _run(pythons[recipe.tool], recipe.worker, job)
-            if answer is None:
-                continue
-            figures = _figures(model, out, test, pythons, answer)
-            rows.setdefault((scheme, recipe), []).append(figures)
+            row = finished / f"{_key(model, source, chosen, recipe, scheme)}.json"
+            known = row.is_file()
+            if known:
+                figures = Figures(**json.loads(row.read_text()))
+            else:
+                answer = _run(pythons[recipe.tool], recipe.worker, job)
+                if answer is None:
+                    continue
+                figures = _figures(model, out, test, pythons, answer)
+                part = row.with_suffix(".part")
+                part.write_text(json.dumps(asdict(figures)))
+                part.replace(row)
+            rows.setdefault(Row(recipe.tool, recipe.name, scheme), []).append(figures)
+            print(
+                f"{model.name} draw {draw + 1}/{draws}, {place + 1}/{len(plan)}: {recipe.tool}"
+                f" {recipe.name} {scheme}: agreement {figures.agreement:.2%},"
+                f" {figures.snr_db:.1f} dB, {figures.seconds:.1f} s"
+                f" ({'known' if known else f'took {time.perf_counter() - begin:.0f} s'})",
+                file=sys.stderr,
+                flush=True,
+            )
     return rows
 
 
-def _plan_of(pythons: dict[str, str]) -> Iterator[tuple[str, Recipe]]:
-    for recipe in (*WHERRY, *RECIPES):
+def _key(model: Model, source: Path, chosen: np.ndarray, recipe: Recipe, scheme: str) -> str:
+    """A digest of everything that a row depends on."""
+    found = hashlib.sha256(repr((recipe, scheme, PEERS.get(recipe.tool))).encode())
+    found.update(f"{ort.__version__} {np.__version__} {_machine()}".encode())
+    found.update(source.read_bytes())
+    for array in (chosen, model.x, model.y):
+        found.update(np.ascontiguousarray(array).tobytes())
+    root = HERE.parent
+    code = [HERE / "peers" / recipe.worker, HERE / "peers" / "job.py", root / "compiler/audit.py"]
+    code += sorted((root / "edge_runtime").rglob("*.py"))
+    if recipe.tool == "wherry":
+        code += sorted((root / "compiler").rglob("*.py"))
+    for path in code:
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def _machine() -> str:
+    """The machine and what it runs, in words."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            name = line.partition(":")[2].strip()
+            break
+    return (
+        f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()},"
+        f" Python {platform.python_version()}, onnxruntime {ort.__version__},"
+        f" numpy {np.__version__}"
+    )
+
+
+def _plan_of(pythons: dict[str, str], efforts: list[str]) -> Iterator[tuple[str, Recipe]]:
+    both = ("s8s8", "s8s8-symmetric")
+    ours = [Recipe("wherry", effort, "wherry_plan.py", both) for effort in efforts]
+    for recipe in (*ours, *RECIPES):
         if recipe.tool in pythons:
             for scheme in recipe.schemes:
                 yield scheme, recipe
@@ -320,120 +386,6 @@ def _answers(data: bytes, scheme: str, name: str, x: np.ndarray) -> np.ndarray:
 
     with ThreadPoolExecutor(2) as pool:
         return np.concatenate(list(pool.map(work, parts))).reshape(len(x), -1)
-
-
-def _summary(model: Model, rows: dict[tuple[str, Recipe], list[Figures]]) -> dict[str, Any]:
-    table = []
-    for (scheme, recipe), draws in rows.items():
-        means = {
-            key: statistics.fmean(asdict(one)[key] for one in draws)
-            for key in (
-                "accuracy",
-                "agreement",
-                "snr_db",
-                "size_bytes",
-                "macs_share",
-                "seconds",
-                "peak_mb",
-            )
-        }
-        values = [one.agreement for one in draws]
-        table.append(
-            {
-                "tool": recipe.tool,
-                "recipe": recipe.name,
-                "scheme": scheme,
-                **means,
-                "agreement_sd": statistics.stdev(values) if len(values) > 1 else 0.0,
-                "draws": [asdict(one) for one in draws],
-            }
-        )
-    return {
-        "float_accuracy": float((model.scores.argmax(1) == model.y).mean()),
-        "test_samples": len(model.x),
-        "rows": table,
-        "verdicts": [
-            _verdict(table, scheme, effort.name)
-            for scheme in ("s8s8", "s8s8-symmetric")
-            for effort in WHERRY
-        ],
-    }
-
-
-def _verdict(table: list[dict[str, Any]], scheme: str, effort: str) -> dict[str, Any]:
-    """wherry against the peer of the scheme with the best mean agreement that counts."""
-    ours = next(
-        (
-            r
-            for r in table
-            if r["tool"] == "wherry" and r["recipe"] == effort and r["scheme"] == scheme
-        ),
-        None,
-    )
-    peers = [
-        r
-        for r in table
-        if r["tool"] != "wherry" and r["scheme"] == scheme and r["macs_share"] >= MACS_SHARE_MIN
-    ]
-    if ours is None or not peers:
-        return {"scheme": scheme, "effort": effort, "best_peer": None}
-    best = max(peers, key=lambda row: row["agreement"])
-    pairs = [
-        a["agreement"] - b["agreement"] for a, b in zip(ours["draws"], best["draws"], strict=False)
-    ]
-    mean = statistics.fmean(pairs)
-    spread = (
-        T_95.get(len(pairs), 1.96) * statistics.stdev(pairs) / math.sqrt(len(pairs))
-        if len(pairs) > 1
-        else math.inf
-    )
-    ahead = mean >= 0 or (mean + spread >= 0 and ours["snr_db"] > best["snr_db"])
-    return {
-        "scheme": scheme,
-        "effort": effort,
-        "best_peer": f"{best['tool']} {best['recipe']}",
-        "difference_pp": 100 * mean,
-        "interval_pp": None
-        if math.isinf(spread)
-        else [100 * (mean - spread), 100 * (mean + spread)],
-        "snr_difference_db": ours["snr_db"] - best["snr_db"],
-        "size_ratio": ours["size_bytes"] / best["size_bytes"],
-        "seconds_ratio": ours["seconds"] / best["seconds"],
-        "counts": ours["macs_share"] >= MACS_SHARE_MIN
-        and ours["size_bytes"] <= 1.05 * best["size_bytes"],
-        "at_least_equal": ahead,
-    }
-
-
-def _print(model: Model, found: dict[str, Any]) -> None:
-    print(
-        f"\n{model.name}: float accuracy {found['float_accuracy']:.2%},"
-        f" {found['test_samples']} test samples"
-    )
-    print(
-        f"{'tool':8} {'recipe':21} {'scheme':15} {'acc %':>6} {'agree % (sd)':>14}"
-        f" {'SNR dB':>7} {'bytes':>9} {'int8 MACs':>9} {'s':>6} {'peak MB':>8}"
-    )
-    for row in sorted(found["rows"], key=lambda r: (r["scheme"], -r["agreement"])):
-        agreement = f"{100 * row['agreement']:.2f} ({100 * row['agreement_sd']:.2f})"
-        print(
-            f"{row['tool']:8} {row['recipe']:21} {row['scheme']:15}"
-            f" {100 * row['accuracy']:6.2f} {agreement:>14} {row['snr_db']:7.2f}"
-            f" {row['size_bytes']:9.0f} {row['macs_share']:9.3f} {row['seconds']:6.2f}"
-            f" {row['peak_mb']:8.0f}"
-        )
-    for verdict in found["verdicts"]:
-        if verdict["best_peer"] is None:
-            continue
-        interval = verdict["interval_pp"]
-        shown = "" if interval is None else f" [{interval[0]:+.2f}, {interval[1]:+.2f}]"
-        word = "at least equal" if verdict["at_least_equal"] else "BEHIND"
-        print(
-            f"  {verdict['scheme']} {verdict['effort']} against {verdict['best_peer']}: {word},"
-            f" {verdict['difference_pp']:+.2f} pp{shown},"
-            f" {verdict['snr_difference_db']:+.1f} dB, size x{verdict['size_ratio']:.2f},"
-            f" time x{verdict['seconds_ratio']:.2f}"
-        )
 
 
 if __name__ == "__main__":

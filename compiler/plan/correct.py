@@ -32,7 +32,13 @@ def corrected_biases(plan: Plan, structure: Structure, x: Array, batch: int) -> 
     layers = [layer for layer in plan.layers.values() if layer.bias_float is not None]
     made = [structure.sites[layer.node].made for layer in layers]
     session = open_session(with_outputs(plan.model, made))
-    wanted = [_means(values) for values in run_batches(session, made, input_name, x, batch, {})]
+    # Batch by batch: memory would not hold every layer's outputs for all samples.
+    totals: list[npt.NDArray[np.float64] | float] = [0.0] * len(made)
+    for start in range(0, len(x), batch):
+        chunk = x[start : start + batch]
+        for place, values in enumerate(run_batches(session, made, input_name, chunk, batch, {})):
+            totals[place] = totals[place] + len(chunk) * _means(values)
+    wanted = [total / len(x) for total in totals]
     biases: dict[str, Array] = {}
     simulation = Simulation(plan, [layer.output for layer in layers], batch)
     for layer, target in zip(layers, wanted, strict=True):

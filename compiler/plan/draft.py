@@ -24,7 +24,7 @@ def draft_plan(
     activations: Activations,
     *,
     left_float: frozenset[str] = frozenset(),
-    rounded: Mapping[str, npt.NDArray[np.int8]] | None = None,
+    rounded: Mapping[str, Weight] | None = None,
 ) -> Plan:
     """The plan in which every site of ``structure`` runs in int8.
 
@@ -34,7 +34,7 @@ def draft_plan(
         ranges: tensor -> (low, high), for every tensor that has a grid of its own.
         activations: where zero points may lie.
         left_float: names of layers that stay float, for the record.
-        rounded: int8 weights that adaptive rounding chose, by node; others go to the nearest.
+        rounded: weights that adaptive rounding chose, by node; others go to the nearest.
     """
     grids = grids_of(structure, ranges, activations)
     symmetric = activations == "symmetric"
@@ -92,7 +92,7 @@ def _layer(
     site: Site,
     grids: Mapping[str, Grid],
     symmetric: bool,
-    rounded: npt.NDArray[np.int8] | None,
+    weight: Weight | None,
 ) -> LayerPlan:
     output = site.made if symmetric and site.made in grids else site.output
     absorbed = () if symmetric else site.cut
@@ -101,22 +101,22 @@ def _layer(
     values = initializer(model, site.weight)
     bias = None if site.bias is None else initializer(model, site.bias).reshape(-1)
     input_scale = grids[site.inputs[0]].scale
-    scales = weight_scales(values, site.axis, bias, input_scale)
-    shape = [1] * values.ndim
-    shape[site.axis] = -1
-    if rounded is None:
+    if weight is None:
+        scales = weight_scales(values, site.axis, bias, input_scale)
+        shape = [1] * values.ndim
+        shape[site.axis] = -1
         nearest = np.round(values.astype(np.float64) / scales.reshape(shape))
-        rounded = np.clip(nearest, -127, 127).astype(np.int8)
+        weight = Weight(np.clip(nearest, -127, 127).astype(np.int8), scales, site.axis)
     whole = None
     if bias is not None:
-        steps = np.float32(input_scale) * scales
+        steps = np.float32(input_scale) * weight.scales
         whole = np.round(bias.astype(np.float64) / steps.astype(np.float64)).astype(np.int32)
     return LayerPlan(
         site.node,
         site.op,
         site.inputs,
         output,
-        Weight(rounded, scales, site.axis),
+        weight,
         bias=whole,
         bias_float=bias,
         absorbed=absorbed,

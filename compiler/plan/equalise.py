@@ -32,8 +32,9 @@ _COMMUTING = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool"
 
 _FLATTENING = ("Flatten", "Reshape", "Squeeze")
 
-_DEAD_SHARE = 0.05
-"""A channel that a Relu kept at 0 for all samples counts with this share of what it cut away."""
+_DEAD_SHARE = 0.5
+"""A channel that a Relu kept near 0 for all samples counts with this share of what it cut away:
+other samples will drive it, and one that is stretched to fill a grid has no room for them."""
 
 
 @dataclass(frozen=True)

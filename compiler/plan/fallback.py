@@ -50,6 +50,13 @@ def in_float(trial: Trial, nodes: frozenset[str]) -> Trial:
     ranges: dict[str, Range] = {
         head: trial.ranges[before.shared[head]] for head in after.shared.values()
     }
-    plan = draft_plan(trial.plan.model, after, ranges, trial.plan.activations, left_float=nodes)
+    plan = draft_plan(
+        trial.plan.model,
+        after,
+        ranges,
+        trial.plan.activations,
+        left_float=nodes,
+        rounded=trial.plan.weights(),
+    )
     recipe = f"{trial.recipe}+float-{len(nodes)}"
     return Trial(recipe, trial.snr_db, plan, trial.floating, ranges)

@@ -126,6 +126,10 @@ class Plan:
     absorbed: frozenset[str] = frozenset()
     left_float: frozenset[str] = field(default_factory=frozenset)
 
+    def weights(self) -> dict[str, Weight]:
+        """The int8 weights by node, of the layers that have one."""
+        return {n: layer.weight for n, layer in self.layers.items() if layer.weight is not None}
+
     def digest(self) -> str:
         """SHA-256 over graph and every decision: equal digests, equal plans."""
         found = hashlib.sha256(self.model.SerializeToString(deterministic=True))

@@ -1,9 +1,9 @@
 """Look for the plan whose answers are nearest to the float model's.
 
 Candidates are ranges (extremes, percentiles, least squared error, and a search tensor by tensor),
-channel equalisation and bias correction. They are compared in simulation on calibration samples;
-the best few then run on the real int8 kernels over the selection samples, and that decides. The
-test data have no part in it.
+channel equalisation, bias correction and adaptive rounding. They are compared in simulation on
+calibration samples; the best few then run on the real int8 kernels over the selection samples, and
+that decides. The test data have no part in it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from compiler.plan.correct import corrected_biases
 from compiler.plan.draft import Range, draft_plan, grids_of
 from compiler.plan.effort import Effort
 from compiler.plan.equalise import (
+    Pair,
+    Ranges,
     channel_extremes,
     disparity,
     equalise,
@@ -29,7 +31,8 @@ from compiler.plan.equalise import (
 )
 from compiler.plan.fidelity import logit_snr_db, logits_of
 from compiler.plan.intervals import candidate_ranges
-from compiler.plan.plan import Activations, Plan
+from compiler.plan.plan import Activations, Plan, Weight
+from compiler.plan.rounding import round_weights, rounding_macs
 from compiler.plan.simulate import Simulation, open_session, run_batches
 from compiler.plan.structure import ends_of, survey
 from compiler.progress import Progress
@@ -51,7 +54,7 @@ class Budget:
         ``SAMPLES_MIN``, and where these are too many does without.
     balances: equalisations to try; fast ones only where channels differ greatly.
     passes: how often the search goes over all tensors.
-    finalists: plans that run on the real kernels.
+    finalists: plans that run on the real kernels, beside the best of each equalisation.
     """
 
     samples: int
@@ -64,9 +67,11 @@ class Budget:
 BUDGETS: dict[Effort, Budget] = {
     "fast": Budget(samples=48, macs=0, balances=(0.5,), passes=0, finalists=2),
     "normal": Budget(samples=64, macs=1.5e11, balances=(0.0, 0.5), passes=1, finalists=4),
-    "thorough": Budget(samples=192, macs=1.5e12, balances=(0.0, 0.5, 0.8), passes=3, finalists=6),
+    "thorough": Budget(samples=128, macs=1e12, balances=(0.0, 0.5, 0.8), passes=2, finalists=6),
 }
-SAMPLES_MAX = max(budget.samples for budget in BUDGETS.values())
+SAMPLES_MAX = 192
+"""Calibration samples that the search is given; the extremes of channels want them all."""
+
 SAMPLES_MIN = 16
 DISPARITY_MIN = 16.0
 """Channels that differ by less are left as they are at effort ``fast``."""
@@ -143,11 +148,16 @@ class Search:
                 trial = searched
             progress(f"correcting biases of {trial.recipe} ({trial.snr_db:.1f} dB)")
             corrected = bench.correct(trial)
+            progress(f"rounding weights of {trial.recipe} ({trial.snr_db:.1f} dB)")
             # Only where it helps.
-            if corrected.snr_db > trial.snr_db + GAIN_MIN:
-                found.append(corrected)
+            for changed in (corrected, bench.round(trial, budget)):
+                if changed is not None and changed.snr_db > trial.snr_db + GAIN_MIN:
+                    found.append(changed)
         found.sort(key=lambda trial: -trial.snr_db)
-        return found[: budget.finalists]
+        # What was fitted to these samples looks best on them. The best of each start runs, too.
+        starts = [trial for trial, _ in best]
+        chosen = [*found[: budget.finalists], *starts]
+        return list({id(trial): trial for trial in chosen}.values())
 
     def _models(
         self, x: Array, reference: Array, logits: str, head: str, budget: Budget
@@ -157,11 +167,9 @@ class Search:
         pairs = find_pairs(self.model, survey(self.model))
         if not pairs:
             return found
-        made = self._float(self.model, [pair.made for pair in pairs], x)
-        ranges = {
-            place: ranges_of(pair, *channel_extremes(iter([values])))
-            for place, (pair, values) in enumerate(zip(pairs, made, strict=True))
-        }
+        # Extremes want many samples: a channel that is stretched to a range has no room beyond it.
+        seen = x if self.effort == "fast" else self.x
+        ranges = self._channels(pairs, seen)
         great = max(disparity(pairs[place], values) for place, values in ranges.items())
         if self.effort == "fast" and great < DISPARITY_MIN:
             return found
@@ -172,6 +180,21 @@ class Search:
             if logit_snr_db(reference, same, head) > 60:
                 found.append((f"equalised-{balance:g}", other))
         return found
+
+    def _channels(self, pairs: list[Pair], x: Array) -> dict[int, Ranges]:
+        """Ranges of every pair's channels; memory holds one batch's tensors, not all of them."""
+        names = list(dict.fromkeys(pair.made for pair in pairs))
+        session = open_session(with_outputs(self.model, names))
+        source = self.model.graph.input[0].name
+        found: dict[str, tuple[Ranges, Ranges]] = {}
+        for start in range(0, len(x), self.batch):
+            chunk = x[start : start + self.batch]
+            values = run_batches(session, names, source, chunk, self.batch, {})
+            for name, made in zip(names, values, strict=True):
+                low, high = channel_extremes(iter([made]))
+                least, most = found.get(name, (low, high))
+                found[name] = np.minimum(least, low), np.maximum(most, high)
+        return {place: ranges_of(pair, *found[pair.made]) for place, pair in enumerate(pairs)}
 
     def _float(self, model: ModelProto, outputs: list[str], x: Array) -> list[Array]:
         opened = with_outputs(model, outputs)
@@ -257,8 +280,27 @@ class _Bench:
 
     def correct(self, trial: Trial) -> Trial:
         """The trial with corrected biases."""
-        plan = trial.plan
-        biases = corrected_biases(plan, self._structure, self._x, self._search.batch)
+        biases = corrected_biases(trial.plan, self._structure, self._x, self._search.batch)
+        return self._drafted(trial, "bias", biases, trial.plan.weights())
+
+    def round(self, trial: Trial, budget: Budget) -> Trial | None:
+        """The trial with adaptively rounded weights; ``None`` where the budget forbids it."""
+        macs = rounding_macs(trial.plan, self._search.macs)
+        samples = int(min(len(self._x), budget.macs / max(macs, 1)))
+        if samples < min(SAMPLES_MIN, len(self._x)):
+            return None
+        x = self._x[:samples]
+        done = round_weights(trial.plan, self._structure, x, self._search.batch)
+        return self._drafted(trial, "rounded", done.biases, done.weights)
+
+    def _drafted(
+        self,
+        trial: Trial,
+        recipe: str,
+        biases: Mapping[str, Array],
+        weights: Mapping[str, Weight],
+    ) -> Trial:
+        """The trial with other biases and weights."""
         values = {}
         for node, bias in biases.items():
             name = self._structure.sites[node].bias
@@ -266,10 +308,12 @@ class _Bench:
             tensor = next(t for t in self._model.graph.initializer if t.name == name)
             values[name] = bias.reshape(tuple(tensor.dims))
         model = with_values(self._model, values)
-        draft = draft_plan(model, self._structure, trial.ranges, self._search.activations)
+        draft = draft_plan(
+            model, self._structure, trial.ranges, self._search.activations, rounded=weights
+        )
         simulation = self._simulate(draft)
         snr = self._snr(simulation, trial.ranges, len(self._x))
-        return Trial(f"{trial.recipe}+bias", snr, draft, self._model, trial.ranges)
+        return Trial(f"{trial.recipe}+{recipe}", snr, draft, self._model, trial.ranges)
 
     def _sides(self, head: str) -> tuple[str, ...]:
         if self._search.activations == "symmetric":
