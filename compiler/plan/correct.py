@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from compiler.feeds import given_to
 from compiler.layers import with_outputs
 from compiler.plan.plan import Plan
 from compiler.plan.simulate import Simulation, open_session, run_batches
@@ -28,11 +29,11 @@ def corrected_biases(plan: Plan, structure: Structure, x: Array, batch: int) -> 
         x: model inputs float32 ``[n, ...]``.
         batch: samples a run.
     """
-    input_name = plan.model.graph.input[0].name
+    given = given_to(plan.model.graph)
     layers = [layer for layer in plan.layers.values() if layer.bias_float is not None]
     made = [structure.sites[layer.node].made for layer in layers]
     session = open_session(with_outputs(plan.model, made))
-    wanted = [_means(values) for values in run_batches(session, made, input_name, x, batch, {})]
+    wanted = [_means(values) for values in run_batches(session, made, given, x, batch, {})]
     biases: dict[str, Array] = {}
     simulation = Simulation(plan, [layer.output for layer in layers], batch)
     for layer, target in zip(layers, wanted, strict=True):
