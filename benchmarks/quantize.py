@@ -45,7 +45,7 @@ from compiler.layers import Layer, list_layers  # noqa: E402
 from compiler.plan.fidelity import (  # noqa: E402
     logit_snr_db,
     logits_from_scores,
-    logits_of,
+    tails_of,
 )
 from compiler.source import load_source  # noqa: E402
 from edge_runtime.onnx_session import session_options  # noqa: E402
@@ -216,7 +216,7 @@ def _load(folder: Path, scratch: Path, limit: int) -> Model:
         x=x,
         y=y,
         scores=scores,
-        head=logits_of(graph.prepared)[1],
+        head=tails_of(graph.prepared).heads[0],
     )
 
 

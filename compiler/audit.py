@@ -18,7 +18,7 @@ from onnx import GraphProto
 
 from compiler.errors import CompileError
 from compiler.floatgraph import first_line
-from compiler.gate import GateResult
+from compiler.gate import Gate
 from compiler.graphcheck import LAYER_OPS
 from compiler.layers import Layer
 from compiler.plan.plan import Plan
@@ -84,7 +84,7 @@ class Audit:
         return [layer for layer in self.left_float if layer.name in promised]
 
 
-def audited(gate: GateResult, found: Audit, plan: Plan) -> GateResult:
+def audited(gate: Gate, found: Audit, plan: Plan) -> Gate:
     """The gate's result, failed where a layer that the plan runs in int8 was seen in float.
 
     Its accuracy may have held; but it is not what was planned, and on a device it would be slow.

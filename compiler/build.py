@@ -8,12 +8,13 @@ from collections.abc import Callable
 from itertools import chain
 
 from compiler.audit import audited
+from compiler.budgets import budgets_section, spendings, within
 from compiler.calibration import Calibration
 from compiler.drift import drift_reference
 from compiler.emit.variant import audit_variant, check_format
-from compiler.evaluate import compare
-from compiler.gate import judge
 from compiler.inputs import load_inputs
+from compiler.memory import Memory, peak_bytes, tensor_sizes
+from compiler.metrics.measure import measure
 from compiler.options import BuildOptions
 from compiler.outdir import BUNDLE, check_output, staging
 from compiler.pack import model_card, pack_bundle
@@ -22,9 +23,11 @@ from compiler.pruning import prune_inputs, pruning_doubts
 from compiler.report.build import BuildReport
 from compiler.report.contents import Contents
 from compiler.report.html import render_html
+from compiler.report.outputs import outputs_section
 from compiler.report.pruning import pruning_section
 from compiler.report.sbom import SBOM_FILE
 from compiler.report.target import TargetReport
+from compiler.reuse import Ledger, reuse_section, reuse_warnings
 from compiler.statcache import StatCache, cache_folder
 from compiler.variants import CompiledVariant, compile_variant, float_scores
 
@@ -62,38 +65,53 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
                 inputs, variant, calibration, floating, options, progress
             )
         done = made[variant.file]
-        assert data.test.y is not None, "test data are loaded with labels required"
-        comparison = compare(floating.test, done.test_scores, data.test.y, inputs.manifest.labels)
-        lost, gained = len(comparison.lost), len(comparison.gained)
-        gate = judge(comparison.n, lost, gained, options.max_drop_pp)
+        measured = measure(
+            inputs.manifest, floating.test, done.test_scores, data.test.y, options.limits
+        )
         kernels = audit_variant(done.files.model, variant, inputs.layers)
+        sizes = tensor_sizes(done.plan.model, calibration.x[:1])
+        memory = Memory(
+            len(done.files.model), peak_bytes(done.plan.model, sizes, set(done.plan.grids))
+        )
+        macs = sum(layer.macs for layer in inputs.layers)
+        spent = spendings(options.budgets, memory, macs, inputs.profiles[variant.target])
         reports[variant.target] = TargetReport(
             target=variant.target,
             title=inputs.profiles[variant.target].title,
             scheme=variant.scheme,
-            gate=audited(gate, kernels, done.plan),
-            comparison=comparison,
+            gate=within(audited(measured.gate, kernels, done.plan), spent),
+            measured=measured,
             audit=kernels,
             candidates=done.candidates,
             plan=done.plan,
             layers=done.layers,
             bytes_float=inputs.source.size_bytes,
             bytes_int8=len(done.files.model),
+            sections=(
+                outputs_section(inputs.manifest, floating.test, done.test_scores),
+                budgets_section(spent),
+            ),
         )
-    warnings = [*data.warnings, *chain.from_iterable(map(_doubts, reports.values()))]
+    earlier = Ledger(cache_folder().parent / "tests").judge(
+        data.test.digest, {report.plan.digest() for report in reports.values()}
+    )
+    warnings = [
+        *data.warnings,
+        *reuse_warnings(earlier),
+        *chain.from_iterable(map(_doubts, reports.values())),
+    ]
     warnings += pruning_doubts(pruned.report, [done.plan for done in made.values()])
     passed = all(report.gate.verdict == "pass" for report in reports.values())
     with staging(options.out) as stage:
         digest = None
         if passed:
             progress("packing the bundle")
-            tuned = chain(data.whole.x, () if data.was_split else data.selection.x)
             first = made[inputs.manifest.variants[0].file]
             digest = pack_bundle(
                 stage.bundle,
                 inputs.manifest,
                 [done.files for done in made.values()],
-                drift_reference(tuned, first.tuned_scores, inputs.manifest.preprocess),
+                drift_reference(first.tuned, inputs.manifest),
                 reports,
                 pruned.report,
             )
@@ -117,7 +135,11 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
             machine=_machine(),
             lineage=lineage,
             warnings=tuple(warnings),
-            sections=(*pruning_section(pruned.report), *contents.of_build()),
+            sections=(
+                *pruning_section(pruned.report),
+                *contents.of_build(),
+                reuse_section(earlier),
+            ),
             model_card=model_card(inputs.manifest, reports, pruned.report),
         )
         stage.publish(

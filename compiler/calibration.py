@@ -35,7 +35,7 @@ class Calibration:
         self._cache = cache
         self._known: dict[str, dict[str, TensorStats]] = {}
         frames = self._data.x
-        fit = max(1, _SAMPLES_LIMIT_BYTES // (4 * math.prod(inputs.graph.input_shape)))
+        fit = max(1, _SAMPLES_LIMIT_BYTES // (4 * math.prod(inputs.graph.row_shape)))
         wanted = min(len(frames), SAMPLES_MAX, fit)
         rows = np.unique(np.linspace(0, len(frames) - 1, wanted).round().astype(int))
         self.x = np.concatenate(list(stream(frames[rows], inputs.preprocessor, self._data.role)()))

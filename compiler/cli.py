@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
+from compiler.commands.build_options import task_options
 from compiler.commands.compare import compare
 from compiler.commands.doctor import doctor
 from compiler.commands.inspect import inspect
@@ -21,6 +22,7 @@ from compiler.commands.targets import targets
 from compiler.formats import FORMATS, Format
 from compiler.plan.effort import EFFORTS, Effort
 from edge_contract.errors import ExitCode, WherryError
+from edge_contract.model import Task
 
 _DOCS = "reference/edge-compile.md"
 _INTERRUPTED = 130
@@ -102,7 +104,9 @@ def main() -> None:
 @click.option(
     "--selection", type=_FILE, help="Samples to choose by. [default: split off calibration]"
 )
-@click.option("--test", required=True, type=_FILE, help="Labelled samples that prove the result.")
+@click.option(
+    "--test", required=True, type=_FILE, help="Samples, labelled if can be, that prove it."
+)
 @click.option("--labels", type=_FILE, help="Class names, one a line. [default: 0, 1, ...]")
 @click.option("--preprocess", type=_FILE, help="Preprocessing contract (TOML).")
 @click.option(
@@ -113,8 +117,9 @@ def main() -> None:
     type=float,
     default=1.0,
     show_default=True,
-    help="Accepted drop of accuracy in percentage points, held with 95 % confidence.",
+    help="Accepted drop of accuracy or mAP in percentage points, held with 95 % confidence.",
 )
+@task_options
 @click.option(
     "--effort",
     type=click.Choice(EFFORTS),
@@ -158,6 +163,14 @@ def build(
     preprocess: Path | None,
     trust_preprocess: bool,
     max_drop_pp: float,
+    task: Task | None,
+    shape: tuple[str, ...],
+    top_k: int,
+    max_error_increase: float,
+    min_cosine: float,
+    max_size_kb: float | None,
+    max_ram_mb: float | None,
+    max_mmacs: float | None,
     effort: Effort,
     prune: str,
     sparsity: str,
@@ -170,8 +183,10 @@ def build(
     Exits with 5 and writes no bundle when the gate is not passed.
     """
     # Imported here: onnx and onnxruntime cost a second that --help should not.
+    from compiler.budgets import Budgets
     from compiler.build import build as run_build
-    from compiler.options import BuildOptions
+    from compiler.metrics.measure import Limits
+    from compiler.options import BuildOptions, read_shapes
     from compiler.progress import to_stream
     from compiler.report.terminal import summary_lines
 
@@ -188,7 +203,10 @@ def build(
             labels=labels,
             preprocess=preprocess,
             trust_preprocess=trust_preprocess,
-            max_drop_pp=max_drop_pp,
+            task=task,
+            shapes=read_shapes(shape),
+            limits=Limits(max_drop_pp, max_error_increase, min_cosine, top_k),
+            budgets=Budgets(max_size_kb, max_ram_mb, max_mmacs),
             effort=effort,
             prune=prune,
             sparsity=sparsity,
@@ -211,7 +229,7 @@ def build(
 @click.argument("bundle", type=_FILE)
 @click.option("--target", required=True, help="Device profile that the bundle was compiled for.")
 @click.option("--inputs", required=True, type=_FILE, help="Samples, as the calibration data.")
-@click.option("--out", required=True, type=_FILE, help=".npz to write: y, float32 [n, classes].")
+@click.option("--out", required=True, type=_FILE, help=".npz to write: y, float32 [n, ...].")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON summary, errors as JSON, too.")
 def run_command(

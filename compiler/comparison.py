@@ -25,13 +25,20 @@ from edge_contract.layout import BundleDir
 from edge_contract.model import Lineage, ModelManifest
 from edge_runtime.errors import InputRefusedError
 from edge_runtime.golden import from_tensor
+from edge_runtime.preprocess import FloatArray
 from edge_runtime.session import ModelSession
+from edge_runtime.tensors import Tensors
 
 FIGURES = (
     ("accuracy", ("int8", "accuracy")),
     ("float accuracy", ("float", "accuracy")),
     ("agreement with float", ("agreement",)),
     ("drop at most, pp", ("drop_upper_pp",)),
+    ("mAP", ("int8", "map")),
+    ("float mAP", ("float", "map")),
+    ("mean absolute error", ("int8", "mae")),
+    ("float mean absolute error", ("float", "mae")),
+    ("cosine at least", ("cosine_lower",)),
     ("MACs in int8", ("int8_ops", "macs_share")),
     ("bytes", ("bytes", "int8")),
     ("test samples", ("n",)),
@@ -85,11 +92,11 @@ class LayerDifference(msgspec.Struct, frozen=True):
 class Answers(msgspec.Struct, frozen=True):
     """Both models' answers to A's golden frames, run here and now.
 
-    agreement: share of frames given the same class, 0..1.
+    agreement: share of frames given the same class, 0..1; ``None`` for models that name none.
     """
 
     frames: int
-    agreement: float
+    agreement: float | None
     snr_db: float
     difference_max: float
 
@@ -293,10 +300,18 @@ def _answers(target: str, a: Side, b: Side) -> Answers | None:
         return None
     return Answers(
         frames=len(frames),
-        agreement=float((first.argmax(axis=1) == second.argmax(axis=1)).mean()),
+        agreement=_agreement(a.manifest, first, second),
         snr_db=snr_db(first, second),
         difference_max=float(np.abs(first - second).max()),
     )
+
+
+def _agreement(manifest: ModelManifest, first: FloatArray, second: FloatArray) -> float | None:
+    if manifest.task != "classification":
+        return None
+    own = slice(Tensors(manifest.outputs).sizes[0])
+    same = first[:, own].argmax(axis=1) == second[:, own].argmax(axis=1)
+    return float(same.mean())
 
 
 def _variant(target: str, side: Side) -> tuple[str, bytes]:

@@ -29,7 +29,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 from scipy.stats import binom
 
-from compiler.datasets.dataset import Dataset, Frames
+from compiler.datasets.dataset import Dataset
+from compiler.datasets.frames import Array
 from compiler.errors import DatasetError
 from compiler.floatgraph import FloatGraph
 from edge_contract.preprocess import PreprocessSpec
@@ -116,14 +117,16 @@ def float_answer(graph: FloatGraph) -> Answer:
         providers=["CPUExecutionProvider"],
     )
 
+    name = graph.model.graph.output[0].name
+
     def answer(batch: FloatArray) -> FloatArray:
-        (scores,) = session.run([graph.output_name], {graph.input_name: batch})
+        (scores,) = session.run([name], graph.given.split(batch))
         return np.asarray(scores, np.float32)
 
     return answer
 
 
-def alternatives(spec: PreprocessSpec, frames: Frames) -> list[Alternative]:
+def alternatives(spec: PreprocessSpec, frames: Array) -> list[Alternative]:
     """The contracts that known mistakes would make right, for data such as ``frames``."""
     found: list[Alternative] = []
     low, high = float(frames.min()), float(frames.max())

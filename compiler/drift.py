@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import numpy as np
-
-from compiler.datasets.dataset import Frames
 from compiler.errors import DatasetError
-from edge_contract.preprocess import PreprocessSpec
+from compiler.tuned import Tuned
+from edge_contract.model import ModelManifest
 from edge_contract.reference import DriftReference
-from edge_runtime.features import extract, feature_names
-from edge_runtime.preprocess import FloatArray
+from edge_runtime.features import feature_names
 from edge_runtime.reference import build_reference
+from edge_runtime.tensors import Tensors
 
 
-def drift_reference(
-    frames: Iterable[Frames], scores: FloatArray, spec: PreprocessSpec
-) -> DriftReference:
-    """The reference from calibration and selection frames and the variant's answers to them.
-
-    Args:
-        frames: n raw frames, as the device's source gives them.
-        scores: float32 ``[n, classes]`` of the bundle's first variant.
-        spec: says whether the frames are images, which only the features' names depend on.
+def drift_reference(tuned: Tuned, manifest: ModelManifest) -> DriftReference:
+    """The reference from what was seen of calibration and selection frames.
 
     Raises:
         DatasetError: too few frames.
     """
-    rows = [extract(frame, score) for frame, score in zip(frames, scores, strict=True)]
+    classify = manifest.task == "classification"
     try:
         return build_reference(
-            np.stack([features for features, _ in rows]),
-            np.array([class_id for _, class_id in rows], np.int64),
-            feature_names(image=spec.kind == "image"),
-            classes=scores.shape[1],
+            tuned.features,
+            tuned.class_ids,
+            feature_names(image=manifest.preprocess.kind == "image", classes=classify),
+            classes=Tensors(manifest.outputs).sizes[0] if classify else 1,
         )
     except ValueError as error:
         raise DatasetError(f"calibration data: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
@@ -9,7 +10,8 @@ from threading import Event
 import numpy as np
 import numpy.typing as npt
 
-from compiler.datasets.dataset import Frames, Labels
+from compiler.datasets.dataset import Labels
+from compiler.datasets.frames import Array, Frames, blocks
 from compiler.errors import CompileError
 from edge_contract.model import ModelManifest, Variant
 from edge_runtime.errors import InputRefusedError, ModelRuntimeError
@@ -44,8 +46,15 @@ class Runner:
         """The runtime, and what it runs the variant on."""
         return self._sessions[0].runs_on
 
-    def scores(self, x: Frames, role: str) -> FloatArray:
-        """Raw frames ``[n, ...]`` -> float32 scores ``[n, classes]``.
+    def blocks(self, x: Frames, role: str) -> Iterator[tuple[Array, FloatArray]]:
+        """Raw frames and their rows, block by block; see ``scores``."""
+        row = 0
+        for frames in blocks(x):
+            yield frames, self.scores(frames, role, row)
+            row += len(frames)
+
+    def scores(self, x: Frames, role: str, first_row: int = 0) -> FloatArray:
+        """Raw frames ``[n, ...]`` -> float32 rows ``[n, values]``, all outputs one after another.
 
         Raises:
             CompileError: a frame does not fit, a run fails, or a score is NaN; ``role`` says
@@ -56,7 +65,7 @@ class Runner:
         with ThreadPoolExecutor(len(parts)) as pool:
             try:
                 jobs = [
-                    pool.submit(_answer, session, x, part, role, stop)
+                    pool.submit(_answer, session, x, part, role, first_row, stop)
                     for session, part in zip(self._sessions, parts, strict=False)
                 ]
                 scores = np.concatenate([job.result() for job in jobs])
@@ -66,14 +75,17 @@ class Runner:
                 raise
         bad = ~np.isfinite(scores).all(axis=1)
         if bad.any():
+            row = first_row + int(bad.argmax())
             raise CompileError(
-                f"{role} data: the scores of row {int(bad.argmax())} are NaN or infinite"
+                f"{role} data: the scores of row {row} are NaN or infinite"
                 f" ({int(bad.sum())} such rows)"
             )
         return scores
 
 
-def _answer(session: ModelSession, x: Frames, rows: Ids, role: str, stop: Event) -> FloatArray:
+def _answer(
+    session: ModelSession, x: Frames, rows: Ids, role: str, first_row: int, stop: Event
+) -> FloatArray:
     found: list[FloatArray] = []
     for row in rows.tolist():
         if stop.is_set():
@@ -82,7 +94,7 @@ def _answer(session: ModelSession, x: Frames, rows: Ids, role: str, stop: Event)
             found.append(session.predict(x[row]).scores)
         except (InputRefusedError, ModelRuntimeError) as error:
             raise CompileError(
-                f"{role} data, row {row}: {error.message}", hint=error.hint
+                f"{role} data, row {first_row + row}: {error.message}", hint=error.hint
             ) from error
     return np.stack(found)
 
@@ -101,6 +113,7 @@ class ClassRow:
 class Comparison:
     """The float and the int8 model on the same labelled samples.
 
+    float_accuracy, int8_accuracy: share of samples answered rightly, among the first ``top_k``.
     agreement: share of samples to which both give the same class, right or wrong.
     lost, gained: row numbers of (float right, int8 wrong) and of the reverse.
     """
@@ -112,14 +125,28 @@ class Comparison:
     lost: tuple[int, ...]
     gained: tuple[int, ...]
     classes: tuple[ClassRow, ...]
+    top_k: int = 1
+
+
+def right_among_top(scores: FloatArray, y: Labels, top_k: int) -> npt.NDArray[np.bool_]:
+    """Whether each label is among the ``top_k`` best scores; of equal scores the first counts."""
+    ids = y.astype(np.int64)
+    own = np.take_along_axis(scores, ids[:, None], axis=1)
+    before = np.arange(scores.shape[1]) < ids[:, None]
+    better = (scores > own) | ((scores == own) & before)
+    return np.asarray(better.sum(axis=1) < top_k)
 
 
 def compare(
-    float_scores: FloatArray, int8_scores: FloatArray, y: Labels, labels: list[str]
+    float_scores: FloatArray,
+    int8_scores: FloatArray,
+    y: Labels,
+    labels: list[str],
+    top_k: int = 1,
 ) -> Comparison:
     """Compare scores ``[n, classes]`` of two models against class ids ``[n]``."""
     float_ids, int8_ids = float_scores.argmax(axis=1), int8_scores.argmax(axis=1)
-    float_right, int8_right = float_ids == y, int8_ids == y
+    float_right, int8_right = (right_among_top(s, y, top_k) for s in (float_scores, int8_scores))
     return Comparison(
         n=len(y),
         float_accuracy=float(float_right.mean()),
@@ -136,6 +163,7 @@ def compare(
             )
             for class_id, label in enumerate(labels)
         ),
+        top_k=top_k,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,11 @@ import onnxruntime as ort
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from compiler.errors import OutputError, SourceError
+from compiler.feeds import given_to
 from compiler.source import Source
+from edge_contract.model import TensorSpec
 from edge_runtime.onnx_session import session_options
+from edge_runtime.tensors import Tensors
 
 OPSET_PER_CHANNEL = 13
 """QuantizeLinear and DequantizeLinear take an axis from here on."""
@@ -34,15 +38,28 @@ class FloatGraph:
     model: as the source computes it.
     prepared: the same with constants and batch norms folded; this is what is quantised.
     names: node name here -> node name in the source file.
+    batch_is_free: of every input; else it is 1.
     """
 
     model: ModelProto
     prepared: ModelProto
     names: dict[str, str]
-    input_name: str
-    input_shape: tuple[int, ...]
-    output_name: str
     batch_is_free: bool
+
+    @cached_property
+    def given(self) -> Tensors:
+        """The inputs: splits rows of samples into them."""
+        return given_to(self.model.graph)
+
+    @property
+    def input_name(self) -> str:
+        """The first input."""
+        return self.given.names[0]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one sample, without the batch axis; all inputs in one vector if several."""
+        return self.given.row_shape
 
 
 def normalise(source: Source) -> FloatGraph:
@@ -72,44 +89,46 @@ def normalise(source: Source) -> FloatGraph:
         model=model,
         prepared=_prepare(model),
         names=names,
-        input_name=source.input_name,
-        input_shape=source.input_shape,
-        output_name=source.output_name,
         batch_is_free=source.batch_is_free,
     )
 
 
-def count_classes(graph: FloatGraph, example: npt.NDArray[np.float32]) -> int:
-    """How many scores the model gives for one frame, read off a run.
+def output_specs(graph: FloatGraph, example: npt.NDArray[np.float32]) -> list[TensorSpec]:
+    """What the model answers one frame with, read off a run, so dynamic shapes are known, too.
+
+    Args:
+        graph: the float graph.
+        example: one frame, float32 ``[1, ...]``.
 
     Raises:
-        SourceError: it fails on one frame, or its output is not one row of at least two scores.
+        SourceError: it fails on one frame, or gives no values.
     """
+    names = [value.name for value in graph.model.graph.output]
     try:
         session = ort.InferenceSession(
             graph.model.SerializeToString(),
             session_options("float32"),
             providers=["CPUExecutionProvider"],
         )
-        (scores,) = session.run([graph.output_name], {graph.input_name: example})
+        arrays = session.run(names, graph.given.split(example))
     # onnxruntime raises a family of types without a common base, RuntimeError among them.
     except Exception as error:
         raise SourceError(
             f"the model fails on one frame: {first_line(error)}",
             hint="export it with batch 1 or a free batch axis",
         ) from error
-    if (
-        scores.ndim < 2
-        or scores.shape[0] != 1
-        or scores.size < 2
-        or max(scores.shape) != scores.size
-    ):
-        raise SourceError(
-            f"expected scores [1, classes] with at least 2 classes for one frame, but the output"
-            f" {graph.output_name!r} has shape {list(scores.shape)}",
-            hint="a classifier with one output a class is expected",
-        )
-    return int(scores.size)
+    specs = []
+    for name, array in zip(names, arrays, strict=True):
+        if not array.size:
+            raise SourceError(
+                f"the output {name!r} of one frame has shape {list(array.shape)}: no values",
+                hint="devices need answers of one fixed size; pad them in the model",
+            )
+        shape: list[int | None] = list(array.shape)
+        if shape and shape[0] == 1 and graph.batch_is_free:
+            shape[0] = None
+        specs.append(TensorSpec(name=name, dtype=str(array.dtype), shape=shape))
+    return specs
 
 
 def first_line(error: BaseException) -> str:

@@ -29,25 +29,86 @@ _SAMPLES_CAP = 10_000_000
 
 
 @dataclass(frozen=True)
-class GateResult:
-    """What the gate says of ``n`` paired answers.
+class Interval:
+    """What a gate judged, for people.
 
-    drop_pp: the observed drop of accuracy in percentage points; negative is a gain.
-    drop_upper_pp, drop_lower_pp: its one-sided 95 % bounds.
-    samples_needed: about how many test samples would pass at the flip rates seen; ``None`` where
-        it passes already or more samples would not help.
+    what, unit: such as "drop of accuracy" and "pp".
+    seen, lower, upper: the estimate and its one-sided 95 % bounds.
+    limit: the upper bound must not be above it, the lower not below it where ``at_least``.
+    """
+
+    what: str
+    unit: str
+    seen: float
+    lower: float
+    upper: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def broken(self) -> bool:
+        """Whether the bound shows that the limit does not hold."""
+        return self.upper < self.limit if self.at_least else self.lower > self.limit
+
+    def sentence(self, verdict: Verdict) -> str:
+        """What ``verdict`` says, as the part of a sentence."""
+        sure = ", with 95 % confidence"
+        if self.at_least:
+            if verdict == "pass":
+                return f"the {self.what} is at least {self.lower:.4f}{sure} (limit {self.limit:g})"
+            side = "at least" if verdict == "insufficient" else "below"
+            return f"the {self.what} is {side} {self.limit:g}" + (
+                "" if verdict == "insufficient" else sure
+            )
+        names = {"pp": "percentage point", "points": "point"}
+        word = names.get(self.unit, "per cent")
+        plural = "" if self.limit == 1 or word == "per cent" else "s"
+        of = {"drop of accuracy": " of accuracy", "drop of mAP": " of mAP"}.get(self.what, "")
+        verb = "costs" if of else "raises the error by"
+        if verdict == "pass":
+            many = "" if word == "per cent" else "s"
+            return (
+                f"int8 {verb} at most {self.upper:.2f} {word}{many}{of}{sure}"
+                f" (limit {self.limit:g})"
+            )
+        more = f"int8 {verb} more than {self.limit:g} {word}{plural}{of}"
+        return more if verdict == "insufficient" else more + sure
+
+    @property
+    def badness(self) -> float:
+        """How near the bound that counts is to the limit, or how far beyond it."""
+        return self.limit - self.lower if self.at_least else self.upper - self.limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What the gate says of ``n`` samples, whatever was measured of them.
+
+    samples_needed: about how many test samples would pass if the others were like those seen;
+        ``None`` where it passes already or more samples would not help.
     """
 
     verdict: Verdict
     reason: str
     n: int
+    samples_needed: int | None
+    interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateResult(Gate):
+    """What the gate says of ``n`` paired answers that are right or wrong.
+
+    drop_pp: the observed drop of accuracy in percentage points; negative is a gain.
+    drop_upper_pp, drop_lower_pp: its one-sided 95 % bounds.
+    """
+
     flips_lost: int
     flips_gained: int
     max_drop_pp: float
     drop_pp: float
     drop_upper_pp: float
     drop_lower_pp: float
-    samples_needed: int | None
 
 
 def judge(n: int, lost: int, gained: int, max_drop_pp: float) -> GateResult:
@@ -104,6 +165,14 @@ def judge(n: int, lost: int, gained: int, max_drop_pp: float) -> GateResult:
         drop_upper_pp=100 * upper,
         drop_lower_pp=100 * lower,
         samples_needed=needed,
+        interval=Interval(
+            what="drop of accuracy",
+            unit="pp",
+            seen=100 * (lost - gained) / n,
+            lower=100 * lower,
+            upper=100 * upper,
+            limit=max_drop_pp,
+        ),
     )
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from compiler.datasets.dataset import Frames
-from edge_contract.golden import GoldenVectors
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from compiler.datasets.frames import Array
+from compiler.errors import CompileError
+from edge_contract.golden import GOLDEN_LIMIT_BYTES, GoldenVectors
 from edge_runtime.golden import to_tensor
 from edge_runtime.preprocess import FloatArray
 
@@ -15,30 +20,49 @@ FRAMES_LIMIT_BYTES = 1 << 20
 
 ROWS_MIN = 4
 
+Rows = npt.NDArray[np.int64]
 
-def choose_golden(frames: Frames, scores: FloatArray, step: float) -> GoldenVectors:
-    """Golden vectors from calibration frames.
+
+def golden_count(rows: int, frame_bytes: int, answer_bytes: int) -> int:
+    """How many of ``rows`` frames become golden vectors.
+
+    Raises:
+        CompileError: not even one frame and its answer fit.
+    """
+    both = max(frame_bytes + answer_bytes, 1)
+    wanted = max(ROWS_MIN, min(ROWS, FRAMES_LIMIT_BYTES // max(frame_bytes, answer_bytes, 1)))
+    room = (GOLDEN_LIMIT_BYTES - 4096) // both
+    if room == 0:
+        raise CompileError(
+            f"a frame and its answer take {both:,} bytes; golden vectors hold at most"
+            f" {GOLDEN_LIMIT_BYTES:,}",
+            hint="export the model with smaller outputs",
+        )
+    return min(wanted, room, rows)
+
+
+def choose_rows(
+    margins: npt.NDArray[np.floating], class_ids: npt.NDArray[np.integer], step: float, wanted: int
+) -> Rows:
+    """The golden frames of a classifier, in the order that they are stored in.
 
     Frames are taken class by class, the least certain first, for those move first when weights,
     arithmetic or preprocessing change. The two best scores of each lie more than two steps apart,
     so that a device whose arithmetic differs by one step still names the same class.
 
     Args:
-        frames: raw frames ``[n, ...]``.
-        scores: float32 ``[n, classes]`` that the variant itself gave for them on this host.
-        step: how far one step of the last int8 tensor moves a score; the tolerance.
+        margins: best less second best score of every frame, ``[n]``.
+        class_ids: the best class, ``[n]``.
+        step: how far one step of the last int8 tensor moves a score.
+        wanted: how many.
     """
-    top = np.sort(scores, axis=1)
-    margin = top[:, -1] - top[:, -2]
-    fit = FRAMES_LIMIT_BYTES // max(int(frames[0].nbytes), 1)
-    wanted = min(max(ROWS_MIN, min(ROWS, fit)), len(frames))
-    certain = margin > 2 * step
+    certain = margins > 2 * step
     # Uncertain rows come last, the widest margin first: better than none.
-    order = np.lexsort((np.where(certain, margin, -margin), ~certain))
+    order = np.lexsort((np.where(certain, margins, -margins), ~certain))
     by_class: dict[int, list[int]] = {}
     for row in order.tolist():
         if certain[row]:
-            by_class.setdefault(int(scores[row].argmax()), []).append(row)
+            by_class.setdefault(int(class_ids[row]), []).append(row)
     queues = [by_class[class_id] for class_id in sorted(by_class)]
     chosen: list[int] = []
     while len(chosen) < wanted and any(queues):
@@ -48,7 +72,25 @@ def choose_golden(frames: Frames, scores: FloatArray, step: float) -> GoldenVect
     if len(chosen) < min(ROWS_MIN, wanted):
         rest = [row for row in order.tolist() if row not in chosen]
         chosen += rest[: min(ROWS_MIN, wanted) - len(chosen)]
-    rows = np.array(chosen)
+    return np.array(chosen, np.int64)
+
+
+def spread_rows(rows: int, wanted: int) -> Rows:
+    """The golden frames of other models: evenly spaced ones."""
+    return np.unique(np.linspace(0, rows - 1, wanted).round().astype(np.int64))
+
+
+def golden_vectors(frames: Array, scores: FloatArray, steps: Sequence[float]) -> GoldenVectors:
+    """Golden vectors of the chosen frames.
+
+    Args:
+        frames: raw frames ``[n, ...]``.
+        scores: float32 ``[n, values]`` that the variant itself gave for them on this host.
+        steps: tolerances, output by output.
+    """
     return GoldenVectors(
-        frames=to_tensor(frames[rows]), scores=to_tensor(scores[rows]), tolerance_abs=step
+        frames=to_tensor(frames),
+        scores=to_tensor(scores),
+        tolerance_abs=max(steps),
+        tolerances_abs=list(steps) if len(steps) > 1 else msgspec.UNSET,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,29 +14,35 @@ from compiler.contractcheck import check_contract, float_answer
 from compiler.datasets.checks import (
     check_apart,
     check_calibration,
-    check_labels,
     check_same_classes,
     check_shape,
 )
 from compiler.datasets.dataset import Dataset
 from compiler.datasets.load import load_dataset
 from compiler.errors import CompileError, DatasetError
-from compiler.floatgraph import FloatGraph, count_classes, normalise
+from compiler.feeds import input_specs
+from compiler.floatgraph import FloatGraph, normalise, output_specs
 from compiler.formats import planned_variant, runtime_versions
 from compiler.layers import Layer, list_layers
+from compiler.metrics.measure import Limits, metric_of
 from compiler.options import BuildOptions, check_names, read_labels, read_names, read_preprocess
 from compiler.progress import Progress, silent
 from compiler.prune.ask import check_targets, read_ask
 from compiler.source import Source, load_source
 from compiler.split import SEED, SELECTION_SHARE, selection_split
+from compiler.tasks import check_task_labels, settle_task
 from device_configs.loader import load_profile
 from edge_contract import __version__
 from edge_contract.errors import ExitCode
-from edge_contract.model import Lineage, ModelManifest, TensorSpec
+from edge_contract.model import Lineage, ModelManifest, Task, TensorSpec
 from edge_contract.preprocess import PreprocessSpec
 from edge_contract.profile import DeviceProfile
 from edge_runtime.errors import InputRefusedError
 from edge_runtime.preprocess import Preprocessor
+from edge_runtime.tensors import Tensors
+
+_CONSTANT_SHOWN = 8
+"""Names of constant columns in the warnings."""
 
 
 @dataclass(frozen=True)
@@ -82,25 +89,32 @@ def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
     check_names(options)
     profiles = _load_profiles(options)
     check_targets(read_ask(options.prune, options.sparsity), profiles.values())
-    source = load_source(options.model)
+    source = load_source(options.model, options.shapes)
     graph = normalise(source)
     spec = read_preprocess(options.preprocess)
-    preprocessor = Preprocessor(spec, graph.input_shape)
-    data = _load_data(options, preprocessor, progress)
+    names = graph.given.names
+    if len(names) > 1 and spec != PreprocessSpec():
+        raise CompileError(
+            f"--preprocess speaks of one input, the model has {len(names)}: {', '.join(names)}",
+            hint="scale and lay out the samples as the model takes them, or do it in the model",
+        )
+    preprocessor = Preprocessor(spec, graph.row_shape)
+    data = _load_data(options, preprocessor, names, progress)
     try:
         example = preprocessor(data.whole.x[0])
     except InputRefusedError as error:
         raise DatasetError(f"calibration data, row 0: {error.message}") from error
-    classes = count_classes(graph, example)
-    for part in (data.whole, data.selection, data.test):
-        check_labels(part, classes)
-    doubts = check_contract(
-        preprocessor,
-        [data.whole, data.selection, data.test],
-        float_answer(graph),
-        trust=options.trust_preprocess,
-    )
-    data = replace(data, warnings=(*data.warnings, *doubts))
+    outputs = output_specs(graph, example)
+    task = settle_task(options.task, outputs, data.test.y)
+    check_task_labels(task, outputs, (data.whole, data.selection, data.test))
+    if task == "classification":
+        doubts = check_contract(
+            preprocessor,
+            [data.whole, data.selection, data.test],
+            float_answer(graph),
+            trust=options.trust_preprocess,
+        )
+        data = replace(data, warnings=(*data.warnings, *doubts))
     return Inputs(
         source=source,
         graph=graph,
@@ -108,7 +122,7 @@ def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
         preprocessor=preprocessor,
         data=data,
         profiles=profiles,
-        manifest=_manifest(options, source, graph, spec, data, profiles, classes),
+        manifest=_manifest(options, source, graph, spec, data, profiles, task, outputs),
     )
 
 
@@ -122,18 +136,21 @@ def _load_profiles(options: BuildOptions) -> dict[str, DeviceProfile]:
     return profiles
 
 
-def _load_data(options: BuildOptions, preprocessor: Preprocessor, progress: Progress) -> Data:
+def _load_data(
+    options: BuildOptions, preprocessor: Preprocessor, inputs: Sequence[str], progress: Progress
+) -> Data:
     read = partial(
         load_dataset,
         contract=preprocessor.spec,
         names=read_names(options.labels) if options.labels else None,
+        inputs=inputs,
         progress=progress,
     )
     calibration = read(options.calibration, "calibration", labels_required=False)
     tuning = [calibration]
     if options.selection is not None:
         tuning.append(read(options.selection, "selection", labels_required=False))
-    test = read(options.test, "test", labels_required=True)
+    test = read(options.test, "test", labels_required=False)
     check_calibration(calibration)
     check_same_classes([*tuning, test])
     for part in (*tuning, test):
@@ -143,7 +160,12 @@ def _load_data(options: BuildOptions, preprocessor: Preprocessor, progress: Prog
                 f"{part.role} data are {part.x.dtype}, calibration data {calibration.x.dtype};"
                 " all must be what the device's source gives"
             )
-    warnings = tuple(check_apart(test, tuning))
+    constant = [f"calibration data: {found}" for found in calibration.constant_inputs()]
+    if len(constant) > _CONSTANT_SHOWN:
+        constant[_CONSTANT_SHOWN:] = [
+            f"and {len(constant) - _CONSTANT_SHOWN} more constant columns"
+        ]
+    warnings = (*check_apart(test, tuning), *constant)
     if options.selection is not None:
         return Data(calibration, tuning[1], calibration, test, False, warnings)
     fit, held = selection_split(len(calibration))
@@ -164,21 +186,19 @@ def _manifest(
     spec: PreprocessSpec,
     data: Data,
     profiles: dict[str, DeviceProfile],
-    classes: int,
+    task: Task,
+    outputs: list[TensorSpec],
 ) -> ModelManifest:
-    batch = None if graph.batch_is_free else 1
     variants = [planned_variant(profile, options.format) for profile in profiles.values()]
     ask = read_ask(options.prune, options.sparsity)
     split = f"{SELECTION_SHARE:g} of the calibration data, seed {SEED}"
     return ModelManifest(
         name=options.name,
         version=options.version,
-        task="classification",
-        inputs=[
-            TensorSpec(name=graph.input_name, dtype="float32", shape=[batch, *graph.input_shape])
-        ],
-        outputs=[TensorSpec(name=graph.output_name, dtype="float32", shape=[batch, classes])],
-        labels=read_labels(options.labels, classes),
+        task=task,
+        inputs=input_specs(graph.model.graph),
+        outputs=outputs,
+        labels=_labels(options, task, Tensors(outputs).sizes[0]),
         preprocess=spec,
         variants=variants,
         lineage=Lineage(
@@ -194,10 +214,28 @@ def _manifest(
             },
             options={
                 "effort": options.effort,
-                "max_drop_pp": f"{options.max_drop_pp:g}",
+                **_limit(options.limits, metric_of(task, data.test.y is not None, options.limits)),
                 "prune": ask.words,
                 "selection": split if data.was_split else data.selection.digest,
                 "sparsity": ask.sparsity,
             },
         ),
     )
+
+
+def _labels(options: BuildOptions, task: Task, values: int) -> list[str]:
+    if task == "classification":
+        return read_labels(options.labels, values)
+    if options.labels is None:
+        return []
+    return read_labels(options.labels, len(read_names(options.labels)))
+
+
+def _limit(limits: Limits, metric: str) -> dict[str, str]:
+    """The limit that the metric is judged by, as the lineage tells it."""
+    if metric == "fidelity":
+        return {"min_cosine": f"{limits.min_cosine:g}"}
+    if metric == "error":
+        return {"max_error_increase_percent": f"{limits.max_error_increase_percent:g}"}
+    found = {"max_drop_pp": f"{limits.max_drop_pp:g}"}
+    return found if limits.top_k == 1 else {**found, "top_k": str(limits.top_k)}

@@ -83,7 +83,8 @@ def _shapes(
     graph: FloatGraph, nodes: list[NodeProto], example: npt.NDArray[np.float32]
 ) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {t.name: tuple(t.dims) for t in graph.model.graph.initializer}
-    shapes[graph.input_name] = example.shape
+    feeds = graph.given.split(example)
+    shapes.update({name: array.shape for name, array in feeds.items()})
     wanted: list[str] = []
     for node in nodes:
         wanted += [name for name in (*node.input[:2], node.output[0]) if name not in shapes]
@@ -94,7 +95,7 @@ def _shapes(
             session_options("float32"),
             providers=["CPUExecutionProvider"],
         )
-        arrays = session.run(wanted, {graph.input_name: example})
+        arrays = session.run(wanted, feeds)
     # onnxruntime raises a family of types without a common base, RuntimeError among them.
     except Exception as error:
         raise SourceError(

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from onnx import ModelProto
 
 from compiler.errors import SourceError
+from compiler.feeds import given_to
 from compiler.floatgraph import constant_tensors, first_line
 from compiler.layers import inner_tensors, with_outputs
 from edge_runtime.onnx_session import session_options
@@ -45,7 +46,7 @@ def tensor_sizes(model: ModelProto, example: npt.NDArray[np.float32]) -> dict[st
     """Elements of each activation tensor for one frame, the input included.
 
     Args:
-        model: a float graph with one input.
+        model: a float graph.
         example: a model input, float32 ``[1, ...]``; sizes are read off a run.
 
     Raises:
@@ -53,18 +54,18 @@ def tensor_sizes(model: ModelProto, example: npt.NDArray[np.float32]) -> dict[st
     """
     constants = constant_tensors(model.graph)
     names = [name for name in inner_tensors(model.graph) if name not in constants]
-    entry = model.graph.input[0].name
+    feeds = given_to(model.graph).split(example)
     try:
         session = ort.InferenceSession(
             with_outputs(model, names).SerializeToString(),
             session_options("float32"),
             providers=["CPUExecutionProvider"],
         )
-        arrays = session.run(names, {entry: example})
+        arrays = session.run(names, feeds)
     # onnxruntime raises a family of types without a common base, RuntimeError among them.
     except Exception as error:
         raise SourceError(f"the model fails on one frame: {first_line(error)}") from error
-    found = {entry: int(example.size)}
+    found = {name: int(array.size) for name, array in feeds.items()}
     found.update({name: int(np.size(a)) for name, a in zip(names, arrays, strict=True)})
     return found
 
@@ -86,19 +87,19 @@ def peak_bytes(model: ModelProto, sizes: Mapping[str, int], int8: Set[str]) -> i
     def held(name: str) -> str:
         return place.get(name, name)
 
-    entry = model.graph.input[0].name
+    entries = {value.name for value in model.graph.input}
     bytes_of: dict[str, int] = {}
     for name, elements in sizes.items():
         # A layer whose Relu is int8 writes int8; the input comes in float and is then rounded.
         cost = elements * (1 if name in int8 else 4)
-        if name == entry and name in int8:
+        if name in entries and name in int8:
             cost += 4 * elements
         bytes_of[held(name)] = min(bytes_of.get(held(name), cost), cost)
     ends = {held(value.name): len(model.graph.node) for value in model.graph.output}
     for step, node in enumerate(model.graph.node):
         for name in node.input:
             ends[held(name)] = max(ends.get(held(name), 0), step)
-    alive = {held(entry)}
+    alive = {held(value.name) for value in model.graph.input if value.name in sizes}
     peak = 0
     for step, node in enumerate(model.graph.node):
         alive |= {held(name) for name in node.output if name in sizes}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
+from compiler.budgets import Budgets
 from compiler.errors import CompileError
 from compiler.formats import Format
+from compiler.metrics.measure import Limits
 from compiler.plan.effort import Effort
 from compiler.prune.ask import read_ask
 from edge_contract.errors import ContractError, ExitCode
-from edge_contract.model import LineName, Version
+from edge_contract.model import LineName, Task, Version
 from edge_contract.preprocess import PreprocessSpec
 
 _TEXT_LIMIT_BYTES = 1 << 20
@@ -23,7 +27,10 @@ _LABEL_LIMIT_CHARS = 100
 class BuildOptions:
     """The options of ``edge-compile build``.
 
-    max_drop_pp: the accepted drop of accuracy in percentage points, above 0 and below 100.
+    task: what the model is for; found out where it is ``None``.
+    shapes: static shapes for inputs that leave axes free, batch axis included.
+    limits: what int8 may cost in answers.
+    budgets: what the int8 model may weigh.
     format: of the model's file; ``None`` takes what each target's profile says.
     effort: how long the plan is searched.
     trust_preprocess: only warn where the labels speak against the preprocessing contract.
@@ -43,7 +50,10 @@ class BuildOptions:
     labels: Path | None = None
     preprocess: Path | None = None
     trust_preprocess: bool = False
-    max_drop_pp: float = 1.0
+    task: Task | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    budgets: Budgets = field(default_factory=Budgets)
     effort: Effort = "normal"
     format: Format | None = None
     prune: str = "off"
@@ -73,12 +83,7 @@ def check_names(options: BuildOptions) -> None:
             raise CompileError(
                 f"{what} {value[:80]!r}: expected {wanted}", exit_code=ExitCode.USAGE
             ) from error
-    if not 0 < options.max_drop_pp < 100:
-        raise CompileError(
-            f"--max-drop-pp {options.max_drop_pp}: expected percentage points above 0 and below"
-            " 100; a drop of 0 cannot be proven with any number of samples",
-            exit_code=ExitCode.USAGE,
-        )
+    _check_limits(options.limits, options.budgets)
     read_ask(options.prune, options.sparsity)
     twice = sorted({t for t in options.targets if options.targets.count(t) > 1})
     if twice or not options.targets:
@@ -86,6 +91,56 @@ def check_names(options: BuildOptions) -> None:
             f"--target: {', '.join(twice)} given twice" if twice else "--target: none given",
             exit_code=ExitCode.USAGE,
         )
+
+
+def _check_limits(limits: Limits, budgets: Budgets) -> None:
+    """Refuse limits that no model can hold, or that none can break."""
+    wrong = ""
+    if not 0 < limits.max_drop_pp < 100:
+        wrong = (
+            f"--max-drop-pp {limits.max_drop_pp}: expected percentage points above 0 and below"
+            " 100; a drop of 0 cannot be proven with any number of samples"
+        )
+    elif not 0 < limits.max_error_increase_percent < math.inf:
+        wrong = (
+            f"--max-error-increase {limits.max_error_increase_percent}: expected per cent above 0;"
+            " no increase at all cannot be proven with any number of samples"
+        )
+    elif not 0 < limits.min_cosine < 1:
+        wrong = f"--min-cosine {limits.min_cosine}: expected a cosine above 0 and below 1"
+    elif limits.top_k < 1:
+        wrong = f"--top-k {limits.top_k}: expected at least 1"
+    for option, value in (
+        ("--max-size-kb", budgets.max_size_kb),
+        ("--max-ram-mb", budgets.max_ram_mb),
+        ("--max-mmacs", budgets.max_mmacs),
+    ):
+        if value is not None and not 0 < value < math.inf:
+            wrong = f"{option} {value}: expected a number above 0"
+    if wrong:
+        raise CompileError(wrong, exit_code=ExitCode.USAGE)
+
+
+def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """``NAME=1,3,224,224`` texts as shapes by input name.
+
+    Raises:
+        CompileError: of another form, sizes below 1, or a name twice.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, equals, sizes = text.rpartition("=")
+        numbers = sizes.split(",")
+        if not equals or not name or not all(n.isascii() and n.isdecimal() for n in numbers):
+            raise CompileError(
+                f"--shape {text[:80]!r}: expected NAME=1,3,224,224", exit_code=ExitCode.USAGE
+            )
+        shape = tuple(int(number) for number in numbers)
+        if min(shape) < 1 or name in found:
+            what = "is given twice" if name in found else "holds a size below 1"
+            raise CompileError(f"--shape {text[:80]!r} {what}", exit_code=ExitCode.USAGE)
+        found[name] = shape
+    return found
 
 
 def read_labels(path: Path | None, classes: int) -> list[str]:

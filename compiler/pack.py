@@ -19,6 +19,7 @@ from edge_contract.model import (
     MODEL_CARD_FILE,
     MODEL_FILE,
     ModelManifest,
+    TensorSpec,
     Variant,
 )
 from edge_contract.reference import DriftReference
@@ -100,37 +101,50 @@ def model_card(
     pruning: PruningReport | None = None,
 ) -> str:
     """A page for people (Markdown)."""
-    (entry,) = manifest.inputs
-    shape = " x ".join("n" if size is None else str(size) for size in entry.shape)
     shown = ", ".join(manifest.labels[:50]) + (" ..." if len(manifest.labels) > 50 else "")
-    header = "target | scheme | float | int8 | agreement | drop at most (95 %) | layers in int8"
+    what = {
+        "classification": f"A classifier with {len(manifest.labels)} classes",
+        "regression": "A regression model",
+        "detection": "A detector",
+        "embedding": "An embedding model",
+    }[manifest.task]
     lines = [
         f"# {manifest.name} {manifest.version}",
         "",
-        f"A classifier with {len(manifest.labels)} classes, quantised to int8 by `edge-compile`.",
+        f"{what}, quantised to int8 by `edge-compile`.",
         "",
-        f"- Input: `{entry.name}`, float32, {shape}, after the preprocessing in `model.json`",
-        f"- Classes: {shown}",
+        *(
+            f"- Input: `{entry.name}`, float32, {_shape(entry)}, after the preprocessing in"
+            " `model.json`"
+            for entry in manifest.inputs
+        ),
+        *(f"- Output: `{made.name}`, {made.dtype}, {_shape(made)}" for made in manifest.outputs),
+        *([f"- Classes: {shown}"] if shown else []),
         *([f"- Pruned before it was quantised: {pruning.sentence()}"] if pruning else []),
         "",
-        f"| {header} |",
-        "|---|---|---|---|---|---|---|",
+        "| target | scheme | judged (95 %) | limit | figures | layers in int8 |",
+        "|---|---|---|---|---|---|",
     ]
     for target, report in reports.items():
+        judged = report.gate.interval
+        bound = (
+            f"at least {judged.lower:.4f}"
+            if judged.at_least
+            else f"at most {judged.upper:.2f} {judged.unit}"
+        )
         figures = (
             target,
             report.scheme,
-            f"{report.comparison.float_accuracy:.2%}",
-            f"{report.comparison.int8_accuracy:.2%}",
-            f"{report.comparison.agreement:.2%}",
-            f"{report.gate.drop_upper_pp:.2f} pp",
+            f"{judged.what} {bound}",
+            f"{judged.limit:g}",
+            "; ".join(f"{f.title} {f.value} ({f.note})" for f in report.measured.figures),
             f"{report.audit.seen} of {report.audit.expected}",
         )
         lines.append(f"| {' | '.join(figures)} |")
-    samples = next(iter(reports.values())).comparison.n
+    samples = next(iter(reports.values())).gate.n
     lines += [
         "",
-        f"Accuracy on {samples} test samples; it holds for data like these.",
+        f"Judged on {samples} test samples; it holds for data like these.",
         "",
         f"- Source model: `{manifest.lineage.source_digest}`",
         f"- Calibration data: `{manifest.lineage.calibration_digest}`",
@@ -138,3 +152,7 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _shape(spec: TensorSpec) -> str:
+    return " x ".join("n" if size is None else str(size) for size in spec.shape)

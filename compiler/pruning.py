@@ -15,13 +15,14 @@ import numpy as np
 
 from compiler.audit import LAYER_NAME
 from compiler.datasets.dataset import Labels, stream
+from compiler.errors import CompileError
 from compiler.evaluate import Runner
 from compiler.floatgraph import FloatGraph
 from compiler.gate import upper_bound
 from compiler.inputs import Inputs
 from compiler.layers import Layer, list_layers
 from compiler.options import BuildOptions
-from compiler.plan.fidelity import logit_snr_db, logits_from_scores, logits_of
+from compiler.plan.fidelity import logits_from_scores, rows_snr_db, tails_of
 from compiler.plan.plan import Plan
 from compiler.progress import Progress
 from compiler.prune.ask import PruneAsk, read_ask
@@ -29,8 +30,9 @@ from compiler.prune.prune import GroupReport, PruneResult, prune_model
 from compiler.prune.report import PruningReport
 from compiler.prune.sparsity import is_sparse, sparsify
 from compiler.ranges import Samples
-from compiler.variants import FloatScores
+from compiler.variants import FloatScores, selection_frames
 from edge_runtime.preprocess import FloatArray
+from edge_runtime.tensors import Tensors
 
 SAMPLES_MAX = 256
 """Calibration samples that pruning looks at, evenly spaced; each is run many times."""
@@ -66,9 +68,15 @@ def prune_inputs(
     ask = read_ask(options.prune, options.sparsity)
     if not (ask.channels or ask.sparse):
         return Pruned(inputs, floating, None)
+    if ask.auto and inputs.manifest.task != "classification":
+        raise CompileError(
+            f"--prune auto asks how many answers flip, which only a classifier has; the task is"
+            f" {inputs.manifest.task}",
+            hint="--prune 0.2: the share of the multiply-accumulates that goes",
+        )
     step = math.lcm(*(profile.channel_step for profile in inputs.profiles.values()))
     samples = _samples(inputs)
-    judge = Judge(inputs, floating.selection, options.max_drop_pp, options.workers)
+    judge = Judge(inputs, floating.selection, options.limits.max_drop_pp, options.workers)
     graph, result = inputs.graph, None
     if ask.channels:
         result = prune_model(
@@ -144,13 +152,17 @@ class Judge:
         self._wanted = wanted
         self._limit = max_drop_pp / 100
         self._workers = workers
-        self._head = logits_of(inputs.graph.prepared)[1]
+        self._heads = tails_of(inputs.graph.prepared).heads
+        self._sizes = Tensors(inputs.manifest.outputs).sizes
         self.refused: list[str] = []
 
     def __call__(self, graph: FloatGraph) -> bool:
         """Judge ``graph``; what speaks against it is added to ``refused``."""
         wanted, given = self.logits(self._wanted), self.logits(self.answer(graph))
-        lost, gained = expected_flips(wanted, given, self._inputs.data.selection.y)
+        y = self._inputs.data.selection.y
+        if y is not None and len(y) != len(wanted):
+            y = None  # only some of the frames were answered; see ``selection_frames``
+        lost, gained = expected_flips(wanted, given, y)
         why = verdict(lost, gained, len(self._inputs.data.test), self._limit)
         if why:
             self.refused.append(why)
@@ -161,16 +173,20 @@ class Judge:
         manifest = self._inputs.manifest
         variant = msgspec.structs.replace(manifest.variants[0], scheme="float32")
         runner = Runner(graph.model.SerializeToString(), manifest, variant, self._workers)
-        return runner.scores(self._inputs.data.selection.x, "selection")
+        return runner.scores(selection_frames(self._inputs), "selection")
 
     def logits(self, scores: FloatArray) -> FloatArray:
-        """What stood before the last Softmax or Sigmoid."""
-        return logits_from_scores(scores, self._head)
+        """What stood before the last Softmax or Sigmoid of the first output."""
+        return logits_from_scores(scores[:, : self._sizes[0]], self._heads[0])
 
-    def likeness(self, scores: FloatArray) -> tuple[float, float]:
-        """(SNR of the logits in dB, share of equal classes) beside the source's answers."""
-        snr = logit_snr_db(self.logits(self._wanted), self.logits(scores), self._head)
-        return snr, float((scores.argmax(axis=1) == self._wanted.argmax(axis=1)).mean())
+    def likeness(self, scores: FloatArray) -> tuple[float, float | None]:
+        """(SNR of the logits in dB, share of equal classes) beside the source's answers; no share
+        where the model names no classes."""
+        snr = rows_snr_db(self._wanted, scores, self._heads, self._sizes)
+        if self._inputs.manifest.task != "classification":
+            return snr, None
+        same = self.logits(scores).argmax(axis=1) == self.logits(self._wanted).argmax(axis=1)
+        return snr, float(same.mean())
 
 
 def expected_flips(wanted: FloatArray, given: FloatArray, y: Labels | None) -> tuple[float, float]:

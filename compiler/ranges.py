@@ -71,7 +71,8 @@ def collect_stats(
         for name in inner_tensors(graph.prepared.graph)
         if name not in constants and (wanted is None or name in wanted)
     ]
-    run = _runner(graph, names, wanted is None or graph.input_name in wanted)
+    inputs = [name for name in graph.given.names if wanted is None or name in wanted]
+    run = _runner(graph, names, inputs)
     extremes: dict[str, tuple[float, float]] = {}
     for row, sample in enumerate(samples()):
         for name, values in run(sample):
@@ -96,7 +97,7 @@ def collect_stats(
 
 
 def _runner(
-    graph: FloatGraph, names: list[str], input_too: bool
+    graph: FloatGraph, names: list[str], inputs: list[str]
 ) -> Callable[[npt.NDArray[np.float32]], Iterator[tuple[str, npt.NDArray[np.float32]]]]:
     try:
         session = ort.InferenceSession(
@@ -109,10 +110,11 @@ def _runner(
         raise SourceError(f"onnxruntime cannot calibrate the model: {first_line(error)}") from error
 
     def run(sample: npt.NDArray[np.float32]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-        if input_too:
-            yield graph.input_name, sample
+        feeds = graph.given.split(sample)
+        for name in inputs:
+            yield name, feeds[name]
         try:
-            arrays = session.run(names, {graph.input_name: sample})
+            arrays = session.run(names, feeds)
         # As above.
         except Exception as error:
             raise SourceError(f"the float model fails on a sample: {first_line(error)}") from error

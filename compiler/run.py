@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from compiler.errors import OutputError
 from compiler.evaluate import Runner
 from edge_contract.layout import BundleDir, unpack_tar, write_durably
 from edge_contract.model import MODEL_FILE, decode_model_manifest
+from edge_runtime.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ def run_bundle(bundle: Path, target: str, inputs: Path, out: Path, workers: int 
         bundle: a bundle directory, or the same in one tar.
         target: a device profile that the bundle was compiled for.
         inputs: raw frames, in any form that calibration data may have.
-        out: ``.npz`` with ``y``, float32 ``[n, classes]``, dequantised; replaced as a whole.
+        out: ``.npz`` with ``y``, float32 ``[n, ...]``, dequantised, or with an array for each of
+            several outputs, by its name; replaced as a whole.
         workers: samples answered at the same time.
 
     Raises:
@@ -51,9 +54,18 @@ def run_bundle(bundle: Path, target: str, inputs: Path, out: Path, workers: int 
     manifest = decode_model_manifest(opened.read_file(MODEL_FILE), where=f"{bundle}/{MODEL_FILE}")
     variant = manifest.variant_for(target)
     runner = Runner(opened.read_file(variant.file), manifest, variant, workers)
-    scores = runner.scores(load_frames(inputs, manifest.preprocess), "input")
+    scores = runner.scores(
+        load_frames(inputs, manifest.preprocess, [one.name for one in manifest.inputs]), "input"
+    )
     packed = io.BytesIO()
-    np.savez(packed, y=scores)
+    tensors = Tensors(manifest.outputs)
+    parts = np.split(scores, np.cumsum(tensors.sizes)[:-1], axis=1)
+    names = ("y",) if len(parts) == 1 else tensors.names
+    arrays: dict[str, Any] = {
+        name: part.reshape(len(part), *shape)
+        for name, part, shape in zip(names, parts, tensors.shapes, strict=True)
+    }
+    np.savez(packed, **arrays)
     try:
         write_durably(out, packed.getvalue())
     except OSError as error:

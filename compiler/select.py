@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compiler.plan.fidelity import logit_snr_db, logits_from_scores
+from compiler.plan.fidelity import rows_snr_db
 from compiler.plan.search import Trial
 from edge_runtime.preprocess import FloatArray
 
@@ -16,22 +16,26 @@ class Candidate:
 
     recipe: how it was made.
     simulated_snr_db: what the search expected, on calibration samples.
-    snr_db: power of the float logits over that of the int8 logits' error.
-    agreement: share of samples with the same class as the float model, 0..1.
+    snr_db: power of the float logits over that of the int8 logits' error, all outputs together.
+    agreement: share of samples with the same class as the float model, 0..1; ``None`` where the
+        model names no classes.
     """
 
     trial: Trial
     recipe: str
     simulated_snr_db: float
     snr_db: float
-    agreement: float
+    agreement: float | None
 
 
 def rank_trials(
     trials: Sequence[Trial],
     float_scores: FloatArray,
     int8_scores: Callable[[Trial], FloatArray],
-    head: str,
+    heads: Sequence[str],
+    sizes: Sequence[int],
+    *,
+    classes: bool = True,
 ) -> list[Candidate]:
     """Every finalist, the nearest to the float model first; the test data have no part in it.
 
@@ -39,14 +43,17 @@ def rank_trials(
         trials: from the search.
         float_scores: the float model's scores for the selection samples.
         int8_scores: gives a finalist's scores for the same samples. Labels are not used.
-        head: the operator that makes scores of logits, or "".
+        heads: the operator that makes scores of logits, or "", output by output.
+        sizes: values of each output.
+        classes: whether the first output is scores of classes.
     """
     found = []
-    reference = logits_from_scores(float_scores, head)
+    first = slice(sizes[0])
     for trial in trials:
         scores = int8_scores(trial)
-        same = scores.argmax(axis=1) == float_scores.argmax(axis=1)
-        snr = logit_snr_db(reference, logits_from_scores(scores, head), head)
-        found.append(Candidate(trial, trial.recipe, trial.snr_db, snr, float(same.mean())))
+        snr = rows_snr_db(float_scores, scores, heads, sizes)
+        same = scores[:, first].argmax(axis=1) == float_scores[:, first].argmax(axis=1)
+        agreement = float(same.mean()) if classes else None
+        found.append(Candidate(trial, trial.recipe, trial.snr_db, snr, agreement))
     # Stable: of equal candidates the one that the search liked better wins.
     return sorted(found, key=lambda candidate: -candidate.snr_db)

@@ -1,4 +1,4 @@
-"""Read a model file and hand out a float ONNX classifier that is known to be sound.
+"""Read a model file and hand out a float ONNX model that is known to be sound.
 
 Everything a stranger's file can get wrong is found here, before any time is spent: not ONNX,
 truncated, custom operators, cycles, int8 already, weights that are not numbers, inputs and
@@ -8,6 +8,7 @@ outputs that do not fit.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,29 +29,41 @@ MODEL_LIMIT_BYTES = 2 * 1024**3 - 1
 
 OPSET_MIN = 11
 
+_FLOAT_KINDS = (TensorProto.FLOAT,)
+_ANSWER_KINDS = (
+    TensorProto.FLOAT,
+    TensorProto.INT64,
+    TensorProto.INT32,
+    TensorProto.UINT8,
+    TensorProto.INT8,
+    TensorProto.BOOL,
+)
+"""What an output may be: a detector's classes are whole numbers."""
+
 _EXPORT_HINT = "export the trained model to ONNX, float32, and give that file"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checked float classifier.
+    """A checked float model; every input is float32 ``[batch, ...]``.
 
     digest: of the file, with its external data files after it in the order of their names.
     size_bytes: of the same files.
-    input_shape: without the batch axis; all static.
+    batch_is_free: of every input.
     """
 
     model: ModelProto
     digest: str
     size_bytes: int
-    input_name: str
-    input_shape: tuple[int, ...]
-    output_name: str
     batch_is_free: bool
 
 
-def load_source(path: Path) -> Source:
+def load_source(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Source:
     """Read and check the model at ``path``.
+
+    Args:
+        path: an ONNX or .tflite file.
+        shapes: input name -> static shape, batch axis included, for inputs that leave axes free.
 
     A batch axis that is fixed to another number than 1 is set to 1, because a device answers
     one frame at a time; the runtime then has the last word.
@@ -66,26 +79,31 @@ def load_source(path: Path) -> Source:
     graph = model.graph
     constants = {initializer.name for initializer in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
-    if len(inputs) != 1 or len(graph.output) != 1:
+    if not inputs or not graph.output:
         raise SourceError(
-            f"{path.name}: expected one input and one output, got inputs"
-            f" {[value.name for value in inputs]} and outputs"
-            f" {[value.name for value in graph.output]}",
-            hint="export the model with its scores as the only output",
+            f"{path.name}: expected at least one input and one output, got {len(inputs)} and"
+            f" {len(graph.output)}",
+            hint="export the model with its answers as outputs",
         )
-    (only_input,), (only_output,) = inputs, graph.output
-    _require_float(path, "input", only_input)
-    _require_float(path, "output", only_output)
-    batch, shape = _static_shape(path, only_input)
-    if batch not in (None, 1):
-        for value in (only_input, only_output):
+    for value in inputs:
+        _require_kind(path, "input", value, _FLOAT_KINDS)
+    for value in graph.output:
+        _require_kind(path, "output", value, _ANSWER_KINDS)
+    fix_shapes(path.name, graph, inputs, shapes or {})
+    batches = {_batch_of(value) for value in inputs}
+    for batch in batches - {None, 1}:
+        for value in (*inputs, *graph.output):
             axes = value.type.tensor_type.shape.dim
             if axes and axes[0].dim_value == batch:
                 axes[0].dim_value = 1
         # Shapes recorded for the old batch would contradict the new one.
         del graph.value_info[:]
+    if None in batches and len(batches) > 1:
+        for value in inputs:
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+    kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in inputs]
     del graph.input[:]
-    graph.input.append(only_input)
+    graph.input.extend(kept)
     state = hashlib.sha256(data)
     for file in external:
         state.update(file.read_bytes())
@@ -93,10 +111,7 @@ def load_source(path: Path) -> Source:
         model=model,
         digest="sha256:" + state.hexdigest(),
         size_bytes=len(data) + sum(file.stat().st_size for file in external),
-        input_name=only_input.name,
-        input_shape=shape,
-        output_name=only_output.name,
-        batch_is_free=batch is None,
+        batch_is_free=batches == {None},
     )
 
 
@@ -176,10 +191,12 @@ def external_files(path: Path, model: ModelProto) -> list[Path]:
     return [path.parent / name for name in sorted(names)]
 
 
-def _require_float(path: Path, what: str, value: onnx.ValueInfoProto) -> None:
+def _require_kind(
+    path: Path, what: str, value: onnx.ValueInfoProto, kinds: Collection[int]
+) -> None:
     kind = value.type.WhichOneof("value")
     element = value.type.tensor_type.elem_type
-    if kind != "tensor_type" or element != TensorProto.FLOAT:
+    if kind != "tensor_type" or element not in kinds:
         got = TensorProto.DataType.Name(element) if kind == "tensor_type" else kind or "nothing"
         raise SourceError(
             f"{path.name}: expected a float32 {what}, but {value.name!r} is {got}",
@@ -187,15 +204,62 @@ def _require_float(path: Path, what: str, value: onnx.ValueInfoProto) -> None:
         )
 
 
-def _static_shape(path: Path, value: onnx.ValueInfoProto) -> tuple[int | None, tuple[int, ...]]:
-    axes = value.type.tensor_type.shape.dim
-    sizes = [axis.dim_value if axis.dim_value > 0 else None for axis in axes]
-    rest = [size for size in sizes[1:] if size is not None]
-    if len(sizes) < 2 or len(rest) != len(sizes) - 1:
-        shown = [axis.dim_value or axis.dim_param or "?" for axis in axes]
+def fix_shapes(
+    name: str,
+    graph: onnx.GraphProto,
+    inputs: Sequence[onnx.ValueInfoProto],
+    shapes: Mapping[str, Sequence[int]],
+) -> None:
+    """Give free axes the sizes that the user named; only the batch axis may stay free.
+
+    Raises:
+        SourceError: a shape for no input, of another rank, or against a size in the file; or
+            axes that are free still, all of them named in one message.
+    """
+    unknown = sorted(set(shapes) - {value.name for value in inputs})
+    if unknown:
         raise SourceError(
-            f"{path.name}: expected an input [batch, ...] of static shape behind the batch axis,"
-            f" but {value.name!r} is {shown}",
-            hint="export the model with a fixed input size; only the batch axis may be free",
+            f"{name}: --shape names {unknown[0]!r}, but the inputs are"
+            f" {[value.name for value in inputs]}",
+            exit_code=ExitCode.USAGE,
         )
-    return sizes[0], tuple(rest)
+    missing: list[str] = []
+    for value in inputs:
+        axes = value.type.tensor_type.shape.dim
+        shown = [axis.dim_value or axis.dim_param or "?" for axis in axes]
+        wanted = shapes.get(value.name)
+        if wanted is not None:
+            fits = len(wanted) == len(axes) and all(
+                axis.dim_value in (0, size) for axis, size in zip(axes, wanted, strict=True)
+            )
+            if not fits:
+                raise SourceError(
+                    f"{name}: --shape {value.name}={','.join(map(str, wanted))} does not fit the"
+                    f" input {shown}",
+                    exit_code=ExitCode.USAGE,
+                )
+            for axis, size in zip(axes, wanted, strict=True):
+                axis.dim_value = size
+            # Shapes recorded for free axes would contradict the new ones.
+            del graph.value_info[:]
+        if not axes:
+            raise SourceError(
+                f"{name}: the input {value.name!r} has no batch axis; expected [batch, ...]",
+                hint="export the model with a batch axis",
+            )
+        if any(axis.dim_value <= 0 for axis in list(axes)[1:]):
+            sizes = ",".join(str(axis.dim_value) if axis.dim_value > 0 else "N" for axis in axes)
+            sizes = "1" + sizes[1:] if sizes.startswith("N") else sizes
+            missing.append(f"--shape {value.name}={sizes}")
+            shown_all = f"{value.name!r} is {shown}"
+    if missing:
+        raise SourceError(
+            f"{name}: axes behind the batch axis are free ({shown_all}), and devices need static"
+            " shapes",
+            hint=f"{' '.join(missing)} with numbers for N, or export with a fixed input size",
+        )
+
+
+def _batch_of(value: onnx.ValueInfoProto) -> int | None:
+    size: int = value.type.tensor_type.shape.dim[0].dim_value
+    return size if size > 0 else None

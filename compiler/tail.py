@@ -1,4 +1,4 @@
-"""The end of a classifier: what turns logits into scores, and what one int8 step does to them."""
+"""The end of a model: what turns logits into scores, and what one int8 step does to an output."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _MOVING_OPS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transp
 """Operators that change no value."""
 
 
-def score_nodes(graph: GraphProto) -> list[NodeProto]:
-    """The Softmax, LogSoftmax or Sigmoid that makes the output, if one does."""
-    return [node for node in _path(graph) if node.op_type in _SCORE_OPS]
+def score_nodes(graph: GraphProto, output: str) -> list[NodeProto]:
+    """The Softmax, LogSoftmax or Sigmoid that makes ``output``, if one does."""
+    return [node for node in _path(graph, output) if node.op_type in _SCORE_OPS]
 
 
-def score_step(model: ModelProto, scores: FloatArray) -> float:
-    """How far one score moves when the last int8 tensor moves by one step.
+def score_step(model: ModelProto, output: str, spread: float) -> float:
+    """How far one value of an output moves when the last int8 tensor before it moves by one step.
 
     Where the logits themselves are int8, that is their scale ``s``. Where the last layer hands
     them out in float, its input is the last int8 tensor: steps of scale ``x`` in all
@@ -30,36 +30,36 @@ def score_step(model: ModelProto, scores: FloatArray) -> float:
     Euclidean norm of the weights that read it. Through a softmax a probability then moves by at
     most ``tanh(s / 2)``: the odds change by at most a factor ``exp(2 s)``, which moves a
     probability most at one half. Through a sigmoid it is ``s / 4``, through a log-softmax
-    ``2 s``. Where the last layers ran in float, 1/255 of the spread of ``scores`` stands in.
+    ``2 s``. Where the last layers ran in float, 1/255 of the output's spread stands in.
 
     Args:
         model: the int8 model.
-        scores: float32 ``[n, classes]`` that it gave.
+        output: the output's name.
+        spread: largest minus least value that was seen of it.
     """
-    path = _path(model.graph)
-    step = _logit_step(model.graph, path[-1].input[0] if path else model.graph.output[0].name)
-    return _through(path, step, scores)
+    path = _path(model.graph, output)
+    step = _logit_step(model.graph, path[-1].input[0] if path else output)
+    return _through(path, step, spread)
 
 
-def plan_step(plan: Plan, scores: FloatArray) -> float:
+def plan_step(plan: Plan, output: str, spread: float) -> float:
     """The same for a format that rounds the logits themselves onto the plan's grid, as .tflite.
 
     Args:
         plan: what the file was made of.
-        scores: float32 ``[n, classes]`` that it gave.
+        output, spread: as above.
     """
-    graph = plan.model.graph
-    path = _path(graph)
-    tensors = [graph.output[0].name, *(node.input[0] for node in path)]
+    path = _path(plan.model.graph, output)
+    tensors = [output, *(node.input[0] for node in path)]
     # A moving operator may stand in float behind the last grid.
     steps = [plan.grids[name].scale for name in tensors if name in plan.grids]
-    return _through(path, steps[-1] if steps else math.nan, scores)
+    return _through(path, steps[-1] if steps else math.nan, spread)
 
 
-def _through(path: list[NodeProto], step: float, scores: FloatArray) -> float:
+def _through(path: list[NodeProto], step: float, spread: float) -> float:
     """What a step of the logits is in scores; ``path`` leads from the output back to the logits."""
     if not math.isfinite(step):
-        return max(float(scores.max() - scores.min()) / 255, 1e-6)
+        return max(spread / 255, 1e-6)
     for node in reversed(path):
         if node.op_type == "Softmax":
             step = math.tanh(step / 2)
@@ -105,11 +105,11 @@ def _logit_step(graph: GraphProto, tensor: str) -> float:
     return float(np.max(input_scale) * np.linalg.norm(real, axis=1).max())
 
 
-def _path(graph: GraphProto) -> list[NodeProto]:
-    """Nodes from the output backwards that only move values or turn logits into scores."""
+def _path(graph: GraphProto, output: str) -> list[NodeProto]:
+    """Nodes from ``output`` backwards that only move values or turn logits into scores."""
     makers = {output: node for node in graph.node for output in node.output}
     path: list[NodeProto] = []
-    tensor = graph.output[0].name
+    tensor = output
     while (node := makers.get(tensor)) is not None and (
         node.op_type in _MOVING_OPS or node.op_type in _SCORE_OPS
     ):

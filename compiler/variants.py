@@ -10,25 +10,39 @@ import numpy as np
 
 from compiler.audit import LAYER_NAME
 from compiler.calibration import Calibration
-from compiler.emit.variant import activations_of, emit_scale_cache, emit_variant, variant_tolerance
+from compiler.datasets.frames import Frames, FrameStore
+from compiler.emit.variant import (
+    activations_of,
+    emit_scale_cache,
+    emit_variant,
+    variant_tolerances,
+)
 from compiler.errors import CompileError
 from compiler.evaluate import Runner
-from compiler.golden import choose_golden
+from compiler.golden import choose_rows, golden_count, golden_vectors, spread_rows
 from compiler.inputs import Inputs
 from compiler.options import BuildOptions
 from compiler.pack import VariantFiles
 from compiler.plan.diagnose import LayerFidelity, diagnose
 from compiler.plan.fallback import GAIN_MIN_DB, SNR_GOOD_DB, in_float, layers_to_free
-from compiler.plan.fidelity import logits_of
+from compiler.plan.fidelity import tails_of
 from compiler.plan.plan import Plan
 from compiler.plan.search import Search, Trial
 from compiler.plan.simulate import batch_for
 from compiler.progress import Progress
 from compiler.select import Candidate, rank_trials
+from compiler.tuned import Tuned, observe
+from edge_contract.golden import GoldenVectors
 from edge_contract.model import Variant
 from edge_runtime.golden import check_golden
 from edge_runtime.preprocess import FloatArray
 from edge_runtime.session import ModelSession
+from edge_runtime.tensors import Tensors
+
+ANSWERS_LIMIT_BYTES = 8 << 20
+"""What one model's answers to the selection data may take in memory."""
+
+SELECTION_ROWS_MIN = 64
 
 FREED_MAX = 6
 """Sets of layers that are tried in float; each costs a run over the selection data."""
@@ -36,7 +50,7 @@ FREED_MAX = 6
 
 @dataclass(frozen=True)
 class FloatScores:
-    """The float model's answers, float32 ``[n, classes]``."""
+    """The float model's answers, float32 ``[n, values]``."""
 
     selection: FloatArray
     test: FloatArray
@@ -49,8 +63,8 @@ class CompiledVariant:
     plan: what was decided.
     candidates: the finalists, the chosen one first.
     layers: its int8 layers, the one that hurts most first.
-    tuned_scores: its answers to the calibration frames and, where they came from a file of their
-        own, the selection frames after them.
+    tuned: what it made of the calibration frames and, where they came from a file of their own,
+        the selection frames after them.
     test_scores: its answers to the test frames.
     """
 
@@ -58,7 +72,7 @@ class CompiledVariant:
     plan: Plan
     candidates: tuple[Candidate, ...]
     layers: tuple[LayerFidelity, ...]
-    tuned_scores: FloatArray
+    tuned: Tuned
     test_scores: FloatArray
 
 
@@ -78,9 +92,21 @@ def float_scores(inputs: Inputs, workers: int) -> FloatScores:
     model = inputs.graph.model.SerializeToString()
     runner = Runner(model, inputs.manifest, float_variant(inputs), workers=workers)
     return FloatScores(
-        selection=runner.scores(inputs.data.selection.x, "selection"),
+        selection=runner.scores(selection_frames(inputs), "selection"),
         test=runner.scores(inputs.data.test.x, "test"),
     )
+
+
+def selection_frames(inputs: Inputs) -> Frames:
+    """The selection frames that finalists answer: all, or evenly spaced ones where their answers
+    would fill memory."""
+    x = inputs.data.selection.x
+    row_bytes = 4 * sum(Tensors(inputs.manifest.outputs).sizes)
+    most = max(SELECTION_ROWS_MIN, ANSWERS_LIMIT_BYTES // row_bytes)
+    if len(x) <= most:
+        return x
+    index = np.unique(np.linspace(0, len(x) - 1, most).round().astype(np.int64))
+    return x.rows(index) if isinstance(x, FrameStore) else x[index]
 
 
 def macs_by_node(inputs: Inputs, ranking: Sequence[LayerFidelity]) -> dict[str, int]:
@@ -123,14 +149,21 @@ def compile_variant(
         effort=options.effort,
     )
     trials = search.trials(progress)
+    selection = selection_frames(inputs)
+    outputs = Tensors(inputs.manifest.outputs)
+    heads = tails_of(graph.prepared).heads
+    classify = inputs.manifest.task == "classification"
+
+    def rank(found: Sequence[Trial]) -> list[Candidate]:
+        scores = floating.selection
+        return rank_trials(found, scores, selection_scores, heads, outputs.sizes, classes=classify)
 
     def selection_scores(trial: Trial) -> FloatArray:
         runner = Runner(emit_variant(trial.plan, variant), inputs.manifest, variant, workers)
-        return runner.scores(data.selection.x, "selection")
+        return runner.scores(selection, "selection")
 
-    progress(f"answering {len(data.selection)} selection samples with {len(trials)} finalists")
-    _, head = logits_of(graph.prepared)
-    candidates = rank_trials(trials, floating.selection, selection_scores, head)
+    progress(f"answering {len(selection)} selection samples with {len(trials)} finalists")
+    candidates = rank(trials)
     chosen = candidates[0].trial
 
     def hurting(trial: Trial) -> tuple[LayerFidelity, ...]:
@@ -143,7 +176,7 @@ def compile_variant(
             in_float(chosen, nodes)
             for nodes in layers_to_free(layers, macs_by_node(inputs, layers), macs)[:FREED_MAX]
         ]
-        tried = rank_trials(freed, floating.selection, selection_scores, head)
+        tried = rank(freed)
         if tried and tried[0].snr_db >= candidates[0].snr_db + GAIN_MIN_DB:
             candidates = sorted([*candidates, *tried], key=lambda one: -one.snr_db)
             chosen = candidates[0].trial
@@ -151,23 +184,35 @@ def compile_variant(
     plan = chosen.plan
     model = emit_variant(plan, variant)
     runner = Runner(model, inputs.manifest, variant, workers)
-    whole_scores = runner.scores(data.whole.x, "calibration")
-    tolerance = variant_tolerance(plan, model, variant, whole_scores)
-    golden = choose_golden(data.whole.x, whole_scores, tolerance)
+    parts = [data.whole] if data.was_split else [data.whole, data.selection]
+    tuned = observe(runner, parts, inputs.manifest)
+    spreads = dict(zip(outputs.names, tuned.spreads, strict=True))
+    tolerances = variant_tolerances(plan, model, variant, spreads)
+    golden = _golden(runner, tuned, inputs, tolerances)
     result = check_golden(ModelSession(model, inputs.manifest, variant), golden)
     if not result.passed:
         raise CompileError(
             f"the int8 model gives other answers when it is loaded again: {result.sentence()}",
             hint="the runtime on this machine is not deterministic; please report the model",
         )
-    tuned = whole_scores
-    if not data.was_split:
-        tuned = np.concatenate([whole_scores, runner.scores(data.selection.x, "selection")])
     return CompiledVariant(
         files=VariantFiles(variant, model, golden, emit_scale_cache(plan, variant)),
         plan=plan,
         candidates=tuple(candidates),
         layers=layers,
-        tuned_scores=tuned,
+        tuned=tuned,
         test_scores=runner.scores(data.test.x, "test"),
     )
+
+
+def _golden(runner: Runner, tuned: Tuned, inputs: Inputs, steps: list[float]) -> GoldenVectors:
+    frames = inputs.data.whole.x
+    values = sum(Tensors(inputs.manifest.outputs).sizes)
+    wanted = golden_count(len(frames), frames[0].nbytes, 4 * values)
+    if inputs.manifest.task == "classification":
+        own = slice(len(frames))
+        rows = choose_rows(tuned.margins[own], tuned.class_ids[own], steps[0], wanted)
+    else:
+        rows = spread_rows(len(frames), wanted)
+    chosen = frames[rows]
+    return golden_vectors(chosen, runner.scores(chosen, "calibration"), steps)

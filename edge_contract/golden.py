@@ -41,14 +41,16 @@ class GoldenVectors(msgspec.Struct, frozen=True, kw_only=True):
     """``n`` raw frames and the expected scores.
 
     frames: ``[n, ...]`` as the source gives them (before preprocessing).
-    scores: float32 ``[n, classes]``, dequantised.
-    tolerance_abs: the largest difference of one score that still agrees.
+    scores: float32 ``[n, values]``, dequantised: all outputs of a frame, one after another.
+    tolerance_abs: the largest difference of one value that still agrees.
+    tolerances_abs: the same output by output, where there are several.
     """
 
     schema: Literal[1] = 1
     frames: Tensor
     scores: Tensor
     tolerance_abs: float
+    tolerances_abs: list[float] | msgspec.UnsetType = msgspec.UNSET
 
 
 def encode_golden(golden: GoldenVectors) -> bytes:
@@ -66,9 +68,11 @@ def decode_golden(data: bytes, *, where: str) -> GoldenVectors:
     frames, scores = golden.frames.shape, golden.scores.shape
     if not frames or len(scores) != 2 or frames[0] != scores[0] or frames[0] == 0:
         raise ContractError(
-            f"{where}: expected frames [n, ...] and scores [n, classes] with n above 0, got"
+            f"{where}: expected frames [n, ...] and scores [n, values] with n above 0, got"
             f" {frames} and {scores}"
         )
-    if not 0 <= golden.tolerance_abs < math.inf:
-        raise ContractError(f"{where}: tolerance {golden.tolerance_abs} is refused")
+    each = [] if golden.tolerances_abs is msgspec.UNSET else golden.tolerances_abs
+    for tolerance in (golden.tolerance_abs, *each):
+        if not 0 <= tolerance < math.inf:
+            raise ContractError(f"{where}: tolerance {tolerance} is refused")
     return golden

@@ -32,10 +32,15 @@ Version = Annotated[
 Runtime = Literal["onnxruntime", "litert"]
 Int8Scheme = Literal["s8s8", "u8s8", "s8s8-symmetric"]
 Scheme = Literal["s8s8", "u8s8", "s8s8-symmetric", "float32"]
+Task = Literal["classification", "regression", "detection", "embedding"]
+"""What the answers mean: scores of classes, numbers, boxes, or a vector to compare others with."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One input or output. ``None`` in ``shape`` is the batch or another free axis."""
+    """One input or output. ``None`` in ``shape`` is the batch; all other axes are static.
+
+    The first axis is the batch where it is ``None`` or 1; an output without one stands whole.
+    """
 
     name: str
     dtype: str
@@ -73,12 +78,16 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """``model.json``. One ``Variant`` a target, each with its own golden vectors."""
+    """``model.json``. One ``Variant`` a target, each with its own golden vectors.
+
+    inputs, outputs: in the order in which frames and answers hold them (``edge_runtime.tensors``).
+    labels: names of the classes; empty where the task has none.
+    """
 
     schema: Literal[1] = 1
     name: LineName
     version: Version
-    task: Literal["classification"]
+    task: Task
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     labels: list[str]
@@ -119,4 +128,6 @@ def decode_model_manifest(data: bytes, *, where: str) -> ModelManifest:
         check_layer_path(variant.golden, where=where)
         if variant.scale_cache:
             check_layer_path(variant.scale_cache, where=where)
+    if not model.inputs or not model.outputs:
+        raise ContractError(f"{where}: expected at least one input and one output")
     return model

@@ -22,6 +22,7 @@ Frame = npt.NDArray[Any]
 _IMAGE_NAMES = ("brightness", "contrast", "sharpness", "noise", "high_frequency")
 _TENSOR_NAMES = ("mean", "spread", "roughness", "noise", "high_frequency")
 _OUTPUT_NAMES = ("confidence", "entropy", "margin")
+_VALUE_NAMES = ("output_mean", "output_spread", "output_max")
 
 NO_CLASS = -1
 """The class of scores that hold NaN; a reference counts it with 'every other class'."""
@@ -32,16 +33,17 @@ _SURE = 1e-6
 _MAX_CHANNELS = 4
 
 
-def feature_names(*, image: bool = True) -> tuple[str, ...]:
+def feature_names(*, image: bool = True, classes: bool = True) -> tuple[str, ...]:
     """Names of what ``extract`` returns, in order; ``image=False`` has neutral words for tensors.
 
     The numbers are the same either way: only a reader cares that the mean of a frame is its
-    brightness.
+    brightness. ``classes=False`` is for models that do not classify.
     """
-    return (*(_IMAGE_NAMES if image else _TENSOR_NAMES), *_OUTPUT_NAMES)
+    outputs = _OUTPUT_NAMES if classes else _VALUE_NAMES
+    return (*(_IMAGE_NAMES if image else _TENSOR_NAMES), *outputs)
 
 
-def extract(frame: Frame, scores: Frame) -> tuple[Array, int]:
+def extract(frame: Frame, scores: Frame, *, classes: bool = True) -> tuple[Array, int]:
     """Drift features and predicted class of one sample.
 
     Args:
@@ -50,6 +52,8 @@ def extract(frame: Frame, scores: Frame) -> tuple[Array, int]:
             flattened to rows.
         scores: the model's C scores for it, dequantised; axes of length 1 are dropped.
             Probabilities, logits or any other scores; one single score means two classes.
+        classes: False where the scores are no scores of classes but any row of values: then their
+            mean, standard deviation and maximum are the output features, and there is no class.
 
     Returns:
         float64 ``[8]`` in the order of ``feature_names`` (NaN where the sample held NaN) and the
@@ -61,7 +65,11 @@ def extract(frame: Frame, scores: Frame) -> tuple[Array, int]:
     features = np.empty(8, np.float64)
     with np.errstate(all="ignore"):  # infinities and NaN become NaN features, which are counted
         features[:5] = frame_features(frame)
-        features[5], features[6], features[7], class_id = output_features(scores)
+        if classes:
+            features[5], features[6], features[7], class_id = output_features(scores)
+        else:
+            features[5], features[6], features[7] = scores.mean(), scores.std(), scores.max()
+            class_id = NO_CLASS
     return features, class_id
 
 

@@ -1,4 +1,4 @@
-"""One loaded model variant: raw frame in, float32 scores out, whichever runtime it wants."""
+"""One loaded model variant: raw frame in, one row of float32 out, whichever runtime it wants."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import numpy.typing as npt
 from edge_contract.model import ModelManifest, Variant
 from edge_runtime.errors import InputRefusedError, ModelRuntimeError
 from edge_runtime.preprocess import FloatArray, Preprocessor
+from edge_runtime.summary import summariser
+from edge_runtime.tensors import Tensors, join
 
 
 class RuntimeSession(Protocol):
@@ -56,15 +58,17 @@ def open_runtime(model: bytes | Path, variant: Variant, threads: int = 1) -> Run
 class Prediction:
     """The answer to one frame.
 
-    scores: float32 ``[classes]``, dequantised.
+    scores: float32 ``[values]``, dequantised: all outputs, one after another.
+    class_id, confidence, value: see ``edge_runtime.summary.Summary``.
     preprocess_ms, infer_ms: measured durations of the two stages.
     """
 
     scores: FloatArray
-    class_id: int
-    confidence: float
+    class_id: int | None
+    confidence: float | None
     preprocess_ms: float
     infer_ms: float
+    value: float | None = None
 
 
 class ModelSession:
@@ -77,8 +81,8 @@ class ModelSession:
         threads: intra-op threads.
 
     Raises:
-        ModelRuntimeError: the runtime refuses the file, or its inputs are not those that the
-            manifest declares.
+        ModelRuntimeError: the runtime refuses the file, or its inputs and outputs are not those
+            that the manifest declares.
     """
 
     def __init__(
@@ -87,15 +91,19 @@ class ModelSession:
         self.manifest = manifest
         self.variant = variant
         self._session = open_runtime(model, variant, threads)
-        declared = manifest.inputs
-        inputs = self._session.input_names
-        if inputs != [d.name for d in declared] or len(inputs) != 1:
-            raise ModelRuntimeError(
-                f"{variant.file} has inputs {inputs}, model.json declares"
-                f" {[d.name for d in declared]}; one input is supported"
-            )
-        self._input = inputs[0]
-        self.preprocessor = Preprocessor(manifest.preprocess, tuple(declared[0].shape[1:]))
+        self.inputs, self.outputs = Tensors(manifest.inputs), Tensors(manifest.outputs)
+        for what, found, declared in (
+            ("inputs", self._session.input_names, self.inputs.names),
+            ("outputs", self._session.output_names, self.outputs.names),
+        ):
+            if sorted(found) != sorted(declared):
+                raise ModelRuntimeError(
+                    f"{variant.file} has {what} {found}, model.json declares {list(declared)}"
+                )
+        self._places = [self._session.output_names.index(name) for name in self.outputs.names]
+        self._only = self.inputs.names[0] if len(self.inputs.names) == 1 else None
+        self._summarise = summariser(manifest)
+        self.preprocessor = Preprocessor(manifest.preprocess, self.inputs.row_shape)
 
     def predict(self, frame: npt.NDArray[np.generic]) -> Prediction:
         """Answer one raw frame.
@@ -107,19 +115,20 @@ class ModelSession:
         begin = time.perf_counter()
         batch = self.preprocessor(frame)
         middle = time.perf_counter()
-        scores = self._run(batch)[0]
+        scores = self._run(batch)
         end = time.perf_counter()
-        best = int(scores.argmax())
+        summary = self._summarise(scores)
         return Prediction(
             scores=scores,
-            class_id=best,
-            confidence=float(scores[best]),
+            class_id=summary.class_id,
+            confidence=summary.confidence,
             preprocess_ms=(middle - begin) * 1e3,
             infer_ms=(end - middle) * 1e3,
+            value=summary.value,
         )
 
     def scores(self, frames: npt.NDArray[np.generic]) -> FloatArray:
-        """Raw frames ``[n, ...]`` -> float32 scores ``[n, classes]``, one frame a run.
+        """Raw frames ``[n, ...]`` -> float32 scores ``[n, values]``, one frame a run.
 
         Raises:
             InputRefusedError: a frame does not fit the contract; names the row.
@@ -127,7 +136,7 @@ class ModelSession:
         rows = []
         for row, frame in enumerate(frames):
             try:
-                rows.append(self._run(self.preprocessor(frame))[0])
+                rows.append(self._run(self.preprocessor(frame)))
             except InputRefusedError as error:
                 raise InputRefusedError(f"row {row}: {error.message}") from error
         return np.stack(rows)
@@ -143,5 +152,6 @@ class ModelSession:
         return self._session.runs_on
 
     def _run(self, batch: FloatArray) -> FloatArray:
-        output = self._session.run({self._input: batch})[0]
-        return np.asarray(output, dtype=np.float32).reshape(len(batch), -1)
+        feeds = {self._only: batch} if self._only is not None else self.inputs.split(batch)
+        found = self._session.run(feeds)
+        return join([found[place] for place in self._places])

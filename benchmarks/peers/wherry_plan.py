@@ -15,7 +15,7 @@ from job import measure, out_path, read_job, samples
 from compiler.emit.onnx_qdq import activations_for, emit_onnx
 from compiler.floatgraph import normalise
 from compiler.layers import list_layers
-from compiler.plan.fidelity import logits_of
+from compiler.plan.fidelity import tails_of
 from compiler.plan.search import SAMPLES_MAX, Search, Trial
 from compiler.plan.simulate import batch_for
 from compiler.progress import silent
@@ -58,8 +58,10 @@ def main() -> None:
             return answers(emit_onnx(trial.plan, scheme), scheme, x[held])
 
         floating = answers(graph.model.SerializeToString(), "float32", x[held])
-        _, head = logits_of(graph.prepared)
-        best = rank_trials(search.trials(silent), floating, selection, head)[0]
+        heads = tails_of(graph.prepared).heads
+        best = rank_trials(search.trials(silent), floating, selection, heads, [floating.shape[1]])[
+            0
+        ]
         out_path(job).write_bytes(emit_onnx(best.trial.plan, scheme))
 
     measure(work)

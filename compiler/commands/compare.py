@@ -61,7 +61,7 @@ def _target(target: TargetDifference) -> list[str]:
     if target.answers is not None:
         answers = target.answers
         lines.append(
-            f"answers to {answers.frames} golden frames of A: {answers.agreement:.2%} agree,"
+            f"answers to {answers.frames} golden frames of A: {_share(answers.agreement)} agree,"
             f" SNR {answers.snr_db:.1f} dB, largest difference {answers.difference_max:.3g}"
         )
     if target.layers:
@@ -80,6 +80,10 @@ def _target(target: TargetDifference) -> list[str]:
             ]
             lines += table(("layer", "A", "B", "values changed", "scales, up to"), shown)
     return lines
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
 
 
 def _same(layer: LayerDifference) -> bool:

@@ -6,7 +6,8 @@ import itertools
 
 import numpy as np
 
-from compiler.datasets.dataset import Dataset, Frames
+from compiler.datasets.dataset import Dataset, Labels, extremes
+from compiler.datasets.frames import Frames, FrameStore, blocks
 from compiler.errors import DatasetError
 from edge_runtime.errors import InputRefusedError
 from edge_runtime.preprocess import Preprocessor
@@ -24,18 +25,30 @@ _DTYPES = ("uint8", "float32")
 def check_frames(x: Frames, where: str) -> None:
     """Refuse samples that are not uint8 or finite float32, or that are none.
 
+    Several arrays are checked each by its name.
+
     Raises:
         DatasetError: naming ``where``.
     """
+    if isinstance(x, FrameStore) and len(x.columns) > 1:
+        for name in x.columns:
+            _check_array(x.only(name), where, name, rank_min=1)
+        return
+    _check_array(x, where, "x", rank_min=2)
+
+
+def _check_array(x: Frames, where: str, name: str, rank_min: int) -> None:
     if x.dtype.name not in _DTYPES:
         raise DatasetError(
-            f"{where}: x is {x.dtype}; expected {' or '.join(_DTYPES)}",
-            hint="x.astype('float32')" if x.dtype.kind in "fiu" else "",
+            f"{where}: {name} is {x.dtype}; expected {' or '.join(_DTYPES)}",
+            hint=f"{name}.astype('float32')" if x.dtype.kind in "fiu" else "",
         )
-    if x.ndim < 2 or x.shape[0] == 0 or x.size == 0:
-        raise DatasetError(f"{where}: x has shape {list(x.shape)}; expected samples [n, ...]")
+    if x.ndim < rank_min or x.size == 0:
+        raise DatasetError(f"{where}: {name} has shape {list(x.shape)}; expected samples [n, ...]")
     if x.dtype.kind == "f":
-        bad = ~np.isfinite(x.reshape(len(x), -1)).all(axis=1)
+        bad = np.concatenate(
+            [~np.isfinite(block.reshape(len(block), -1)).all(axis=1) for block in blocks(x)]
+        )
         if bad.any():
             raise DatasetError(
                 f"{where}: {int(bad.sum())} of {len(x)} samples hold NaN or infinite values,"
@@ -55,9 +68,10 @@ def check_calibration(data: Dataset) -> None:
             f" {CALIBRATION_ROWS_MIN} are needed, and 100 to 1,000 are usual",
             hint="take samples from the training data, never from the test data",
         )
-    if data.x.min() == data.x.max():
+    low, high = extremes(data.x)
+    if low.min() == high.max():
         raise DatasetError(
-            f"{data.role} data: every value of x is {data.x.flat[0]}; constant inputs show no range"
+            f"{data.role} data: every value of x is {low.flat[0]}; constant inputs show no range"
         )
 
 
@@ -85,6 +99,12 @@ def check_labels(data: Dataset, classes: int) -> None:
     """
     if data.y is None:
         return
+    if data.y.dtype.kind != "i" or data.y.ndim != 1:
+        raise DatasetError(
+            f"{data.role} data: y is {data.y.dtype} of shape {list(data.y.shape)}; expected whole"
+            " class ids [n]",
+            hint=_labels_hint(data.y),
+        )
     if data.classes and len(data.classes) != classes:
         raise DatasetError(
             f"{data.role} data: {len(data.classes)} class folders"
@@ -145,6 +165,16 @@ def check_apart(test: Dataset, others: list[Dataset]) -> list[str]:
             " if they were independent"
         )
     return warnings
+
+
+def _labels_hint(y: Labels) -> str:
+    other = ", or --task regression"
+    if y.ndim == 2:
+        one = "y[:, 0]" if y.shape[1] == 1 else "y.argmax(axis=1), where each row marks one class"
+        return one + other
+    if y.ndim == 1:
+        return "y.astype('int64')" + other
+    return "--task detection for boxes"
 
 
 def _layout_hint(frame: tuple[int, ...], preprocessor: Preprocessor) -> str:

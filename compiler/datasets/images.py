@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from compiler.datasets.dataset import Frames
+from compiler.datasets.frames import Array
 from compiler.datasets.raw import RawSamples
 from compiler.errors import DatasetError
 from compiler.progress import Progress, silent
@@ -82,11 +82,11 @@ class _Frames:
     def __init__(self, contract: PreprocessSpec) -> None:
         self._contract = contract
         self._executor = Preprocessor(contract, ())
-        self._frames: list[Frames] = []
+        self._frames: list[Array] = []
         self._raw = True
         self._size_bytes = 0
 
-    def add(self, pixels: Frames) -> None:
+    def add(self, pixels: Array) -> None:
         differs = bool(self._frames) and pixels.shape != self._frames[0].shape
         self._size_bytes += pixels.nbytes
         large = self._size_bytes > RAW_LIMIT_BYTES and self._contract.resize != "none"
@@ -95,10 +95,10 @@ class _Frames:
             self._frames = [self._sized(frame) for frame in self._frames]
         self._frames.append(pixels if self._raw else self._sized(pixels))
 
-    def stacked(self) -> Frames:
+    def stacked(self) -> Array:
         return np.stack(self._frames)
 
-    def _sized(self, frame: Frames) -> Frames:
+    def _sized(self, frame: Array) -> Array:
         sized = self._executor.sized(frame)
         return sized.transpose(2, 0, 1) if self._contract.layout == "NCHW" else sized
 
@@ -155,7 +155,7 @@ def _images_in(folder: Path) -> Iterator[Path]:
             yield one
 
 
-def _decode(file: Path, contract: PreprocessSpec) -> Frames:
+def _decode(file: Path, contract: PreprocessSpec) -> Array:
     size = file.stat().st_size
     if size > FILE_LIMIT_BYTES:
         raise InputRefusedError(f"{size} bytes; an image of at most {FILE_LIMIT_BYTES} is read")
@@ -173,7 +173,7 @@ def _decode(file: Path, contract: PreprocessSpec) -> Frames:
     return found.transpose(2, 0, 1) if contract.layout == "NCHW" else found
 
 
-def _in_colour(pixels: Frames, wanted: str) -> Frames:
+def _in_colour(pixels: Array, wanted: str) -> Array:
     """OpenCV's grey ``[h, w]`` or BGR ``[h, w, 3]`` in the order that the contract asks for."""
     if pixels.ndim == 2:
         return pixels if wanted == "GRAY" else np.repeat(pixels[:, :, None], 3, axis=2)

@@ -9,7 +9,8 @@ import numpy as np
 
 from compiler.datasets.checks import check_frames
 from compiler.datasets.csv import read_csv
-from compiler.datasets.dataset import Dataset, Frames, Labels, contents_digest
+from compiler.datasets.dataset import Dataset, Labels, contents_digest
+from compiler.datasets.frames import Array, Frames
 from compiler.datasets.images import read_images
 from compiler.datasets.npy import labels_path, read_npy
 from compiler.datasets.npz import read_npz
@@ -29,6 +30,7 @@ def load_dataset(
     labels_required: bool,
     contract: PreprocessSpec = _AS_IS,
     names: Sequence[str] | None = None,
+    inputs: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Dataset:
     """Read samples and labels of an ``.npz``, ``.npy`` or CSV file, or a folder of images.
@@ -39,13 +41,14 @@ def load_dataset(
         labels_required: refuse data without labels.
         contract: says how images are read.
         names: class names by class id, where ``--labels`` gives them.
+        inputs: names of the model's inputs; several are arrays of their own in an ``.npz`` file.
         progress: is told about long readings.
 
     Raises:
         DatasetError: unreadable, no samples (or no labels where they are required), other dtypes,
             NaN, or numbers of rows that differ.
     """
-    found = _read(path, role, contract, names, progress)
+    found = _read(path, role, contract, names, inputs, progress)
     if found.x is None or (found.y is None and labels_required):
         raise DatasetError(
             f"{role} data {path}: expected samples x{' and labels y' if labels_required else ''},"
@@ -58,13 +61,15 @@ def load_dataset(
     return Dataset(role, found.x, labels, contents_digest(found.x, labels), found.classes)
 
 
-def load_frames(path: Path, contract: PreprocessSpec = _AS_IS) -> Frames:
+def load_frames(
+    path: Path, contract: PreprocessSpec = _AS_IS, inputs: Sequence[str] = ()
+) -> Frames:
     """The samples to run, in any form that calibration data may have.
 
     Raises:
         DatasetError: unreadable, no samples, another dtype, or NaN.
     """
-    found = _read(path, "inputs", contract, None, silent)
+    found = _read(path, "inputs", contract, None, inputs, silent)
     if found.x is None:
         raise DatasetError(
             f"inputs file {path}: expected samples, got {found.found}", hint=_form_hint(path)
@@ -78,6 +83,7 @@ def _read(
     role: str,
     contract: PreprocessSpec,
     names: Sequence[str] | None,
+    inputs: Sequence[str],
     progress: Progress,
 ) -> RawSamples:
     try:
@@ -91,7 +97,7 @@ def _read(
             return read_npy(path, role)
         if path.suffix.lower() in (".csv", ".tsv", ".txt"):
             return read_csv(path, role, names)
-        return read_npz(path, role)
+        return read_npz(path, role, inputs)
     except FileNotFoundError as error:
         raise DatasetError(f"no {role} file {path}", exit_code=ExitCode.NOT_FOUND) from error
     except OSError as error:
@@ -112,21 +118,16 @@ def _form_hint(path: Path) -> str:
     return "np.savez('file.npz', x=samples, y=class_ids)"
 
 
-def _labels(y: Frames, x: Frames, path: Path, role: str) -> Labels:
-    if y.dtype.kind not in "iu" or y.ndim != 1:
+def _labels(y: Array, x: Frames, path: Path, role: str) -> Labels:
+    if y.dtype.kind not in "iuf" or y.ndim < 1:
         raise DatasetError(
-            f"{role} file {path}: y is {y.dtype} of shape {list(y.shape)}; expected whole class"
-            " ids [n]",
-            hint=_labels_hint(y, len(x)),
+            f"{role} file {path}: y is {y.dtype} of shape {list(y.shape)}; expected numbers"
+            " [n, ...]"
         )
     if len(y) != len(x):
         raise DatasetError(f"{role} file {path}: {len(x)} samples in x but {len(y)} labels in y")
-    return np.asarray(y).astype(np.int64)
-
-
-def _labels_hint(y: Frames, rows: int) -> str:
-    if y.ndim == 2 and len(y) == rows and y.dtype.kind in "fiub":
-        return "y[:, 0]" if y.shape[1] == 1 else "y.argmax(axis=1), where each row marks one class"
-    if y.ndim == 1 and y.dtype.kind == "f":
-        return "y.astype('int64')"
-    return "np.savez('file.npz', x=samples, y=class_ids)"
+    if y.dtype.kind != "f":
+        return y.astype(np.int64)
+    if not np.isfinite(y).all():
+        raise DatasetError(f"{role} file {path}: y holds NaN or infinite values")
+    return y.astype(np.float32)

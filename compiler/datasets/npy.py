@@ -1,16 +1,13 @@
 """``.npy``: the samples, and their labels in a file of the same name that ends in ``.labels.npy``.
 
-``digits.npy`` is labelled by ``digits.labels.npy`` beside it. Samples stay on the disk and are
-mapped into memory.
+``digits.npy`` is labelled by ``digits.labels.npy`` beside it. Samples stay on the disk.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from compiler.datasets.dataset import Frames
+from compiler.datasets.frames import Array, Column, Frames, FrameStore, open_npy
 from compiler.datasets.raw import NUMPY_ERRORS, RawSamples
 from compiler.errors import DatasetError
 
@@ -28,16 +25,17 @@ def read_npy(path: Path, role: str) -> RawSamples:
         DatasetError: not a plain array, or damaged.
     """
     labels = labels_path(path)
-    y = _read(labels, role) if labels.is_file() else None
-    return RawSamples(_read(path, role), y, f"no {labels.name} beside it" if y is None else "")
+    x, y = _read(path, role), None
+    if labels.is_file():
+        stored = _read(labels, role)
+        y = stored.slice(0, stored.shape[0]) if isinstance(stored, Column) else stored
+    frames: Frames = FrameStore({"x": x}) if isinstance(x, Column) else x
+    return RawSamples(frames, y, f"no {labels.name} beside it" if y is None else "")
 
 
-def _read(path: Path, role: str) -> Frames:
+def _read(path: Path, role: str) -> Column | Array:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(array, np.ndarray):
-            return array
-        raise ValueError("it is an archive")
+        return open_npy(path)
     except NUMPY_ERRORS as error:
         raise DatasetError(
             f"{role} file {path} is not a readable .npy file of one plain array:"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compiler.datasets.dataset import Frames
+from compiler.datasets.frames import Array, Frames
 
 NUMPY_ERRORS = (
     ValueError,
@@ -39,12 +39,12 @@ class RawSamples:
     """
 
     x: Frames | None
-    y: Frames | None
+    y: Array | None
     found: str = ""
     classes: tuple[str, ...] = ()
 
 
-def class_ids(words: Sequence[str], names: Sequence[str] | None) -> Frames | str:
+def class_ids(words: Sequence[str], names: Sequence[str] | None) -> Array | str:
     """Class ids of labels written as numbers, or as names that ``--labels`` lists.
 
     Returns:

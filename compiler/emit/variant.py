@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import onnx
 from onnx import ModelProto
@@ -17,7 +18,6 @@ from compiler.plan.structure import survey
 from compiler.tail import plan_step, score_step
 from compiler.tflite.load import litert_schema
 from edge_contract.model import Int8Scheme, Variant
-from edge_runtime.preprocess import FloatArray
 
 
 def scheme_of(variant: Variant) -> Int8Scheme:
@@ -94,13 +94,16 @@ LITERT_STEPS = 2
 more than one step now and then: on a ResNet, 1 row in 16."""
 
 
-def variant_tolerance(plan: Plan, model: bytes, variant: Variant, scores: FloatArray) -> float:
-    """How far a score of the variant may move on another device: a step of its last int8 tensor.
+def variant_tolerances(
+    plan: Plan, model: bytes, variant: Variant, spreads: Mapping[str, float]
+) -> list[float]:
+    """How far values of each output may move on another device: a step of its last int8 tensor.
 
     Args:
         model: the file that ``emit_variant`` made of ``plan``.
-        scores: float32 ``[n, classes]`` that it gave.
+        spreads: output -> greatest less least value that it gave.
     """
     if variant.runtime == "litert":
-        return LITERT_STEPS * plan_step(plan, scores)
-    return score_step(onnx.load_model_from_string(model), scores)
+        return [LITERT_STEPS * plan_step(plan, name, spread) for name, spread in spreads.items()]
+    graph = onnx.load_model_from_string(model)
+    return [score_step(graph, name, spread) for name, spread in spreads.items()]

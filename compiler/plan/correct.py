@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from compiler.feeds import given_to
 from compiler.layers import with_outputs
 from compiler.plan.plan import Plan
 from compiler.plan.simulate import Simulation, open_session, run_batches
@@ -28,7 +29,7 @@ def corrected_biases(plan: Plan, structure: Structure, x: Array, batch: int) -> 
         x: model inputs float32 ``[n, ...]``.
         batch: samples a run.
     """
-    input_name = plan.model.graph.input[0].name
+    given = given_to(plan.model.graph)
     layers = [layer for layer in plan.layers.values() if layer.bias_float is not None]
     made = [structure.sites[layer.node].made for layer in layers]
     session = open_session(with_outputs(plan.model, made))
@@ -36,7 +37,7 @@ def corrected_biases(plan: Plan, structure: Structure, x: Array, batch: int) -> 
     totals: list[npt.NDArray[np.float64] | float] = [0.0] * len(made)
     for start in range(0, len(x), batch):
         chunk = x[start : start + batch]
-        for place, values in enumerate(run_batches(session, made, input_name, chunk, batch, {})):
+        for place, values in enumerate(run_batches(session, made, given, chunk, batch, {})):
             totals[place] = totals[place] + len(chunk) * _means(values)
     wanted = [total / len(x) for total in totals]
     biases: dict[str, Array] = {}

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
+from compiler.feeds import given_to
 from compiler.layers import with_outputs
-from compiler.plan.fidelity import cosine, logit_snr_db, logits_of
+from compiler.plan.fidelity import cosine, logit_snr_db, tails_of
 from compiler.plan.plan import Plan
 from compiler.plan.simulate import Simulation, open_session, run_batches
 from compiler.plan.structure import survey
@@ -53,12 +54,11 @@ def diagnose(
     runs = (len(plan.layers) + 2) * max(macs, 1)
     x = x[: int(max(_SAMPLES_MIN, min(32, _MACS // runs)))]
     structure = survey(floating, plan.left_float)
-    logits, head = logits_of(floating)
+    tails = tails_of(floating)
     outputs = [structure.sites[node].output for node in plan.layers]
-    wanted = list(dict.fromkeys([*outputs, logits]))
+    wanted = list(dict.fromkeys([*outputs, *tails.tensors]))
     session = open_session(with_outputs(floating, wanted))
-    name = floating.graph.input[0].name
-    values = run_batches(session, wanted, name, x, batch, {})
+    values = run_batches(session, wanted, given_to(floating.graph), x, batch, {})
     reference = dict(zip(wanted, values, strict=True))
     whole = Simulation(plan, wanted, batch, rounded=True).run(x, plan.grids)
     int8 = dict(zip(wanted, whole, strict=True))
@@ -73,12 +73,12 @@ def diagnose(
             passing=frozenset(),
             absorbed=frozenset(),
         )
-        (scores,) = Simulation(alone, [logits], batch).run(x, grids)
+        found_alone = Simulation(alone, tails.tensors, batch).run(x, grids)
         found.append(
             LayerFidelity(
                 node=node,
                 snr_db=logit_snr_db(reference[output], int8[output], ""),
-                alone_snr_db=logit_snr_db(reference[logits], scores, head),
+                alone_snr_db=tails.snr_db([reference[name] for name in tails.tensors], found_alone),
                 cosine=cosine(reference[output], int8[output]),
             )
         )

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from compiler.feeds import given_to
 from compiler.layers import with_outputs
 from compiler.plan.draft import weight_scales
 from compiler.plan.patches import Floats, Patches, patches_of
@@ -120,7 +121,7 @@ def _moments(
     scale = plan.grids[tensor].scale
     simulation = Simulation(current, [tensor], batch, rounded=True)
     session = open_session(with_outputs(plan.model, [tensor]))
-    name = plan.model.graph.input[0].name
+    given = given_to(plan.model.graph)
     shape = (patches.groups, patches.columns, patches.columns)
     qq, fq = np.zeros(shape), np.zeros(shape)
     q, f = np.zeros(shape[:2]), np.zeros(shape[:2])
@@ -128,9 +129,11 @@ def _moments(
     for start in range(0, len(x), batch):
         chunk = x[start : start + batch]
         (int8,) = simulation.run(chunk, plan.grids)
-        floating = chunk
-        if tensor != name:
-            (floating,) = run_batches(session, [tensor], name, chunk, batch, {})
+        fed = given.split(chunk)
+        if tensor in fed:
+            floating = fed[tensor]
+        else:
+            (floating,) = run_batches(session, [tensor], given, chunk, batch, {})
         left = patches.rows(np.round(int8 / np.float32(scale)), ROWS_PER_SAMPLE)
         fine = np.round(floating.astype(np.float64) * (_FINER / scale))
         right = patches.rows(np.clip(fine, -_COUNT_MAX, _COUNT_MAX), ROWS_PER_SAMPLE)

@@ -8,13 +8,14 @@ that decides. The test data have no part in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
+from compiler.feeds import given_to
 from compiler.layers import with_outputs
 from compiler.plan.correct import corrected_biases
 from compiler.plan.draft import Range, draft_plan, grids_of
@@ -29,7 +30,7 @@ from compiler.plan.equalise import (
     ranges_of,
     with_values,
 )
-from compiler.plan.fidelity import logit_snr_db, logits_of
+from compiler.plan.fidelity import Tails, tails_of
 from compiler.plan.intervals import candidate_ranges
 from compiler.plan.plan import Activations, Plan, Weight
 from compiler.plan.rounding import round_weights, rounding_macs
@@ -129,12 +130,12 @@ class Search:
         """
         budget = BUDGETS[self.effort]
         x = self.x[: budget.samples]
-        logits, head = logits_of(self.model)
-        reference = self._float(self.model, [logits], x)[0]
+        tails = tails_of(self.model)
+        reference = self._float(self.model, tails.tensors, x)
         best: list[tuple[Trial, _Bench]] = []
         found: list[Trial] = []
-        for name, model in self._models(x, reference, logits, head, budget):
-            bench = _Bench(self, model, x, reference, logits, head)
+        for name, model in self._models(x, reference, tails, budget):
+            bench = _Bench(self, model, x, reference, tails)
             tried = bench.bases(name)
             found += tried[:2]
             best.append((tried[0], bench))
@@ -160,7 +161,7 @@ class Search:
         return list({id(trial): trial for trial in chosen}.values())
 
     def _models(
-        self, x: Array, reference: Array, logits: str, head: str, budget: Budget
+        self, x: Array, reference: Sequence[Array], tails: Tails, budget: Budget
     ) -> list[tuple[str, ModelProto]]:
         """The model, and the same function with its channels equalised."""
         found = [("", self.model)]
@@ -175,9 +176,9 @@ class Search:
             return found
         for balance in budget.balances:
             other = equalise(self.model, ranges, pairs, balance)
-            same = self._float(other, [logits], x)[0]
+            same = self._float(other, tails.tensors, x)
             # A graph in which a Reshape means more than it seems to would not survive this.
-            if logit_snr_db(reference, same, head) > 60:
+            if tails.snr_db(reference, same) > 60:
                 found.append((f"equalised-{balance:g}", other))
         return found
 
@@ -185,21 +186,20 @@ class Search:
         """Ranges of every pair's channels; memory holds one batch's tensors, not all of them."""
         names = list(dict.fromkeys(pair.made for pair in pairs))
         session = open_session(with_outputs(self.model, names))
-        source = self.model.graph.input[0].name
+        given = given_to(self.model.graph)
         found: dict[str, tuple[Ranges, Ranges]] = {}
         for start in range(0, len(x), self.batch):
             chunk = x[start : start + self.batch]
-            values = run_batches(session, names, source, chunk, self.batch, {})
+            values = run_batches(session, names, given, chunk, self.batch, {})
             for name, made in zip(names, values, strict=True):
                 low, high = channel_extremes(iter([made]))
                 least, most = found.get(name, (low, high))
                 found[name] = np.minimum(least, low), np.maximum(most, high)
         return {place: ranges_of(pair, *found[pair.made]) for place, pair in enumerate(pairs)}
 
-    def _float(self, model: ModelProto, outputs: list[str], x: Array) -> list[Array]:
-        opened = with_outputs(model, outputs)
-        session = open_session(opened)
-        return run_batches(session, outputs, model.graph.input[0].name, x, self.batch, {})
+    def _float(self, model: ModelProto, outputs: Sequence[str], x: Array) -> list[Array]:
+        session = open_session(with_outputs(model, list(outputs)))
+        return run_batches(session, outputs, given_to(model.graph), x, self.batch, {})
 
 
 class _Bench:
@@ -210,16 +210,14 @@ class _Bench:
         search: Search,
         model: ModelProto,
         x: Array,
-        reference: Array,
-        logits: str,
-        head: str,
+        reference: Sequence[Array],
+        tails: Tails,
     ) -> None:
         self._search = search
         self._model = model
         self._x = x
         self._reference = reference
-        self._logits = logits
-        self._head = head
+        self._tails = tails
         self._structure = survey(model)
         self._stats = search.collect(model, set(self._structure.shared.values()))
         self._ends: dict[str, Range] = {}
@@ -326,9 +324,9 @@ class _Bench:
         return draft_plan(self._model, self._structure, ranges, self._search.activations)
 
     def _simulate(self, plan: Plan) -> Simulation:
-        return Simulation(plan, [self._logits], self._search.batch)
+        return Simulation(plan, self._tails.tensors, self._search.batch)
 
     def _snr(self, simulation: Simulation, ranges: Mapping[str, Range], samples: int) -> float:
         grids = grids_of(self._structure, ranges, self._search.activations)
-        (found,) = simulation.run(self._x[:samples], grids)
-        return logit_snr_db(self._reference[:samples], found, self._head)
+        found = simulation.run(self._x[:samples], grids)
+        return self._tails.snr_db([values[:samples] for values in self._reference], found)

@@ -18,10 +18,12 @@ from onnx import ModelProto, TensorProto, helper
 
 from compiler.emit.onnx_qdq import emit_onnx
 from compiler.errors import CompileError
+from compiler.feeds import given_to
 from compiler.floatgraph import first_line
 from compiler.plan.plan import Grid, Plan
 from edge_contract.model import Int8Scheme
 from edge_runtime.onnx_session import session_options
+from edge_runtime.tensors import Tensors
 
 Array = npt.NDArray[np.float32]
 
@@ -46,7 +48,7 @@ class Simulation:
     ) -> None:
         scheme: Int8Scheme = "s8s8-symmetric" if plan.activations == "symmetric" else "s8s8"
         model = onnx.load_model_from_string(emit_onnx(plan, scheme))
-        self._input = model.graph.input[0].name
+        self._given = given_to(model.graph)
         self._batch = batch
         self._grids = _open_grids(model)
         self._biases = _open_biases(model, plan)
@@ -79,7 +81,7 @@ class Simulation:
             grid = grids[name]
             feeds[f"{name}_scale"] = np.array(grid.scale, np.float32)
             feeds[f"{name}_zero"] = np.array(grid.zero_point, np.int8)
-        return run_batches(self._session, outputs, self._input, x, self._batch, feeds)
+        return run_batches(self._session, outputs, self._given, x, self._batch, feeds)
 
 
 def batch_for(macs: int) -> int:
@@ -109,7 +111,7 @@ def open_session(model: ModelProto) -> ort.InferenceSession:
 def run_batches(
     session: ort.InferenceSession,
     outputs: Sequence[str],
-    input_name: str,
+    given: Tensors,
     x: Array,
     batch: int,
     feeds: Mapping[str, npt.NDArray[np.generic]],
@@ -123,7 +125,7 @@ def run_batches(
     for start in range(0, len(x), batch):
         try:
             parts.append(
-                session.run(list(outputs), {input_name: x[start : start + batch], **feeds})
+                session.run(list(outputs), {**given.split(x[start : start + batch]), **feeds})
             )
         # As above: the runtime's exceptions have no common base.
         except Exception as error:

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from onnx import ModelProto
 
 from compiler.errors import DatasetError, SourceError
+from compiler.feeds import given_to
 from compiler.floatgraph import first_line
 from compiler.layers import inner_tensors
 from compiler.prune.dense import Array, Dense
@@ -133,7 +134,7 @@ def run_to(model: ModelProto, names: Sequence[str]) -> Run:
     # With no other outputs the runtime drops all nodes behind the last of them.
     del part.graph.output[:]
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    given = part.graph.input[0].name
+    given = given_to(part.graph)
     try:
         session = None
         if wanted:
@@ -147,13 +148,14 @@ def run_to(model: ModelProto, names: Sequence[str]) -> Run:
         raise SourceError(f"onnxruntime cannot run the model: {first_line(error)}") from error
 
     def run(sample: npt.NDArray[np.float32]) -> Sequence[npt.NDArray[np.float32]]:
+        feeds = given.split(sample)
         try:
-            arrays = session.run(wanted, {given: sample}) if session else []
+            arrays = session.run(wanted, feeds) if session else []
         # As above.
         except Exception as error:
             raise SourceError(f"the float model fails on a sample: {first_line(error)}") from error
         found: Mapping[str, npt.NDArray[np.float32]]
-        found = {given: sample, **dict(zip(wanted, arrays, strict=True))}
+        found = {**feeds, **dict(zip(wanted, arrays, strict=True))}
         return [found[name] for name in names]
 
     return run
@@ -169,7 +171,7 @@ def run_shapes(model: ModelProto, samples: Samples) -> dict[str, tuple[int, ...]
     sample = next(samples(), None)
     if sample is None:
         raise DatasetError("pruning needs calibration samples, and there are none")
-    names = [model.graph.input[0].name, *inner_tensors(model.graph)]
+    names = [*given_to(model.graph).names, *inner_tensors(model.graph)]
     return {
         name: tuple(np.shape(array))
         for name, array in zip(names, run_to(model, names)(sample), strict=True)

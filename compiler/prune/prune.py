@@ -28,6 +28,7 @@ from compiler.prune.remove import cut_channels, own_weights
 from compiler.prune.targets import find_target
 from compiler.ranges import Samples
 from edge_contract.errors import ExitCode
+from edge_runtime.tensors import join
 
 EASED_ROUNDS = 3
 """Solutions after the first, each with targets eased by the one before."""
@@ -231,7 +232,7 @@ class _Work:
         now, then = run_to(model, names), run_to(self.base, names)
         wrong, rows = 0.0, []
         for sample in self.samples():
-            (given,), (wanted,) = now(sample), then(sample)
+            given, wanted = join(now(sample)), join(then(sample))
             wrong += float(np.square(given.astype(np.float64) - wanted).sum())
             rows.append(wanted.ravel().astype(np.float64))
         spread = np.square(np.array(rows) - np.mean(rows, 0)).sum()

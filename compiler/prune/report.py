@@ -28,7 +28,7 @@ class PruningReport:
     macs_after: int
     sparse: tuple[str, ...]
     snr_db: float
-    agreement: float
+    agreement: float | None
     reason: str
 
     @property
@@ -53,7 +53,7 @@ class PruningReport:
                 "after": sum(group.channels_after for group in self.groups),
             },
             "snr_db": float(f"{self.snr_db:.10g}"),
-            "agreement": float(f"{self.agreement:.10g}"),
+            "agreement": None if self.agreement is None else float(f"{self.agreement:.10g}"),
             "reason": self.reason,
         }
 
@@ -74,6 +74,9 @@ class PruningReport:
 
     def sentence(self) -> str:
         """One line for people; names nothing of the source."""
+        like = f"{self.snr_db:.1f} dB to the source"
+        if self.agreement is not None:
+            like = f"{self.agreement:.2%} agree with the source"
         parts = []
         if self.thinner:
             gone = sum(g.channels_before - g.channels_after for g in self.thinner)
@@ -86,10 +89,7 @@ class PruningReport:
         if self.ask.sparse:
             parts.append(f"2:4 zeros in {len(self.sparse)} layers")
         if self.changed:
-            parts.append(
-                f"{self.agreement:.2%} agree with the source on the selection data"
-                f" ({self.snr_db:.1f} dB)"
-            )
+            parts.append(f"{like} on the selection data ({self.snr_db:.1f} dB)")
         if self.reason:
             parts.append(self.reason)
         return "; ".join(parts)

@@ -52,7 +52,7 @@ class BuildReport:
     def reason(self) -> str:
         """Why: of the targets with that verdict, the one with the largest bound speaks."""
         alike = [t for t in self.targets if t.gate.verdict == self.verdict]
-        target = max(alike, key=lambda t: t.gate.drop_upper_pp)
+        target = max(alike, key=lambda t: t.gate.interval.badness)
         return (
             target.gate.reason
             if len(self.targets) == 1
@@ -64,25 +64,17 @@ class BuildReport:
         """The verdict as a sentence."""
         blamed = [t for t in self.targets if t.gate.verdict == self.verdict]
         names = " and ".join(target.target for target in blamed)
-        bound = max(target.gate.drop_upper_pp for target in blamed)
-        limit = self.targets[0].gate.max_drop_pp
+        worst = max((target.gate.interval for target in blamed), key=lambda one: one.badness)
         what = f"{self.name} {self.version}"
-        points = f"{limit:g} percentage point{'' if limit == 1 else 's'}"
         if self.verdict == "pass":
-            return (
-                f"{what} may ship to {names}: int8 costs at most {bound:.2f} percentage points of"
-                f" accuracy, with 95 % confidence (limit {limit:g})."
-            )
+            return f"{what} may ship to {names}: {worst.sentence('pass')}."
         if self.verdict == "insufficient":
             return (
                 f"{what} may not ship yet: on {names} the test samples are too few to tell whether"
-                f" int8 costs more than {points} of accuracy."
+                f" {worst.sentence('insufficient')}."
             )
-        if all(target.gate.drop_lower_pp > limit for target in blamed):
-            return (
-                f"{what} may not ship: on {names} int8 costs more than {points} of accuracy, with"
-                " 95 % confidence."
-            )
+        if all(target.gate.interval.broken for target in blamed):
+            return f"{what} may not ship: on {names} {worst.sentence('fail')}."
         return f"{what} may not ship: on {names} a check failed."
 
     def as_json(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from compiler.report.timing import timing_section
 from compiler.variants import CompiledVariant, FloatScores, float_variant
 from edge_contract.model import Variant
 from edge_runtime.session import ModelSession
+from edge_runtime.tensors import Tensors
 
 _FRAMES_TIMED = 16
 
@@ -62,16 +63,10 @@ class Contents:
         if variant.file not in self._latency:
             progress(f"{report.scheme}: timing float and int8 in turns on this machine")
             self._latency[variant.file] = self._timed(variant, done)
-        data, labels = inputs.data.test, inputs.manifest.labels
-        assert data.y is not None, "test data are loaded with labels required"
-        floating, int8 = self._floating.test, done.test_scores
         sections = (
             self._resources(report, done),
             timing_section(self._latency[variant.file], report, profile.arch, variant.runtime),
-            confusion_section(floating, int8, data.y, labels),
-            flips_section(
-                worst_flips(floating, int8, data.y, labels), data.x, inputs.manifest.preprocess
-            ),
+            *self._classes(report, done),
             *self._operators(variant, done),
             self._exclusions(report),
             self._ranges(report, done),
@@ -81,6 +76,19 @@ class Contents:
     def of_build(self) -> tuple[Section, ...]:
         """Sections of the build as a whole."""
         return (contract_section(self._inputs, self._calibration.x),)
+
+    def _classes(self, report: TargetReport, done: CompiledVariant) -> tuple[Section, ...]:
+        """What only a classifier with labels has."""
+        data, manifest = self._inputs.data.test, self._inputs.manifest
+        if report.comparison is None or data.y is None:
+            return ()
+        first = slice(Tensors(manifest.outputs).sizes[0])
+        floating, int8 = self._floating.test[:, first], done.test_scores[:, first]
+        flips = worst_flips(floating, int8, data.y, manifest.labels)
+        return (
+            confusion_section(floating, int8, data.y, manifest.labels),
+            flips_section(flips, data.x, manifest.preprocess),
+        )
 
     def _timed(self, variant: Variant, done: CompiledVariant) -> Latency:
         inputs = self._inputs

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from compiler.datasets.frames import Frames
 from compiler.report.section import Section
 from edge_contract.preprocess import PreprocessSpec
 from edge_runtime.preprocess import FloatArray
@@ -71,7 +72,7 @@ def worst_flips(
 
 
 def flips_section(
-    flips: tuple[Flip, ...], frames: Sequence[Frame] | Frame, spec: PreprocessSpec
+    flips: tuple[Flip, ...], frames: Sequence[Frame] | Frames, spec: PreprocessSpec
 ) -> Section:
     """The ``SHOWN`` worst, each with its raw frame ``frames[row]``."""
     shown = flips[:SHOWN]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -44,10 +45,14 @@ def noise_shares(ranking: Sequence[tuple[str, LayerFidelity]]) -> list[float]:
 
 
 def interval_scale(targets: tuple[TargetReport, ...]) -> dict[str, Any]:
-    """Where the drop chart of the report begins and ends, in percentage points."""
-    values = [0.0]
+    """Where the chart of the judged figure begins and ends, in its unit."""
+    values = []
     for target in targets:
-        values += [target.gate.drop_lower_pp, target.gate.drop_upper_pp, target.gate.max_drop_pp]
-    low, high = min(values), max(values)
-    room = 0.08 * (high - low)
-    return {"low": low - room, "span": (high - low) + 2 * room}
+        one = target.gate.interval
+        values += [one.lower, one.upper, one.seen, one.limit]
+        if not one.at_least:
+            values.append(0.0)
+    known = [value for value in values if math.isfinite(value)]
+    low, high = min(known), max(known)
+    room = 0.08 * ((high - low) or 1.0)
+    return {"low": low - room, "high": high + room, "span": (high - low) + 2 * room}

@@ -7,7 +7,8 @@ from typing import Any
 
 from compiler.audit import LAYER_NAME, Audit
 from compiler.evaluate import Comparison
-from compiler.gate import GateResult
+from compiler.gate import Gate
+from compiler.metrics.measured import Measured, figure
 from compiler.plan.diagnose import LayerFidelity
 from compiler.plan.plan import Plan
 from compiler.report.section import Section
@@ -18,6 +19,8 @@ from compiler.select import Candidate
 class TargetReport:
     """What was found for one target.
 
+    gate: the verdict, with what audit and budgets say of it.
+    measured: what was measured of the answers.
     layers: the plan's int8 layers, the one that hurts most first.
     bytes_float, bytes_int8: sizes of the source model's files and of the int8 model.
     sections: what else there is to say; see ``Section``.
@@ -26,8 +29,8 @@ class TargetReport:
     target: str
     title: str
     scheme: str
-    gate: GateResult
-    comparison: Comparison
+    gate: Gate
+    measured: Measured
     audit: Audit
     candidates: tuple[Candidate, ...]
     plan: Plan
@@ -35,6 +38,11 @@ class TargetReport:
     bytes_float: int
     bytes_int8: int
     sections: tuple[Section, ...] = ()
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Right and wrong answers, where the task knows such."""
+        return self.measured.comparison
 
     def ranking(self) -> list[tuple[str, LayerFidelity]]:
         """The int8 layers under their names in the source, the one that hurts most first."""
@@ -61,28 +69,19 @@ class TargetReport:
 
     def evidence(self) -> dict[str, Any]:
         """The part that follows from inputs, tools and options alone."""
-        gate, comparison, audit = self.gate, self.comparison, self.audit
+        gate, audit = self.gate, self.audit
         return {
             "scheme": self.scheme,
+            **self.measured.evidence,
             "verdict": gate.verdict,
             "reason": gate.reason,
-            "n": gate.n,
-            "flips_lost": gate.flips_lost,
-            "flips_gained": gate.flips_gained,
-            "max_drop_pp": gate.max_drop_pp,
-            "drop_pp": _figure(gate.drop_pp),
-            "drop_upper_pp": _figure(gate.drop_upper_pp),
-            "drop_lower_pp": _figure(gate.drop_lower_pp),
             "samples_needed": gate.samples_needed,
-            "agreement": _figure(comparison.agreement),
-            "float": {"accuracy": _figure(comparison.float_accuracy)},
-            "int8": {"accuracy": _figure(comparison.int8_accuracy)},
             "bytes": {"float": self.bytes_float, "int8": self.bytes_int8},
             "int8_ops": {
                 "broken": [layer.source_name for layer in audit.broken(self.plan)],
                 "expected": audit.expected,
                 "seen": audit.seen,
-                "macs_share": _figure(audit.macs_share),
+                "macs_share": figure(audit.macs_share),
                 "macs": sum(layer.macs for layer in audit.layers),
                 "kernels": audit.kernels,
                 "left_float": [
@@ -94,27 +93,14 @@ class TargetReport:
             "selection": [
                 {
                     "recipe": candidate.recipe,
-                    "snr_db": _figure(candidate.snr_db),
-                    "simulated_snr_db": _figure(candidate.simulated_snr_db),
-                    "agreement": _figure(candidate.agreement),
+                    "snr_db": figure(candidate.snr_db),
+                    "simulated_snr_db": figure(candidate.simulated_snr_db),
+                    "agreement": None
+                    if candidate.agreement is None
+                    else figure(candidate.agreement),
                 }
                 for candidate in self.candidates
             ],
             "plan_digest": self.plan.digest(),
-            "classes": [
-                {
-                    "label": row.label,
-                    "n": row.n,
-                    "float_right": row.float_right,
-                    "int8_right": row.int8_right,
-                }
-                for row in comparison.classes
-            ],
-            "flips": {"lost": list(comparison.lost), "gained": list(comparison.gained)},
             **{section.key: section.data for section in self.sections if section.proven},
         }
-
-
-def _figure(value: float) -> float:
-    """Ten digits: enough for every use, and the same text on every machine."""
-    return float(f"{value:.10g}")

@@ -9,16 +9,15 @@ def summary_lines(report: BuildReport) -> list[str]:
     """Lines for a terminal; the last one is the verdict."""
     lines = [f"{report.name} {report.version}  {report.bundle_digest or 'no bundle'}"]
     for target in report.targets:
-        comparison, audit = target.comparison, target.audit
+        audit, interval = target.audit, target.gate.interval
         total_macs = sum(layer.macs for layer in audit.layers)
-        accuracy = (
-            f"{comparison.float_accuracy:.2%} float, {comparison.int8_accuracy:.2%} int8,"
-            f" {comparison.agreement:.2%} agree, n = {comparison.n}"
-        )
-        drop = (
-            f"at most {target.gate.drop_upper_pp:.2f} pp at 95 % (limit"
-            f" {target.gate.max_drop_pp:g}), {len(comparison.lost)} lost,"
-            f" {len(comparison.gained)} gained"
+        figures = [
+            f"  {one.title.lower():<9} {one.value}, {one.note}" for one in target.measured.figures
+        ]
+        bound = (
+            f"at least {interval.lower:.5f}"
+            if interval.at_least
+            else f"at most {interval.upper:.2f} {interval.unit}"
         )
         int8 = (
             f"{audit.seen} of {audit.expected} layers, {audit.macs_share:.1%} of"
@@ -26,8 +25,8 @@ def summary_lines(report: BuildReport) -> list[str]:
         )
         lines += [
             f"{target.target} ({target.scheme}, {target.candidates[0].recipe})",
-            f"  accuracy  {accuracy}",
-            f"  drop      {drop}",
+            *figures,
+            f"  bound     {interval.what} {bound} at 95 % (limit {interval.limit:g})",
             f"  int8      {int8}",
             f"  size      {target.bytes_int8:,} bytes of {target.bytes_float:,}",
             *(f"  {line}" for section in target.sections for line in section.lines),

@@ -41,7 +41,10 @@ class DriftWatch:
         monitor = self._monitors[answer.digest]
         if monitor is None or not monitor.due(answer.monotonic_s):
             return []
-        features, class_id = extract(answer.frame, answer.prediction.scores)
+        prediction = answer.prediction
+        features, class_id = extract(
+            answer.frame, prediction.scores, classes=prediction.class_id is not None
+        )
         if len(features) != len(monitor.reference.features):
             self._disable(answer, f"{len(features)} features, the reference has others")
             return []

@@ -220,7 +220,10 @@ def answer(
     except Exception as trouble:  # noqa: BLE001
         error = " ".join(f"{type(trouble).__name__}: {trouble}".split())[:300]
     manifest = model.manifest
-    known = prediction is not None and prediction.class_id < len(manifest.labels)
+    label = ""
+    if prediction is not None and prediction.class_id is not None:
+        label = next(iter(manifest.labels[prediction.class_id :]), "")
+    confidence = None if prediction is None else prediction.confidence
     return Answer(
         ts=wall_s(),
         monotonic_s=monotonic_s(),
@@ -231,8 +234,8 @@ def answer(
         directory=model.directory,
         frame=pixels,
         prediction=prediction,
-        label=manifest.labels[prediction.class_id] if prediction and known else "",
-        unsure=prediction is not None and prediction.confidence < manifest.min_confidence,
+        label=label,
+        unsure=confidence is not None and confidence < manifest.min_confidence,
         error=error,
         refused=refused,
     )

@@ -49,12 +49,14 @@ def as_line(answer: Answer) -> dict[str, Any]:
     if answer.prediction is None:
         return {**line, "error": answer.error, "refused": answer.refused}
     prediction = answer.prediction
+    if prediction.class_id is not None:
+        line |= {"class_id": prediction.class_id, "label": answer.label}
+    if prediction.confidence is not None:
+        line |= {"confidence": round(prediction.confidence, 6), "unsure": answer.unsure}
+    if prediction.value is not None:
+        line["value"] = round(prediction.value, 6)
     return {
         **line,
-        "class_id": prediction.class_id,
-        "label": answer.label,
-        "confidence": round(prediction.confidence, 6),
-        "unsure": answer.unsure,
         "preprocess_ms": round(prediction.preprocess_ms, 4),
         "infer_ms": round(prediction.infer_ms, 4),
     }

@@ -203,8 +203,9 @@ class Recorder:
             return
         window.infer.observe(prediction.infer_ms)
         window.preprocess.observe(prediction.preprocess_ms)
-        window.classes[prediction.class_id] += 1
-        window.class_total = max(window.class_total, len(prediction.scores))
+        if prediction.class_id is not None:
+            window.classes[prediction.class_id] += 1
+            window.class_total = max(window.class_total, len(prediction.scores))
 
     def _watch(self, drift: DriftWatch, answer: Answer) -> None:
         for event in drift.observe(answer):

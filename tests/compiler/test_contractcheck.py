@@ -66,7 +66,7 @@ def graph_of(model: ModelProto, folder: Path) -> FloatGraph:
 
 
 def doubts(graph: FloatGraph, spec: PreprocessSpec, data: Dataset) -> list[Doubt]:
-    return label_doubts(Preprocessor(spec, graph.input_shape), data, float_answer(graph))
+    return label_doubts(Preprocessor(spec, graph.row_shape), data, float_answer(graph))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_the_right_contract_raises_no_doubt(
 ) -> None:
     spec, graph, data = digits
     assert doubts(graph, spec, data) == []
-    assert range_doubts(Preprocessor(spec, graph.input_shape), data) == []
+    assert range_doubts(Preprocessor(spec, graph.row_shape), data) == []
     for seed in range(5):
         assert doubts(graph_of(colour_model(255), tmp_path), IMAGE, colours(300, seed)) == []
     x, y = frames(300, 3)

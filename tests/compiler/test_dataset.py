@@ -85,8 +85,8 @@ def test_a_huge_shape_in_a_small_file_is_refused(tmp_path: Path) -> None:
         (X[:, 0, 0, 0], Y, "expected samples"),
         (X[:0], Y[:0], "expected samples"),
         (X, Y[:4], "5 samples in x but 4 labels in y"),
-        (X, Y.astype(np.float32), "y is float32"),
-        (X, np.zeros((5, 1), np.int64), "y is int64 of shape"),
+        (X, np.array(["a"] * 5), "y is <U1"),
+        (X, np.array([0, 1, np.nan, 0, 1]), "y holds NaN"),
     ],
 )
 def test_wrong_arrays_are_named(tmp_path: Path, x: np.ndarray, y: np.ndarray, message: str) -> None:

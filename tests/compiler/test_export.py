@@ -19,6 +19,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from compiler.errors import SourceError
+from compiler.floatgraph import normalise
 from compiler.labeloutput import drop_label_output
 from compiler.modelfacts import read_facts
 from compiler.source import load_source
@@ -187,7 +188,8 @@ def test_the_lines_for_pytorch_give_a_model_that_loads(tmp_path: Path) -> None:
     saved = "torch.save(model, 'model.pt')"
     run_lines(interpreter_with("torch"), tmp_path, network, lines, saved)
     source = load_source(tmp_path / "model.onnx")
-    assert (source.input_name, source.input_shape) == ("frames", (1, 12, 12))
+    graph = normalise(source)
+    assert (graph.input_name, graph.row_shape) == ("frames", (1, 12, 12))
     assert source.batch_is_free
     with pytest.raises(SourceError, match="a PyTorch checkpoint"):
         load_source(tmp_path / "model.pt")

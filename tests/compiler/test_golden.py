@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from compiler.golden import ROWS, ROWS_MIN, choose_golden
-from edge_contract.golden import decode_golden
+from compiler.errors import CompileError
+from compiler.golden import ROWS, ROWS_MIN, choose_rows, golden_count, golden_vectors, spread_rows
+from edge_contract.golden import decode_golden, encode_golden
 from edge_contract.layout import BundleDir
 from edge_contract.model import MODEL_FILE, decode_model_manifest
-from edge_runtime.golden import check_golden, from_tensor
+from edge_runtime.golden import check_golden
 from edge_runtime.session import ModelSession
 from tests.compiler.conftest import Ended, Small
 
@@ -31,15 +32,14 @@ def test_rows_are_distinct_spread_over_classes_and_clear_of_ties(
     rows: int, classes: int, step: float, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
-    frames = np.arange(rows, dtype=np.float32).reshape(rows, 1)
     scores = random.dirichlet(np.ones(classes), rows).astype(np.float32)
-    golden = choose_golden(frames, scores, step)
-    chosen = from_tensor(golden.frames)[:, 0].astype(int)
+    top = np.sort(scores, axis=1)
+    margins = top[:, -1] - top[:, -2]
+    wanted = golden_count(rows, 4, 4 * classes)
+    chosen = choose_rows(margins, scores.argmax(axis=1), step, wanted)
     assert len(set(chosen.tolist())) == len(chosen) <= ROWS
     assert len(chosen) >= min(ROWS_MIN, rows)
-    assert (from_tensor(golden.scores) == scores[chosen]).all()
-    top = np.sort(scores, axis=1)
-    clear = top[:, -1] - top[:, -2] > 2 * step
+    clear = margins > 2 * step
     if clear.sum() >= ROWS_MIN:
         assert clear[chosen].all()
     named = set(scores[clear].argmax(1).tolist())
@@ -48,9 +48,25 @@ def test_rows_are_distinct_spread_over_classes_and_clear_of_ties(
 
 
 def test_large_frames_give_fewer_rows() -> None:
-    frames = np.zeros((40, 400, 400, 3), np.uint8)
-    scores = np.random.default_rng(0).dirichlet(np.ones(5), 40).astype(np.float32)
-    assert choose_golden(frames, scores, 1e-4).frames.shape[0] == ROWS_MIN
+    assert golden_count(40, 400 * 400 * 3, 20) == ROWS_MIN
+    assert golden_count(40, 100, 400 * 400 * 3) == ROWS_MIN
+    assert golden_count(3, 100, 20) == 3
+    with pytest.raises(CompileError, match="hold at most"):
+        golden_count(40, 100, 20 << 20)
+
+
+def test_models_that_do_not_classify_get_evenly_spaced_frames() -> None:
+    assert spread_rows(100, 4).tolist() == [0, 33, 66, 99]
+    assert spread_rows(2, 4).tolist() == [0, 1]
+
+
+def test_each_output_has_a_tolerance_of_its_own() -> None:
+    rows = np.zeros((2, 3), np.float32)
+    several = golden_vectors(rows, rows, [0.5, 0.1])
+    assert (several.tolerance_abs, several.tolerances_abs) == (0.5, [0.5, 0.1])
+    one = golden_vectors(rows, rows, [0.5])
+    assert b"tolerances_abs" not in encode_golden(one)
+    assert decode_golden(encode_golden(several), where="test") == several
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from compiler.build import build
 from compiler.gate import judge
 from compiler.latency import Latency, why_slower
 from compiler.memory import peak_bytes, tensor_sizes
+from compiler.metrics.measure import Limits
 from compiler.options import BuildOptions
 from compiler.plan.diagnose import LayerFidelity
 from compiler.plan.fidelity import cosine
@@ -52,7 +53,7 @@ def built_report(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Buil
         calibration=small.calibration,
         test=small.test,
         out=Path(tmp_path_factory.mktemp("report")) / "out",
-        max_drop_pp=3,
+        limits=Limits(max_drop_pp=3),
         effort="fast",
     )
     return build(options, clock=time.monotonic)

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compiler.errors import SourceError
-from compiler.floatgraph import count_classes, normalise
+from compiler.errors import CompileError, SourceError
+from compiler.floatgraph import normalise, output_specs
 from compiler.source import load_source
+from compiler.tasks import settle_task
 from tests.compiler.models import SIDE, matmul_model, small_cnn
 
 
@@ -152,11 +153,42 @@ def test_a_weight_shorter_than_its_shape_is_refused(save: Save, model: ModelProt
     assert refused(save(model))
 
 
-def test_two_outputs_are_refused(save: Save, model: ModelProto) -> None:
+def test_several_outputs_are_kept_in_their_order(save: Save, model: ModelProto) -> None:
     model.graph.output.append(
         helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 32])
     )
-    assert "expected one input and one output" in refused(save(model))
+    graph = normalise(load_source(save(model)))
+    specs = output_specs(graph, np.zeros((1, SIDE, SIDE, 1), np.float32))
+    assert [(spec.name, spec.shape) for spec in specs] == [
+        ("scores", [None, 4]),
+        ("features", [None, 32]),
+    ]
+
+
+def test_free_axes_are_asked_for_by_name(save: Save, model: ModelProto) -> None:
+    axes = model.graph.input[0].type.tensor_type.shape.dim
+    axes[1].dim_param, axes[2].dim_param = "height", "width"
+    path = save(model)
+    with pytest.raises(SourceError, match="static shapes") as caught:
+        load_source(path)
+    assert "--shape frames=1,N,N,1" in caught.value.hint
+    graph = normalise(load_source(path, {"frames": (1, SIDE, SIDE, 1)}))
+    assert graph.row_shape == (SIDE, SIDE, 1)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"image": (1, 2)}, "names 'image'"),
+        ({"frames": (1, SIDE, SIDE)}, "does not fit"),
+        ({"frames": (1, SIDE, SIDE, 3)}, "does not fit"),
+    ],
+)
+def test_shapes_that_contradict_the_file_are_refused(
+    save: Save, model: ModelProto, shapes: dict[str, tuple[int, ...]], message: str
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        load_source(save(model), shapes)
 
 
 def test_an_integer_input_is_refused(save: Save, model: ModelProto) -> None:
@@ -230,7 +262,8 @@ def test_external_weights_outside_the_folder_are_refused(tmp_path: Path) -> None
 def test_a_fixed_batch_becomes_one(save: Save, batch: int) -> None:
     graph = normalise(load_source(save(small_cnn(batch=batch))))
     assert not graph.batch_is_free
-    assert count_classes(graph, np.zeros((1, SIDE, SIDE, 1), np.float32)) == 4
+    (spec,) = output_specs(graph, np.zeros((1, SIDE, SIDE, 1), np.float32))
+    assert spec.shape == [1, 4]
 
 
 def test_one_score_is_no_classifier(save: Save, model: ModelProto) -> None:
@@ -240,8 +273,11 @@ def test_one_score_is_no_classifier(save: Save, model: ModelProto) -> None:
         weights[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
     graph = normalise(load_source(save(model)))
-    with pytest.raises(SourceError, match="at least 2 classes"):
-        count_classes(graph, np.zeros((1, SIDE, SIDE, 1), np.float32))
+    specs = output_specs(graph, np.zeros((1, SIDE, SIDE, 1), np.float32))
+    with pytest.raises(CompileError, match="at least 2 classes"):
+        settle_task("classification", specs, None)
+    with pytest.raises(CompileError, match="cannot tell what the model is for"):
+        settle_task(None, specs, np.zeros(5, np.int64))
 
 
 def test_inner_names_become_short_and_source_names_are_kept(save: Save) -> None:

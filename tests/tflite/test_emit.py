@@ -45,9 +45,6 @@ def plan_for(model: onnx.ModelProto, x: Array, left_float: frozenset[str] = froz
         model=model,
         digest="",
         size_bytes=0,
-        input_name=model.graph.input[0].name,
-        input_shape=x.shape[2:],
-        output_name=model.graph.output[0].name,
         batch_is_free=True,
     )
     prepared = normalise(source).prepared
@@ -58,7 +55,7 @@ def plan_for(model: onnx.ModelProto, x: Array, left_float: frozenset[str] = froz
     session = ort.InferenceSession(everywhere.SerializeToString())
     seen: dict[str, list[Array]] = {source.input_name: list(x)}
     for frame in x:
-        values = session.run(None, {source.input_name: frame})
+        values = session.run(None, {prepared.graph.input[0].name: frame})
         for value, made in zip(session.get_outputs(), values, strict=True):
             seen.setdefault(value.name, []).append(made)
     ranges = {

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from compiler.build import build
+from compiler.metrics.measure import Limits
 from compiler.options import BuildOptions
 from compiler.tflite.to_onnx import tflite_to_onnx
 from edge_contract.golden import decode_golden
@@ -79,7 +80,7 @@ def test_both_sources_give_plans_of_equal_fidelity_and_a_file_for_both_runtimes(
             calibration=network.calibration,
             test=network.test,
             out=out,
-            max_drop_pp=10,
+            limits=Limits(max_drop_pp=10),
             effort="fast",
             format="tflite",
         )

@@ -1,0 +1,241 @@
+"""Builds of models that do other things than classify, from the command to the device's code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from edge_contract.golden import decode_golden
+from edge_contract.layout import BundleDir
+from edge_contract.model import MODEL_FILE, ModelManifest, decode_model_manifest
+from edge_contract.reference import DriftReference
+from edge_runtime.golden import check_golden
+from edge_runtime.session import ModelSession
+from tests.compiler.conftest import Ended
+from tests.compiler.models import write_npz
+from tests.compiler.task_models import detector, regressor, scenes, two_ends, vectors
+
+Build = Callable[..., Ended]
+
+
+@pytest.fixture
+def built(tmp_path: Path, edge_compile: Callable[[list[str]], Ended]) -> Build:
+    """Saves a model and its data and runs ``build``; ``tmp_path / "out"`` holds the result."""
+
+    def run(
+        model: onnx.ModelProto, calibration: dict[str, Any], test: dict[str, Any], *more: str
+    ) -> Ended:
+        onnx.save(model, tmp_path / "model.onnx")
+        write_npz(tmp_path / "calibration.npz", **calibration)
+        write_npz(tmp_path / "test.npz", **test)
+        words = ["build", str(tmp_path / "model.onnx"), "--name", "m", "--version", "1.0.0"]
+        words += ["--target", "raspberry-pi-4", "--calibration", str(tmp_path / "calibration.npz")]
+        words += ["--test", str(tmp_path / "test.npz"), "--out", str(tmp_path / "out")]
+        return edge_compile([*words, "--effort", "fast", "--json", *more])
+
+    return run
+
+
+def loaded(folder: Path) -> tuple[ModelManifest, ModelSession]:
+    """The bundle's variant, after its golden check has passed."""
+    bundle = BundleDir(folder / "bundle")
+    manifest = decode_model_manifest(bundle.read_file(MODEL_FILE), where="test")
+    variant = manifest.variants[0]
+    session = ModelSession(bundle.read_file(variant.file), manifest, variant)
+    golden = decode_golden(bundle.read_file(variant.golden), where="test")
+    assert check_golden(session, golden).passed
+    return manifest, session
+
+
+def answers(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
+    return ort.InferenceSession(model.SerializeToString()).run(None, feeds)
+
+
+def test_two_inputs_and_two_outputs_go_through_to_the_device(built: Build, tmp_path: Path) -> None:
+    model = two_ends()
+
+    def data(rows: int, seed: int) -> dict[str, Any]:
+        feeds = {
+            "left": vectors(rows, seed),
+            "right": vectors(rows, seed + 50, 6).reshape(-1, 2, 3),
+        }
+        return {**feeds, "y": answers(model, feeds)[0].argmax(axis=1)}
+
+    ended = built(model, data(60, 1), data(400, 2), "--max-drop-pp", "6")
+    assert ended.code == 0, ended.stderr + ended.stdout
+    report = ended.json
+    assert report["metric"] == "top-1"
+    assert {one["name"] for one in report["outputs"]} == {"scores", "vector"}
+    assert all(one["cosine"] > 0.99 for one in report["outputs"])
+    manifest, session = loaded(tmp_path / "out")
+    assert [spec.name for spec in manifest.inputs] == ["left", "right"]
+    assert len(manifest.labels) == 4
+    frame = np.concatenate([vectors(1, 9)[0], vectors(1, 10, 6)[0]])
+    prediction = session.predict(frame)
+    feeds = {"left": frame[None, :12], "right": frame[12:].reshape(1, 2, 3)}
+    expected = np.concatenate([part.ravel() for part in answers(model, feeds)])
+    assert prediction.scores == pytest.approx(expected, abs=0.15)
+    assert prediction.class_id == prediction.scores[:4].argmax()
+
+
+def test_missing_input_arrays_are_named(built: Build) -> None:
+    x = vectors(40, 1)
+    ended = built(two_ends(), {"left": x}, {"left": x, "y": np.zeros(40, np.int64)})
+    assert ended.code == 1
+    assert "'left', 'right'" in ended.json["error"]
+
+
+def test_a_constant_input_is_named(built: Build) -> None:
+    model = two_ends()
+
+    def data(rows: int, seed: int) -> dict[str, Any]:
+        return {"left": vectors(rows, seed), "right": np.ones((rows, 2, 3), np.float32)}
+
+    ended = built(model, data(60, 1), data(100, 2), "--task", "embedding")
+    assert any("input 'right' is constant" in warning for warning in ended.json["warnings"])
+
+
+def test_a_regression_passes_on_its_error_and_fails_on_a_tight_limit(
+    built: Build, tmp_path: Path
+) -> None:
+    model = regressor()
+    x, held = vectors(80, 1), vectors(500, 2)
+    truth = answers(model, {"x": held})[0][:, 0]
+    truth = truth + np.random.default_rng(0).normal(0, 0.3, 500).astype(np.float32)
+    ended = built(model, {"x": x}, {"x": held, "y": truth}, "--task", "regression")
+    report = ended.json
+    assert ended.code == 0, report["reason"]
+    assert report["metric"] == "error"
+    assert report["float"]["accuracy"] is None
+    assert 0.2 < report["float"]["mae"] < report["int8"]["mae"] * 1.1
+    assert report["error_increase_upper_percent"] <= 5
+    assert report["agreement"] is None
+    assert report["flips"] is None
+    _, session = loaded(tmp_path / "out")
+    prediction = session.predict(held[0])
+    assert prediction.value == pytest.approx(float(prediction.scores[0]))
+    assert prediction.class_id is None
+    reference = DriftReference.decode(
+        BundleDir(tmp_path / "out" / "bundle").read_file("drift-reference.msgpack")
+    )
+    assert reference.features[-3:] == ("output_mean", "output_spread", "output_max")
+    exact = answers(model, {"x": held})[0][:, 0]
+    ended = built(
+        model,
+        {"x": x},
+        {"x": held, "y": exact + np.float32(0.001)},
+        *("--task", "regression"),
+    )
+    assert ended.code == 5
+    assert ended.json["verdict"] == "fail"
+
+
+def test_a_detector_is_judged_by_map(built: Build, tmp_path: Path) -> None:
+    x, _ = scenes(60, 1)
+    held, truth = scenes(400, 2)
+    ended = built(
+        detector(), {"x": x}, {"x": held, "y": truth}, "--task", "detection", "--max-drop-pp", "4"
+    )
+    report = ended.json
+    assert ended.code == 0, report["reason"]
+    assert report["metric"] == "map"
+    assert 0.3 < report["int8"]["map"] < 1
+    assert abs(report["float"]["map"] - report["int8"]["map"]) < 0.03
+    assert report["drop_pp"] < report["drop_upper_pp"]
+    _, session = loaded(tmp_path / "out")
+    prediction = session.predict(held[0])
+    assert prediction.class_id is None
+    assert prediction.value == float((held[0, [2, 6, 10]] * 0.1 >= 0.5).sum())
+
+
+def test_without_labels_fidelity_alone_is_judged(built: Build) -> None:
+    model = regressor(outputs=8)
+    x, held = {"x": vectors(80, 1)}, {"x": vectors(100, 2)}
+    ended = built(model, x, held)
+    assert ended.code == 2
+    assert "cannot tell what the model is for" in ended.json["error"]
+    ended = built(model, x, held, "--task", "embedding")
+    assert ended.code == 0
+    assert ended.json["metric"] == "fidelity"
+    assert ended.json["cosine_lower"] > 0.99
+    assert ended.json["lineage"]["options"]["min_cosine"] == "0.99"
+    ended = built(model, x, held, "--task", "embedding", "--min-cosine", "0.9999999")
+    assert ended.code == 5
+
+
+def test_top_k_is_told_and_never_worse_than_top_1(built: Build) -> None:
+    model = two_ends()
+    feeds = {"left": vectors(300, 3), "right": vectors(300, 4, 6).reshape(-1, 2, 3)}
+    y = np.random.default_rng(0).integers(0, 4, 300)
+    calibration = {"left": vectors(60, 5), "right": vectors(60, 6, 6).reshape(-1, 2, 3)}
+    test = {**feeds, "y": y}
+    one = built(model, calibration, test).json
+    two = built(model, calibration, test, "--top-k", "2").json
+    assert (one["metric"], two["metric"]) == ("top-1", "top-2")
+    assert two["float"]["accuracy"] > one["float"]["accuracy"]
+
+
+def test_a_broken_budget_fails_with_its_own_reason(built: Build, tmp_path: Path) -> None:
+    model = regressor(outputs=8)
+    x, held = {"x": vectors(80, 1)}, {"x": vectors(100, 2)}
+    ended = built(model, x, held, "--task", "embedding", "--max-size-kb", "1", "--max-mmacs", "9")
+    assert ended.code == 5
+    report = ended.json
+    assert report["verdict"] == "fail"
+    assert "size" in report["reason"]
+    assert "--max-size-kb" in report["reason"]
+    by_name = {one["name"]: one for one in report["budgets"]}
+    assert by_name["size"]["broken"]
+    assert not by_name["work"]["broken"]
+    assert by_name["work"]["spent"] == pytest.approx((12 * 32 + 32 * 8) / 1e6)
+    assert not by_name["RAM, estimated"]["broken"]
+    assert not (tmp_path / "out" / "bundle").exists()
+
+
+def test_other_plans_judged_by_the_same_test_data_are_counted(built: Build, tmp_path: Path) -> None:
+    model = regressor(outputs=8)
+    held = {"x": vectors(100, 77)}
+    first = built(model, {"x": vectors(80, 1)}, held, "--task", "embedding")
+    assert first.json["test_reuse"]["earlier_plans"] == 0
+    digest = first.json["bundle_digest"]
+    again = built(model, {"x": vectors(80, 1)}, held, "--task", "embedding")
+    assert again.json["test_reuse"]["earlier_plans"] == 0
+    other = built(model, {"x": vectors(80, 5)}, held, "--task", "embedding")
+    assert other.json["test_reuse"]["earlier_plans"] == 1
+    assert any("judged 1 other plan" in warning for warning in other.json["warnings"])
+    # The bundle does not know of it: it is the same on any machine.
+    back = built(model, {"x": vectors(80, 1)}, held, "--task", "embedding")
+    assert back.json["test_reuse"]["earlier_plans"] == 1
+    assert back.json["bundle_digest"] == digest
+
+
+def test_a_single_test_sample_is_insufficient(built: Build) -> None:
+    model = regressor(outputs=8)
+    ended = built(model, {"x": vectors(80, 1)}, {"x": vectors(1, 2)}, "--task", "embedding")
+    assert ended.code == 5
+    assert ended.json["verdict"] == "insufficient"
+    assert ended.json["samples_needed"] == 30
+
+
+@pytest.mark.parametrize(
+    ("task", "y", "message"),
+    [
+        ("regression", np.zeros((100, 3)), "gives 8 values a sample"),
+        ("classification", np.zeros(100), "expected whole class ids"),
+        ("classification", np.full(100, 8), "labels out of range"),
+        ("detection", np.zeros((100, 2, 5)), "a detector gives one output"),
+    ],
+)
+def test_labels_that_do_not_fit_the_task_are_refused(
+    built: Build, task: str, y: Any, message: str
+) -> None:
+    model = regressor(outputs=8)
+    ended = built(model, {"x": vectors(80, 1)}, {"x": vectors(100, 2), "y": y}, "--task", task)
+    assert ended.code == 1
+    assert message in ended.json["error"]
