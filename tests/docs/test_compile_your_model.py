@@ -39,7 +39,9 @@ def test_every_command_runs_and_prints_what_the_page_shows(tmp_path: Path) -> No
             printed = ran.stdout.splitlines()
         elif kind == "text":
             shown = text.splitlines()
-            assert [line for line in shown if line not in printed] == [], printed
+            # The page leaves out what another version of the runtime would print at a line's end.
+            missing = [line for line in shown if not any(p.startswith(line) for p in printed)]
+            assert missing == [], printed
     for name in ("report.html", "report.json", "sbom.json", "bundle/index.json"):
         assert (tmp_path / "try/build" / name).is_file()
 

@@ -47,13 +47,14 @@ def plan_for(model: onnx.ModelProto, x: Array, left_float: frozenset[str] = froz
         size_bytes=0,
         batch_is_free=True,
     )
-    prepared = normalise(source).prepared
+    graph = normalise(source)
+    prepared = graph.prepared
     everywhere = onnx.ModelProto.FromString(prepared.SerializeToString())
     known = {value.name for value in everywhere.graph.output}
     names = sorted({name for node in prepared.graph.node for name in node.output} - known)
     everywhere.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     session = ort.InferenceSession(everywhere.SerializeToString())
-    seen: dict[str, list[Array]] = {source.input_name: list(x)}
+    seen: dict[str, list[Array]] = {graph.input_name: list(x)}
     for frame in x:
         values = session.run(None, {prepared.graph.input[0].name: frame})
         for value, made in zip(session.get_outputs(), values, strict=True):
