@@ -328,6 +328,8 @@ def _judge(turn: _Turn, tallies_before: tuple[Tally, ...]) -> None:
             turn.move("insufficient data")
             turn.say(verdict.insufficient_sentence(turn.state), "insufficient")
         elif wave + 1 == len(plan.waves):
+            if verdict.is_busy(turn.state):
+                return
             turn.move("last wave passed")
             turn.finish(verdict.completed_sentence(turn.state), "pass")
         else:

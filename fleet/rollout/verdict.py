@@ -74,6 +74,12 @@ def judge_wave(
     return Judgement.WAIT
 
 
+def is_busy(state: RolloutState) -> bool:
+    """Whether a wave that was promoted before it was over still has connected devices at work."""
+    late = state.now_s - state.wave_since_s >= state.plan.gate.wave_deadline_s
+    return not late and any(tally.in_flight + tally.waiting for tally in state.tallies)
+
+
 def failure_groups(state: RolloutState) -> tuple[FailureGroup, ...]:
     """The failures of a rollout that are not set aside, most devices first."""
     hardware = {device.device: device.hardware for device in state.plan.devices}

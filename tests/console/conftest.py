@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from fleet.console.app import routes
 from fleet.manager.http_api import build_app
@@ -29,6 +29,9 @@ FLAGS = [
     "--disable-sync",
 ]
 WHO = "console (test)"
+
+# Longer than the default: a busy machine is no finding.
+expect.set_options(timeout=20_000)
 
 
 def serve(service: FleetService, port: int = 0) -> HttpServer:

@@ -24,7 +24,7 @@ from compiler.emit.onnx_qdq import emit_onnx
 from compiler.floatgraph import FloatGraph, normalise
 from compiler.layers import list_layers
 from compiler.plan.effort import Effort
-from compiler.plan.fidelity import logit_snr_db, logits_from_scores, logits_of
+from compiler.plan.fidelity import logit_snr_db, logits_from_scores, tails_of
 from compiler.plan.plan import Activations
 from compiler.plan.search import Search, Trial
 from compiler.plan.simulate import batch_for
@@ -67,7 +67,8 @@ def search(graph: FloatGraph, x: Array, activations: Activations, effort: Effort
         trials,
         floating,
         lambda trial: answers(emit_onnx(trial.plan, dialect), "s8s8", held),
-        logits_of(graph.prepared)[1],
+        tails_of(graph.prepared).heads,
+        [floating[0].size],
     )
     return ranked[0].trial
 
@@ -112,7 +113,7 @@ def test_an_unknown_network_runs_in_int8_no_further_from_float_than_onnxruntimes
     onnx.save(model, path)
     graph = normalise(load_source(path))
     x, test = samples(shape, FIT + HELD, 0), samples(shape, 100, 1)
-    head = logits_of(graph.prepared)[1]
+    (head,) = tails_of(graph.prepared).heads
     reference = logits_from_scores(answers(path.read_bytes(), "float32", test), head)
 
     def snr_db(data: bytes, scheme: str) -> float:

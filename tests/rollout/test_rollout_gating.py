@@ -251,6 +251,18 @@ def test_abort_by_an_operator_withdraws_what_is_not_committed_and_returns_nobody
     assert drive.state.sentence == "Aborted by ann: wrong model; 2 devices never asked"
 
 
+def test_an_empty_last_wave_does_not_complete_while_promoted_ones_are_at_work():
+    drive = Drive(plan_of(3, waves=(1, 1)))
+    (last,) = drive.wave(3)
+    drive.feed(Exclude(now_s=drive.now_s, who="ann", device=last))
+    drive.feed(Promote(now_s=drive.now_s, who="ann", everything=True))
+    assert drive.state.status is Status.RUNNING
+    drive.commit(*drive.wave(1))
+    assert drive.state.status is Status.RUNNING
+    drive.commit(*drive.wave(2))
+    assert drive.state.status is Status.COMPLETED
+
+
 def test_promote_passes_a_wave_without_its_quorum():
     drive = Drive(plan_of(9, waves=(2, 3)))
     drive.feed(Promote(now_s=drive.now_s, who="ann"))
