@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
@@ -84,12 +84,14 @@ def verify_offline(
     line_role = Metadata[Targets].from_bytes(media.line_role)
     targets.signed.verify_delegate(role, line_role.signed_bytes, line_role.signatures)
 
-    timestamp.signed.snapshot_meta.verify_length_and_hashes(media.offline_snapshot)
+    _require_version(OFFLINE_SNAPSHOT, snapshot.signed.version, timestamp.signed.snapshot_meta)
     for name, data in ((Targets.type, media.targets), (role, media.line_role)):
         meta = snapshot.signed.meta.get(f"{name}.json")
         if meta is None:
             raise exceptions.RepositoryError(f"the offline snapshot does not name {name}")
         meta.verify_length_and_hashes(data)
+        version = (targets if name == Targets.type else line_role).signed.version
+        _require_version(name, version, meta)
 
     edition = OfflineEdition(
         trusted.root, root, timestamp.signed, snapshot.signed, targets.signed, line_role.signed
@@ -105,3 +107,10 @@ def verify_offline(
     if line_role.signed.is_expired(now):
         raise exceptions.ExpiredMetadataError(f"{role} is expired")
     return edition
+
+
+def _require_version(role: str, version: int, meta: MetaFile) -> None:
+    if version != meta.version:
+        raise exceptions.BadVersionNumberError(
+            f"{role} version {version} is not the {meta.version} that was signed for"
+        )

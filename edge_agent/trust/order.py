@@ -92,9 +92,7 @@ def accept_order(envelope: bytes, approved: ApprovedLine, facts: DeviceFacts) ->
     if last == number:
         return AcceptedOrder(desired, None, number, desired.issued_at, repeat=True)
 
-    require_in_force(
-        signer, approved, facts, issued_at=desired.issued_at, expires=desired.expires
-    )
+    require_in_force(signer, approved, facts, issued_at=desired.issued_at, expires=desired.expires)
     check_addressee(desired, facts)
     if desired.line != facts.line or desired.hardware != facts.hardware:
         raise refused(

@@ -166,7 +166,6 @@ class Archive:
 
     def propose(
         self,
-        base: Edition,
         purpose: Purpose,
         changed: Mapping[str, Root | Targets],
         directors: bytes,
@@ -178,7 +177,6 @@ class Archive:
         """Sign and commit a change, or open a signing event for it. Hold ``exclusive``.
 
         Args:
-            base: the edition that it changes.
             purpose: what kind of change it is.
             changed: role -> its new content.
             directors: the bytes of ``directors.json`` afterwards.
@@ -189,6 +187,7 @@ class Archive:
         Raises:
             FleetError: an open event changes the same role, or a key is missing.
         """
+        base = self.files.read()  # the caller has changed its own copy
         self.settle_events(base)
         self.events.require_free(set(changed))
         before = {role: base.raw[role] for role in {Targets.type, *changed} if role in base.raw}

@@ -291,6 +291,11 @@ class EditionSigner:
         self._sign(role, metadata, [delegator])
         return metadata
 
+    def sign_held(self, role: str, metadata: Metadata[Any], delegator: Root | Targets) -> None:
+        """Add the signatures of the manager's keys, however many they are."""
+        for key in self._keys.held(role, delegator.get_delegated_role(role).keyids):
+            metadata.sign(CryptoSigner(key, ed25519_key(public_bytes(key))), append=True)
+
     def _online(
         self,
         base: Edition | None,
@@ -336,9 +341,7 @@ class EditionSigner:
             FleetError: a role without an owner's key is not signed by a threshold.
         """
         for delegator in delegators:
-            named = delegator.get_delegated_role(role)
-            for key in self._keys.held(role, named.keyids):
-                metadata.sign(CryptoSigner(key, ed25519_key(public_bytes(key))), append=True)
+            self.sign_held(role, metadata, delegator)
             if is_offline(delegator, role):
                 continue
             try:

@@ -94,14 +94,14 @@ class ManagerKeys:
         keys = [_read_key(path) for path in paths if path.exists()]
         return [key for key in keys if fingerprint(public_bytes(key)) in keyids]
 
-    def forget(self, keyids: Collection[str]) -> list[Path]:
-        """Remove the private keys that no signed metadata names any more; returns their files."""
+    def forget_all_but(self, keyids: Collection[str]) -> list[str]:
+        """Remove the private keys that are not among ``keyids``; returns their files' names."""
         gone = []
         for path in sorted(self.directory.glob("*.pem")):
-            if fingerprint(public_bytes(_read_key(path))) in keyids:
+            if fingerprint(public_bytes(_read_key(path))) not in keyids:
                 path.unlink()
-                gone.append(path)
-        if gone and not any(self.directory.glob("development-*.pem")):
+                gone.append(path.name)
+        if not any(self.directory.glob("development-*.pem")):
             (self.directory / _MARKER).unlink(missing_ok=True)
         fsync_dir(self.directory)
         return gone

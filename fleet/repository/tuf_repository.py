@@ -167,6 +167,7 @@ class Repository:
             online = (base.snapshot.signed, base.timestamp.signed)
             if not (changed or any(self._signer.due(signed) for signed in online)):
                 return False
+            base = self._files.read()  # ``changed`` holds what this one has no more
             self._signer.commit(base, self._signer.draft(base, changed, directors))
             return True
 
@@ -327,7 +328,6 @@ class Repository:
         _prune(signed, model.name)
         changed[line_role(model.name)] = signed
         outcome = self.archive.propose(
-            base,
             "publish",
             changed,
             self.archive.directors_bytes(base),
