@@ -25,7 +25,7 @@ def media() -> None:
 @state_option
 @json_option
 def prepare(file: Path, state: StateDir, as_json: bool) -> None:
-    """Write to FILE what the holders of the offline roles have to sign: all that is approved now."""
+    """Write to FILE what the holders of the offline roles have to sign: what is approved now."""
     from fleet.repository.media_desk import MediaDesk, describe_offline_files
 
     files = MediaDesk(open_repository(state), "").draft()
