@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from edge_agent.agent import Agent
 from edge_agent.clock import SystemClock
 from edge_agent.config import AgentConfig
@@ -24,7 +25,8 @@ from edge_contract.errors import WherryError
 from edge_contract.metadata import MetadataSet
 from edge_contract.topics import EVERYONE, topic
 from tests.agent.bundles import HARDWARE
-from tests.trust.tuf_simulator import LINE, NOW_S, Publisher
+from tests.trust.media_simulator import MediaPublisher
+from tests.trust.tuf_simulator import LINE, NOW_S
 
 FLEET, DEVICE = "shop", "cam-1"
 _LONG_HEX = re.compile(r"(sha256:)?[0-9a-f]{12,64}")
@@ -55,7 +57,7 @@ class Victim:
         model: LoadedModel,
         record: Callable[[str, str], None],
     ) -> None:
-        self.publisher = Publisher(root_keys=2, root_threshold=2)
+        self.publisher = MediaPublisher(root_keys=2, root_threshold=2)
         self.publisher.approve("1.0.0")
         (home / "root.json").write_bytes(self.publisher.roots[0])
         config = {
