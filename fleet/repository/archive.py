@@ -267,19 +267,15 @@ class Archive:
 
     def record(self, who: str, action: str, subject: str, detail: str) -> None:
         """Append to the audit log."""
-        held = self.keys.held(AUDIT, self.audit_keyids())
+        newest = self.directors(self.files.read()).audit_keys[-1:]
+        held = self.keys.held(AUDIT, [ed25519_key(bytes.fromhex(key)).keyid for key in newest])
         if not held:
             raise FleetError(
                 "the manager has no audit key that the signed directors list names",
                 hint="restore keys/ from a backup (docs/how-to/restored-backup.md)",
                 exit_code=ExitCode.NOT_FOUND,
             )
-        self.audit.append(held[-1], self.clock(), who, action, subject, detail)
-
-    def audit_keyids(self) -> set[str]:
-        """The ids of all keys that ever signed the audit log."""
-        publics = self.directors(self.files.read()).audit_keys
-        return {ed25519_key(bytes.fromhex(public)).keyid for public in publics}
+        self.audit.append(held[0], self.clock(), who, action, subject, detail)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

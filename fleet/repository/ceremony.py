@@ -190,7 +190,8 @@ class Ceremony:
                 for keyid in delegator.get_delegated_role(role).keyids
             }
             directors = self._archive.directors(base)
-            publics = [key.public for key in directors.keys] + directors.audit_keys
+            # Of the audit's keys only the newest signs; the others are listed to verify with.
+            publics = [key.public for key in directors.keys] + directors.audit_keys[-1:]
             named |= {ed25519_key(bytes.fromhex(public)).keyid for public in publics}
             waiting = self._archive.events.all()
             if waiting:

@@ -12,7 +12,11 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import msgspec
-from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+from tuf.api.exceptions import (
+    LengthOrHashMismatchError,
+    RepositoryError,
+    UnsignedMetadataError,
+)
 from tuf.api.metadata import Metadata, Root, Targets
 
 from edge_contract.codec import decode_json, encode_json
@@ -279,7 +283,10 @@ def _check_directors(targets: Targets, data: bytes) -> None:
     target = targets.targets.get(DIRECTORS_TARGET)
     if target is None:
         raise ContractError("the targets role lists no directors.json")
-    target.verify_length_and_hashes(data)
+    try:
+        target.verify_length_and_hashes(data)
+    except LengthOrHashMismatchError as error:
+        raise TrustError(f"directors.json is not what the targets role names: {error}") from error
 
 
 def _digest(metadata: Metadata[Targets]) -> str:
