@@ -21,7 +21,7 @@ _HEAD = """# Attacks, and what refused them
 
 Written by `WHERRY_WRITE_EVIDENCE=1 python -m pytest tests/attacks`. Each row is one test: the
 attack was carried out on the real agent while a model answered frames, the line stood in its log
-(or was the answer to the owner who handed in the file), and the same model went on answering frames.
+(or was the answer to the owner who handed in the file), and the same model went on answering.
 
 {count} attacks.
 
