@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_contract.codec import encode_json
-from edge_contract.command import Command, decode_command
+from edge_contract.command import decode_command
 from edge_contract.desired import DirectorKey, Directors, decode_directors
 from edge_contract.errors import ContractError
 from edge_contract.media import DEVICES_MAX, MediaDevice, MediaOrder, decode_media_order
@@ -88,7 +88,7 @@ def test_director_and_audit_keys_are_32_bytes(public: str) -> None:
 
 def test_versions_are_ordered_as_semver_says() -> None:
     ordered = ["0.9.9", "1.0.0-2", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-beta", "1.0.0", "1.10.0"]
-    assert sorted(reversed(ordered), key=version_order) == ordered
+    assert sorted(ordered[::-1], key=version_order) == ordered
     assert version_order("1.0.0+build.7") == version_order("1.0.0")
 
 
