@@ -88,7 +88,8 @@ def test_director_and_audit_keys_are_32_bytes(public: str) -> None:
 
 def test_versions_are_ordered_as_semver_says() -> None:
     ordered = ["0.9.9", "1.0.0-2", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-beta", "1.0.0", "1.10.0"]
-    assert sorted(ordered[::-1], key=version_order) == ordered
+    shuffled = ordered[3:] + ordered[:3]
+    assert sorted(shuffled, key=version_order) == ordered
     assert version_order("1.0.0+build.7") == version_order("1.0.0")
 
 
