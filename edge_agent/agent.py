@@ -121,6 +121,7 @@ class Agent:
             line=device.line,
             hardware=device.hardware,
             clock=clock,
+            held=self._held,
         )
         self.reports = Reports(
             device,
@@ -438,6 +439,11 @@ class Agent:
             "desired_seq": ordered[1],
             "held": state.held,
         }
+
+    def _held(self) -> frozenset[str]:
+        """Digests in the slots: what may come back below a line's signed floor."""
+        kept = (self.update.slots.active(), self.update.slots.fallback())
+        return frozenset(slot.digest for slot in kept if slot is not None)
 
     def _end(self) -> None:
         """Stop in order: inference, what it left to say, the link, the marker of a clean end."""

@@ -18,12 +18,16 @@ from edge_agent.telemetry.spool import Spool
 from edge_agent.telemetry.uploader import Uploader
 from edge_agent.transfer.pull import BlobPuller
 from edge_contract.codec import decode_json, decode_msgpack
-from edge_contract.errors import TrustError
+from edge_contract.command import Command
+from edge_contract.errors import ContractError, TrustError
 from edge_contract.messages import BlobBlock, BlobRefused, EnrolAnswer
 from edge_contract.topics import EVERYONE, Topic, device_filters, parse_topic
 
 ENROL_EVERY_S = 30.0
 """Between two announcements of a device that no manager has answered."""
+TIME_EVERY_S = 3600.0
+"""Between two questions for the time; sooner while none was answered."""
+TIME_RETRY_S = 60.0
 STATE_EVERY_S = 60.0
 """The retained state is published on every change, and at least this often while online."""
 
@@ -63,6 +67,7 @@ class FleetLink:
         self._connection_id = ""
         self._state_due_s = 0.0
         self._enrol_due_s = 0.0
+        self._time_due_s = 0.0
         self._enrolled = False
         self.up_before = True
         """Whether the link was up before the last ``disconnected``, so that one outage is one
@@ -143,6 +148,9 @@ class FleetLink:
         self._puller.tick(now_s, online=self.up)
         if self.up and not self._enrolled and now_s >= self._enrol_due_s:
             self._announce()
+        if self.up and self._enrolled and now_s >= self._time_due_s:
+            self._time_due_s = now_s + TIME_RETRY_S
+            self._publish("ask", "time", self._desk.ask_time())
         if self.up and now_s >= self._state_due_s:
             self._publish_state()
 
@@ -166,6 +174,11 @@ class FleetLink:
         match (topic.cls, topic.name):
             case ("desired", "model") if message.payload:
                 self._desk.desired(message.payload, now_s)
+            case ("cmd", _):
+                self._carry_out(self._desk.command(message.payload))
+            case ("rsp", "time"):
+                self._desk.time_reply(message.payload)
+                self._time_due_s = now_s + TIME_EVERY_S
             case ("blob", "data"):
                 block = decode_msgpack(message.payload, BlobBlock, what=message.topic)
                 self._puller.block(block, now_s)
@@ -189,6 +202,12 @@ class FleetLink:
         elif topic.name == "refused":
             refused = decode_json(message.payload, BlobRefused, what=message.topic)
             self._puller.refused(refused.digest, refused.reason)
+
+    def _carry_out(self, command: Command) -> None:
+        """Do what a verified command says; its nonce is spent, whatever comes of it."""
+        if command.name != "report":
+            raise ContractError(f"command {command.name[:40]!r}: this agent knows only 'report'")
+        self.state_changed()
 
     def _announce(self) -> None:
         """Enrol; again until the manager answers, for it may be away or have lost its store."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,24 @@ import msgspec
 from edge_agent.clock import SystemClock
 from edge_agent.errors import DamagedTrustError
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
+from edge_agent.trust.commands import (
+    UsedNonces,
+    accept_command,
+    load_nonces,
+    save_nonces,
+)
+from edge_agent.trust.media import AcceptedMedia, verify_media
 from edge_agent.trust.order import AcceptedOrder, DeviceFacts, LastOrder, accept_order
-from edge_agent.trust.time_floor import TimeFloor, load_floor, save_floor
+from edge_agent.trust.time_floor import TimeFloor, accept_time, load_floor, save_floor
 from edge_agent.trust.verifier import TrustStore
 from edge_contract.codec import decode_json, encode_json
+from edge_contract.command import Command
 from edge_contract.desired import Desired, decode_desired
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.layout import write_durably
+from edge_contract.media import MediaSet
 from edge_contract.metadata import MetadataSet, decode_metadata_set
+from edge_contract.signed_time import TimeAsk
 from edge_contract.signing import verify_message
 
 GRACE_S = 10.0
@@ -64,6 +75,7 @@ class OrderDesk:
         root: bytes of the root file from the configuration.
         fleet, device, device_key, line, hardware: what this device is.
         clock: the device's clocks.
+        held: digests of the bundles in the slots now; they may come back below a line's floor.
 
     Raises:
         TrustError: no root is known, or the root of another repository is given.
@@ -84,6 +96,7 @@ class OrderDesk:
         line: str,
         hardware: str,
         clock: SystemClock,
+        held: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         directory = state_dir / "trust"
         directory.mkdir(parents=True, exist_ok=True)
@@ -93,6 +106,12 @@ class OrderDesk:
         self._floor = self._kept(lambda: load_floor(self._floor_path)) or TimeFloor()
         self._last_path = directory / "last-order.json"
         self._last = self._kept(lambda: _load_last(self._last_path))
+        self._nonces_path = directory / "commands.json"
+        self._nonces = self._kept(lambda: load_nonces(self._nonces_path)) or UsedNonces({})
+        self._media_path = directory / "last-medium.json"
+        self._media_sequence = self._kept(lambda: _load_sequence(self._media_path)) or 0
+        self._held = held
+        self._time_nonce = ""
         self._fleet, self._device, self._device_key = fleet, device, device_key
         self._line, self._hardware = line, hardware
         self._clock = clock
@@ -193,6 +212,56 @@ class OrderDesk:
             return
         raise TrustError(f"{topic}: not signed by a director key in force")
 
+    def ask_time(self) -> bytes:
+        """The payload of a question for the time (``ask/time``); only its answer will count."""
+        self._time_nonce = secrets.token_hex(16)
+        return encode_json(TimeAsk(nonce=self._time_nonce))
+
+    def time_reply(self, envelope: bytes) -> None:
+        """Raise the time floor by a signed answer to the last question.
+
+        Raises:
+            ContractError, TrustError: refused; the floor stays.
+            OSError: the disk refuses to keep it.
+        """
+        self._require_sound()
+        now_s = accept_time(envelope, self._time_nonce, self._current(), self._facts())
+        self._time_nonce = ""
+        floor = self._floor.raised_to(now_s)
+        save_floor(self._floor_path, floor)
+        self._floor = floor
+
+    def command(self, envelope: bytes) -> Command:
+        """A command that this device shall carry out now; it will not count again.
+
+        Raises:
+            ContractError, TrustError: refused.
+            OSError: the disk refuses to keep its nonce.
+        """
+        self._require_sound()
+        accepted = accept_command(envelope, self._current(), self._facts(), self._nonces)
+        save_nonces(self._nonces_path, accepted.used)
+        self._nonces = accepted.used
+        return accepted.command
+
+    def medium(self, media: MediaSet) -> AcceptedMedia:
+        """Verify what an offline medium carries beside its bundle, and keep its sequence.
+
+        Raises:
+            ContractError, TrustError: refused.
+            OSError: the disk refuses to keep it.
+        """
+        self._require_sound()
+        accepted = verify_media(
+            media, self._sound_store(), self._facts(), last_sequence=self._media_sequence
+        )
+        floor = self._floor.raised_to(accepted.issued_at)
+        save_floor(self._floor_path, floor)
+        write_durably(self._media_path, encode_json(_SequenceFile(sequence=accepted.sequence)))
+        self._floor, self._media_sequence = floor, accepted.sequence
+        self._approved = accepted.approved
+        return accepted
+
     def target(self, version: str, digest: str) -> ApprovedTarget:
         """The approved bundle of an order that is being carried out.
 
@@ -200,7 +269,7 @@ class OrderDesk:
             TrustError: it is no longer approved, or the approval has expired.
         """
         self._require_sound()
-        return self._current().require(version, digest)
+        return self._current().require(version, digest, held=self._held())
 
     def _current(self) -> ApprovedLine:
         if self._approved is None:
@@ -218,6 +287,7 @@ class OrderDesk:
             hardware=self._hardware,
             reference_s=self._reference_s(),
             last=self._last,
+            held=self._held(),
         )
 
     def _reference_s(self) -> float:
@@ -249,6 +319,25 @@ class OrderDesk:
         """Refuse to install anything while something of what was kept is missing."""
         if self.damage is not None:
             raise self.damage
+
+
+class _SequenceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    schema: int = 1
+    sequence: int
+
+
+def _load_sequence(path: Path) -> int:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return 0
+    try:
+        return decode_json(data, _SequenceFile, what=str(path)).sequence
+    except ContractError as error:
+        raise DamagedTrustError(
+            f"{error}; new installs stop, what runs keeps running",
+            hint=f"if the disk was damaged and the device is yours, remove {path}",
+        ) from error
 
 
 def _claimed(envelope: bytes) -> Desired | None:

@@ -12,9 +12,11 @@ import msgspec
 
 from edge_contract.codec import decode_json
 from edge_contract.digest import check_digest
+from edge_contract.errors import ContractError
 from edge_contract.health import HealthSpec
 from edge_contract.model import LineName
 from edge_contract.profile import ProfileId
+from edge_contract.signing import raw_public_key
 
 DESIRED_TYPE = "application/vnd.wherry.desired+json"
 DIRECTORS_TARGET = "directors.json"
@@ -57,10 +59,17 @@ class DirectorKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Directors(msgspec.Struct, frozen=True, kw_only=True):
-    """The TUF target ``directors.json``: who may sign ``Desired`` documents and acks."""
+    """The TUF target ``directors.json``: who may sign ``Desired`` documents and acks.
+
+    epoch: the only epoch in which orders count. It is raised here, by offline signatures, and a
+        higher one lets ``seq`` begin again: the last resort where numbers were lost or burnt.
+    audit_keys: raw public keys (hex) that ever signed entries of the fleet's audit log.
+    """
 
     schema: Literal[1] = 1
+    epoch: int = 1
     keys: list[DirectorKey]
+    audit_keys: list[str] = []
 
     def trusted(self, fleet: str, line: str, now_s: float) -> list[bytes]:
         """Raw public keys that may order for this fleet and line at ``now_s``."""
@@ -90,4 +99,9 @@ def decode_directors(data: bytes) -> Directors:
     Raises:
         ContractError: malformed, or a key that is not 32 bytes of hex.
     """
-    return decode_json(data, Directors, what=DIRECTORS_TARGET)
+    directors = decode_json(data, Directors, what=DIRECTORS_TARGET)
+    for public in (*(key.public for key in directors.keys), *directors.audit_keys):
+        raw_public_key(public, where=DIRECTORS_TARGET)
+    if directors.epoch < 1:
+        raise ContractError(f"{DIRECTORS_TARGET}: expected an epoch of 1 or more")
+    return directors

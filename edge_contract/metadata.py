@@ -12,7 +12,15 @@ from typing import Literal
 import msgspec
 
 from edge_contract.codec import MESSAGE_LIMIT_BYTES, decode_json, encode_json
+from edge_contract.errors import ContractError
 from edge_contract.model import LineName
+
+MIN_RELEASE_FIELD = "x-wherry-min-release"
+"""Signed field of a line's role: the oldest version that may be installed anew."""
+OFFLINE_SNAPSHOT = "offline-snapshot"
+OFFLINE_TIMESTAMP = "offline-timestamp"
+"""Delegated roles without paths: their keys sign the long-lived metadata of offline media."""
+OFFLINE_ROLES = (OFFLINE_SNAPSHOT, OFFLINE_TIMESTAMP)
 
 
 class MetadataSet(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +45,24 @@ class MetadataSet(msgspec.Struct, frozen=True, kw_only=True):
 def target_path(line: str, version: str) -> str:
     """The TUF target path of a bundle's manifest."""
     return f"{line}/{version}"
+
+
+def version_order(version: str) -> tuple[list[int], bool, list[tuple[bool, int, str]]]:
+    """Semantic Versioning's precedence (semver.org, 11) as a sort key.
+
+    Raises:
+        ContractError: not a semantic version.
+    """
+    core, _, pre = version.partition("+")[0].partition("-")
+    parts = core.split(".")
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ContractError(f"expected a version like 1.2.3 or 1.2.3-rc.1, got {version[:80]!r}")
+    identifiers = [
+        (not part.isdigit(), int(part) if part.isdigit() else 0, part)
+        for part in pre.split(".")
+        if part
+    ]
+    return [int(part) for part in parts], not pre, identifiers
 
 
 def encode_metadata_set(value: MetadataSet) -> bytes:

@@ -34,6 +34,21 @@ def public_bytes(key: Ed25519PrivateKey | Ed25519PublicKey) -> bytes:
     return public.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
+def raw_public_key(text: str, *, where: str) -> bytes:
+    """The 32 bytes of a public key in hexadecimal.
+
+    Raises:
+        ContractError: not hexadecimal, or not 32 bytes.
+    """
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != 32 or len(text) != 64:
+        raise ContractError(f"{where}: expected a key of 32 bytes in hex, got {text[:80]!r}")
+    return raw
+
+
 def fingerprint(public: bytes) -> str:
     """The key id used everywhere: SHA-256 of the 32 raw public bytes, hexadecimal."""
     return hashlib.sha256(public).hexdigest()
@@ -89,6 +104,18 @@ def verify_document(
     if not accepted:
         raise TrustError(f"{what}: no trusted key is known to check it against")
     return envelope.payload, min(accepted)
+
+
+def signers_of(envelope: bytes) -> frozenset[str]:
+    """The key ids that a DSSE envelope of our own claims; nothing is verified.
+
+    Raises:
+        ContractError: not an envelope.
+    """
+    try:
+        return frozenset(str(item["keyid"]) for item in json.loads(envelope)["signatures"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ContractError(f"not a DSSE envelope: {error}") from error
 
 
 def sign_message(key: Ed25519PrivateKey, topic: str, payload: bytes) -> str:

@@ -15,8 +15,10 @@ from edge_contract.errors import ContractError
 ROOT = "edge/v1"
 EVERYONE = "_fleet"
 
-FROM_DEVICE = frozenset({"state", "status", "telemetry", "telemetry_backfill", "drift", "event"})
-"""Classes that only the device publishes."""
+FROM_DEVICE = frozenset(
+    {"state", "status", "telemetry", "telemetry_backfill", "drift", "event", "ask"}
+)
+"""Classes that only the device publishes. ``ask`` is a question that ``rsp`` answers."""
 TO_DEVICE = frozenset({"desired", "cmd", "rsp"})
 """Classes that only the manager publishes."""
 CLASSES = FROM_DEVICE | TO_DEVICE | {"blob", "metadata", "enroll"}

@@ -227,6 +227,10 @@ class FleetService:
             lambda now_s: [Exclude(now_s=now_s, who=who, device=device) for device in devices],
         )
 
+    def command(self, device: str, name: str, *, who: str) -> None:
+        """Send one device a signed command, which counts once and for an hour."""
+        self._manager.do(lambda: self._manager.send_command(device, name, who=who))
+
     def press(
         self,
         rollout: str,
@@ -272,6 +276,8 @@ class FleetService:
     ) -> RolloutView:
         def audited(turn: RolloutTurn) -> str:
             rollout = work(turn)
+            # Before the commit: what was ordered and cut off is better told than not.
+            self._manager.record(who, action, subject, reason)
             journal.add_audit(turn.tx, turn.now_s, who, action, subject, reason, "done")
             return rollout
 

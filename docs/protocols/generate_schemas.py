@@ -13,7 +13,17 @@ from typing import Any
 
 import msgspec
 
-from edge_contract import desired, manifest, messages, metadata, model, telemetry
+from edge_contract import (
+    command,
+    desired,
+    manifest,
+    media,
+    messages,
+    metadata,
+    model,
+    signed_time,
+    telemetry,
+)
 
 SCHEMA_DIR = Path(__file__).parent / "schemas"
 
@@ -23,6 +33,11 @@ DOCUMENTS: dict[str, Any] = {
     "model": model.ModelManifest,
     "desired": desired.Desired,
     "directors": desired.Directors,
+    "command": command.Command,
+    "time-ask": signed_time.TimeAsk,
+    "time-reply": signed_time.TimeReply,
+    "media-order": media.MediaOrder,
+    "media-set": media.MediaSet,
     "metadata-set": metadata.MetadataSet,
     "agent-state": messages.AgentState,
     "online": messages.Online,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from edge_contract.desired import Directors
 from edge_contract.errors import TrustError
+from edge_contract.metadata import version_order
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ApprovedLine:
     timestamp_version: how new the metadata is.
     expires_s: the earliest expiry (unix s) of all roles on the way to it.
     targets: version -> approved bundle.
+    min_release: the oldest version that may be installed anew; "" for none.
     """
 
     line: str
@@ -32,12 +34,21 @@ class ApprovedLine:
     expires_s: float
     targets: Mapping[str, ApprovedTarget]
     directors: Directors
+    min_release: str = ""
 
-    def require(self, version: str, digest: str) -> ApprovedTarget:
+    def require(
+        self, version: str, digest: str, *, held: Collection[str] = frozenset()
+    ) -> ApprovedTarget:
         """The approved bundle with this version and this manifest digest.
 
+        Args:
+            version: its semantic version.
+            digest: its manifest's digest.
+            held: digests in the device's slots; the floor does not count for them.
+
         Raises:
-            TrustError: no such version is approved, or it is approved with another digest.
+            TrustError: no such version is approved, it is approved with another digest, or it is
+                below the floor.
         """
         target = self.targets.get(version)
         if target is None:
@@ -50,6 +61,17 @@ class ApprovedLine:
             raise TrustError(
                 f"{self.line} {version} is approved as {target.digest}, but this is {digest}",
                 hint="the bundle is not the one that was approved; fetch it from its source",
+                docs="explanation/trust.md",
+            )
+        if (
+            self.min_release
+            and digest not in held
+            and version_order(version) < version_order(self.min_release)
+        ):
+            raise TrustError(
+                f"downgrade: {self.line} {version} is below the line's signed floor"
+                f" {self.min_release}; only what a slot holds already may come back",
+                hint=f"install {self.line} {self.min_release} or newer",
                 docs="explanation/trust.md",
             )
         return target

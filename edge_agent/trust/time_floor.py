@@ -1,8 +1,9 @@
 """The time that expiry is checked against, on a device whose clock may be anything.
 
-The floor moves only on a signed ``issued_at`` that was accepted, never on the local clock: one
-NTP answer from 2038 would otherwise expire everything, for good. The local clock only counts
-while something says that it is synchronised, and what it says is forgotten again.
+The floor moves only on a signed ``issued_at`` that was accepted, or on a signed answer to a
+question of the device's own (``accept_time``), never on the local clock: one NTP answer from 2038
+would otherwise expire everything, for good. The local clock only counts while something says that
+it is synchronised, and what it says is forgotten again.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ from pathlib import Path
 import msgspec
 
 from edge_agent.errors import DamagedTrustError
+from edge_agent.trust.approved import ApprovedLine
+from edge_agent.trust.order import DeviceFacts, refused, require_in_force
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.errors import ContractError
 from edge_contract.layout import write_durably
+from edge_contract.signed_time import TIME_TYPE, decode_time_reply
+from edge_contract.signing import raw_public_key, verify_document
 
 _LATEST_S = 253_402_300_799.0
 """The last second of the year 9999, the latest that TUF metadata can name."""
@@ -39,6 +44,33 @@ class TimeFloor:
             synchronised: whether the system says that this clock was set from the network.
         """
         return max(self.floor_s, min(local_s, _LATEST_S)) if synchronised else self.floor_s
+
+
+def accept_time(envelope: bytes, nonce: str, approved: ApprovedLine, facts: DeviceFacts) -> float:
+    """The present (unix s) by a signed answer to the question with ``nonce``.
+
+    As with an order, neither the director's key nor any of the metadata may have expired at the
+    time that it claims: that bounds how far a stolen key can push the floor.
+
+    Args:
+        envelope: the payload of ``rsp/time``.
+        nonce: of the question that waits; "" for none.
+        approved: the verified metadata of the device's line.
+        facts: this device.
+
+    Raises:
+        ContractError: malformed.
+        TrustError: refused; the floor stays.
+    """
+    keys = [raw_public_key(key.public, where="director") for key in approved.directors.keys]
+    payload, signer = verify_document(envelope, TIME_TYPE, keys, what="time reply")
+    reply = decode_time_reply(payload)
+    if not nonce or reply.nonce != nonce:
+        raise refused("replay: a time reply to a question that this device did not ask")
+    if (reply.fleet, reply.device) != (facts.fleet, facts.device):
+        raise refused(f"a time reply for {reply.fleet}/{reply.device}")
+    require_in_force(signer, approved, facts, issued_at=reply.now, expires=_LATEST_S)
+    return reply.now
 
 
 class _FloorFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -22,14 +22,21 @@ from tuf.ngclient.config import EnvelopeType
 
 from edge_agent.errors import DamagedTrustError
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
+from edge_agent.trust.offline_roles import verify_offline
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.desired import DIRECTORS_TARGET, Directors, decode_directors
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.layout import write_durably
-from edge_contract.metadata import MetadataSet, target_path
+from edge_contract.media import MediaSet, decode_media_set, encode_media_set
+from edge_contract.metadata import (
+    MIN_RELEASE_FIELD,
+    MetadataSet,
+    target_path,
+    version_order,
+)
 
-_STATE_LIMIT_BYTES = 512 * 1024
-"""Above the largest metadata set in base64, with a root of the largest size beside it."""
+_STATE_LIMIT_BYTES = 4 << 20
+"""Above the largest metadata set and the largest medium in base64, with a root beside them."""
 
 _ATTACKS: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.UnsignedMetadataError, "not signed by a threshold of the keys of its role"),
@@ -40,7 +47,11 @@ _ATTACKS: tuple[tuple[type[Exception], str], ...] = (
 
 
 class _Trusted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was verified last. Empty bytes: nothing yet."""
+    """What was verified last. Empty bytes: nothing yet.
+
+    media: the last ``MediaSet`` that was verified.
+    versions: the newest versions seen on media, by role; online metadata may not go behind them.
+    """
 
     schema: int = 1
     anchor: bytes
@@ -51,6 +62,8 @@ class _Trusted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     targets: bytes = b""
     line_role: bytes = b""
     directors: bytes = b""
+    media: bytes = b""
+    versions: dict[str, int] = {}
 
 
 class TrustStore:
@@ -117,9 +130,67 @@ class TrustStore:
     def approved(self, *, reference_s: float) -> ApprovedLine | None:
         """What was verified last, checked again at ``reference_s``; None if nothing was.
 
+        What came online counts before what came on a medium.
+
         Raises:
             TrustError: it has expired since.
         """
+        kept = self._state
+        if kept.media:
+            media = decode_media_set(kept.media, where=str(self._path))
+            try:
+                return self._approved_online(reference_s) or self.verify_media(
+                    media, reference_s=reference_s
+                )
+            except TrustError:
+                return self.verify_media(media, reference_s=reference_s)
+        return self._approved_online(reference_s)
+
+    def verify_media(self, media: MediaSet, *, reference_s: float) -> ApprovedLine:
+        """Check the TUF files of an offline medium, and remember them.
+
+        Args:
+            media: as it was read.
+            reference_s: the time to check expiry against (``TimeFloor.reference_s``).
+
+        Raises:
+            TrustError: refused; the message names the attack that it looks like.
+            ContractError: ``directors.json`` is malformed.
+        """
+        with _refusals("offline medium"):
+            targets = Metadata[Targets].from_bytes(media.targets).signed
+            role = _delegated_role(targets, media.line)
+            versions = self._versions_seen(role)
+            edition = verify_offline(media, self._state.root, role, versions, reference_s)
+        directors = _directors(edition.targets, media.directors)
+        approved = ApprovedLine(
+            line=media.line,
+            timestamp_version=edition.timestamp.version,
+            expires_s=edition.expires_s,
+            targets=_approved_targets(edition.line_role, media.line),
+            directors=directors,
+            min_release=_min_release(edition.line_role, media.line),
+        )
+        before = self._state
+        self._keep(
+            root=edition.root_bytes,
+            media=encode_media_set(media),
+            versions={**before.versions, **edition.versions(role)},
+        )
+        if self._state is not before:
+            write_durably(self._path, encode_json(self._state))
+        return approved
+
+    def _versions_seen(self, role: str) -> dict[str, int]:
+        """The newest versions of targets and of the line, online or on a medium."""
+        seen = dict(self._state.versions)
+        for name, data in ((Targets.type, self._state.targets), (role, self._state.line_role)):
+            if data:
+                version = Metadata[Targets].from_bytes(data).signed.version
+                seen[name] = max(seen.get(name, 0), version)
+        return seen
+
+    def _approved_online(self, reference_s: float) -> ApprovedLine | None:
         kept = self._state
         if not kept.directors:
             return None
@@ -153,6 +224,12 @@ class TrustStore:
         role = _delegated_role(targets, metadata.line)
         with _refusals(f"{role!r}"):
             line_role = trusted.update_delegated_targets(metadata.line_role, role, Targets.type)
+        with _refusals(f"{role!r}"):
+            for name, signed in ((Targets.type, targets), (role, line_role)):
+                if signed.version < self._state.versions.get(name, 0):
+                    raise exceptions.BadVersionNumberError(
+                        f"{name} version {signed.version} is older than what a medium brought"
+                    )
         directors = _directors(targets, metadata.directors)
         self._keep(
             line=metadata.line,
@@ -167,6 +244,7 @@ class TrustStore:
             expires_s=min(role.expires for role in roles).timestamp(),
             targets=_approved_targets(line_role, metadata.line),
             directors=directors,
+            min_release=_min_release(line_role, metadata.line),
         )
 
     def _update_timestamp(self, trusted: TrustedMetadataSet, data: bytes) -> None:
@@ -201,7 +279,7 @@ class TrustStore:
         trusted.update_snapshot(data)
         self._keep(snapshot=data)
 
-    def _keep(self, **verified: bytes | str) -> None:
+    def _keep(self, **verified: bytes | str | dict[str, int]) -> None:
         changed = msgspec.structs.replace(self._state, **verified)
         if changed != self._state:
             self._state = changed
@@ -272,17 +350,21 @@ def _directors(targets: Targets, data: bytes) -> Directors:
         raise TrustError(f"the targets role lists no {DIRECTORS_TARGET}: nobody may give orders")
     with _refusals(DIRECTORS_TARGET):
         target.verify_length_and_hashes(data)
-    directors = decode_directors(data)
-    for key in directors.keys:
-        try:
-            size = len(bytes.fromhex(key.public))
-        except ValueError:
-            size = 0
-        if size != 32:
-            raise ContractError(
-                f"{DIRECTORS_TARGET}: expected a key of 32 bytes in hex, got {key.public[:80]!r}"
-            )
-    return directors
+    return decode_directors(data)
+
+
+def _min_release(line_role: Targets, line: str) -> str:
+    """The signed floor of the line.
+
+    Raises:
+        ContractError: malformed. It never reads as "no floor".
+    """
+    floor = line_role.unrecognized_fields.get(MIN_RELEASE_FIELD, "")
+    if not isinstance(floor, str):
+        raise ContractError(f"{line}: {MIN_RELEASE_FIELD} is not a version: {floor!r}")
+    if floor:
+        version_order(floor)
+    return floor
 
 
 @contextmanager

@@ -1,26 +1,26 @@
 """The command line ``edge-fleet``."""
 
+from fleet.cli.approve import approve
+from fleet.cli.backup import backup, restore
 from fleet.cli.broker import broker
+from fleet.cli.command import command
 from fleet.cli.doctor import doctor
+from fleet.cli.event import event
 from fleet.cli.fleet_views import devices, drift
+from fleet.cli.key import key
+from fleet.cli.line import line
+from fleet.cli.media import media
 from fleet.cli.publish import publish, root
 from fleet.cli.rollout import rollout
 from fleet.cli.service import install_service
 from fleet.cli.subscribe import subscribe
 from fleet.cli.terminal import main
 from fleet.cli.up import up
+from fleet.cli.verify import audit, verify
 
 for _command in (
-    up,
-    broker,
-    publish,
-    rollout,
-    devices,
-    drift,
-    subscribe,
-    doctor,
-    root,
-    install_service,
+    *(up, broker, publish, rollout, devices, drift, command, subscribe, doctor, root),
+    *(key, approve, event, line, media, verify, audit, backup, restore, install_service),
 ):
     main.add_command(_command)
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from edge_contract.errors import ExitCode
+from fleet.cli.repository_options import (
+    event_option,
+    open_repository,
+    tell_outcome,
+    who_option,
+)
 from fleet.cli.terminal import emit, json_option, say, state_option
 from fleet.manager.state_dir import StateDir
-
-if TYPE_CHECKING:
-    from fleet.repository.tuf_repository import Repository
 
 
 @click.command()
@@ -23,15 +26,30 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the line's signed metadata here, for an install without a fleet.",
 )
+@event_option
+@who_option
 @state_option
 @json_option
-def publish(bundle: Path, approval: Path | None, state: StateDir, as_json: bool) -> None:
-    """Sign BUNDLE (a directory, or a tar of it) into the repository.
+def publish(
+    bundle: Path,
+    approval: Path | None,
+    event_path: Path | None,
+    who: str,
+    state: StateDir,
+    as_json: bool,
+) -> int:
+    """Sign BUNDLE (a directory, or a tar of it) into the repository, or take a signing event back.
 
-    Keys are made on first use: development keys, unencrypted, with a threshold of one.
+    Keys are made on first use: development keys, unencrypted, with a threshold of one. Where
+    people hold the keys, this opens a signing event; give the event's signed file here again to
+    publish it.
     """
-    repository = _repository(state)
-    published = repository.publish(bundle, approval=approval)
+    from fleet.repository.signing_event import is_event
+
+    repository = open_repository(state)
+    if is_event(bundle):
+        return _take_event(bundle, who, state, as_json)
+    published = repository.publish(bundle, approval=approval, who=who)
     value = {
         "line": published.line,
         "version": published.version,
@@ -41,10 +59,23 @@ def publish(bundle: Path, approval: Path | None, state: StateDir, as_json: bool)
     }
     how = "is published already as" if published.already else "is published as"
     text = f"{published.line} {published.version} {how} {published.digest}"
-    emit(value, text, as_json=as_json)
-    if not as_json:
-        say(f"note: {repository.keys.warning}")
+    code = tell_outcome(published.outcome, text, event_path=event_path, as_json=as_json, more=value)
+    if not as_json and published.outcome.committed:
+        for warning in repository.warnings():
+            say(f"note: {warning}")
         say(f"next: edge-fleet rollout start {published.line} {published.version}")
+    return code
+
+
+def _take_event(path: Path, who: str, state: StateDir, as_json: bool) -> int:
+    from fleet.repository.ceremony import Ceremony
+    from fleet.repository.signing_event import read_event
+
+    event = read_event(path)
+    outcome = Ceremony(open_repository(state), who).submit(event)
+    done = f"{event.id}: published; {event.reason}"
+    code = tell_outcome(outcome, done, event_path=None, as_json=as_json, more={"id": event.id})
+    return code if outcome.committed else ExitCode.AUTH
 
 
 @click.command()
@@ -57,7 +88,7 @@ def root(out: Path | None, state: StateDir, as_json: bool) -> None:
     """Print the root of trust that a device gets once, by hand (``[trust] root``)."""
     from edge_contract.layout import write_durably
 
-    repository = _repository(state)
+    repository = open_repository(state)
     repository.initialise()
     data = repository.root_bytes()
     if out is not None:
@@ -66,10 +97,3 @@ def root(out: Path | None, state: StateDir, as_json: bool) -> None:
         emit({"path": str(out), "root": json.loads(data)}, text, as_json=as_json)
         return
     emit({"root": json.loads(data)}, data.decode(), as_json=as_json)
-
-
-def _repository(state: StateDir) -> Repository:
-    from fleet.clock import SystemClock
-    from fleet.repository.tuf_repository import Repository
-
-    return Repository(state.path, state.prepare(), SystemClock().wall_s)

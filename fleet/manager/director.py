@@ -7,14 +7,20 @@ from collections.abc import Callable
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_contract.codec import encode_json
+from edge_contract.command import COMMAND_TYPE, Command
 from edge_contract.desired import DESIRED_TYPE, Desired
 from edge_contract.health import HealthSpec
-from edge_contract.signing import fingerprint, sign_document, sign_message
+from edge_contract.signed_time import TIME_TYPE, TimeReply
+from edge_contract.signing import (
+    fingerprint,
+    public_bytes,
+    sign_document,
+    sign_message,
+    signers_of,
+)
 from fleet.store.devices import DeviceRow
 from fleet.store.orders import OrderRow
 
-EPOCH = 1
-"""Raised only by an offline signature, as the last resort against a lost sequence."""
 ORDER_LIFE_S = 90 * 86_400.0
 """An order is renewed at half of it (``Orders.renew_due``), so only a dead fleet's expire."""
 
@@ -25,12 +31,37 @@ class Director:
     Args:
         fleet: whose devices it orders.
         key: loads the key, at the first signature: there is none before the first publish.
+        epoch: reads the epoch that offline keys signed; orders of any other would be refused.
     """
 
-    def __init__(self, fleet: str, key: Callable[[], Ed25519PrivateKey]) -> None:
+    def __init__(
+        self, fleet: str, key: Callable[[], Ed25519PrivateKey], epoch: Callable[[], int]
+    ) -> None:
         self._fleet = fleet
         self._load = key
+        self._load_epoch = epoch
         self._key: Ed25519PrivateKey | None = None
+        self._epoch: int | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch in force."""
+        if self._epoch is None:
+            self._epoch = self._load_epoch()
+        return self._epoch
+
+    def look_again(self) -> None:
+        """The signed list of directors may have changed: read key and epoch anew when needed."""
+        self._key, self._epoch = None, None
+
+    def signed(self, order: OrderRow) -> bool:
+        """Whether an order is by the key and of the epoch that are in force now.
+
+        Raises:
+            FleetError: the director key is missing.
+        """
+        keyid = fingerprint(public_bytes(self._signer()))
+        return order.epoch == self.epoch and keyid in signers_of(order.envelope)
 
     def order(
         self,
@@ -48,12 +79,12 @@ class Director:
         Raises:
             FleetError: the director key is missing.
         """
-        seq = next_seq(device)
+        seq = next_seq(device, self.epoch)
         desired = Desired(
             fleet=self._fleet,
             device=device.device,
             device_key=fingerprint(bytes.fromhex(device.public_key)),
-            epoch=EPOCH,
+            epoch=self.epoch,
             seq=seq,
             issued_at=now_s,
             expires=now_s + ORDER_LIFE_S,
@@ -68,7 +99,7 @@ class Director:
         return OrderRow(
             device=device.device,
             seq=seq,
-            epoch=EPOCH,
+            epoch=self.epoch,
             rollout=rollout,
             line=device.line,
             version=version,
@@ -77,6 +108,43 @@ class Director:
             issued_at_s=now_s,
             expires_at_s=now_s + ORDER_LIFE_S,
         )
+
+    def tell_time(self, device: str, nonce: str, now_s: float) -> bytes:
+        """The signed answer to a device's question for the time.
+
+        Raises:
+            FleetError: the director key is missing.
+        """
+        reply = TimeReply(fleet=self._fleet, device=device, nonce=nonce, now=now_s)
+        return sign_document(self._signer(), TIME_TYPE, encode_json(reply))
+
+    def command(
+        self,
+        device: DeviceRow,
+        name: str,
+        arguments: dict[str, str | float | bool],
+        *,
+        nonce: str,
+        now_s: float,
+        life_s: float,
+    ) -> bytes:
+        """A signed command for one device, which counts once and until ``now_s + life_s``.
+
+        Raises:
+            FleetError: the director key is missing.
+        """
+        command = Command(
+            fleet=self._fleet,
+            device=device.device,
+            device_key=fingerprint(bytes.fromhex(device.public_key)),
+            epoch=self.epoch,
+            nonce=nonce,
+            issued_at=now_s,
+            expires=now_s + life_s,
+            name=name,
+            arguments=arguments,
+        )
+        return sign_document(self._signer(), COMMAND_TYPE, encode_json(command))
 
     def sign(self, topic: str, payload: bytes) -> str:
         """The signature property of one live message to a device.
@@ -92,7 +160,8 @@ class Director:
         return self._key
 
 
-def next_seq(device: DeviceRow) -> int:
-    """One above what the store gave out and what the device reported, so that a store restored
-    from a backup does not order with numbers that the device has left behind."""
-    return max(device.desired_seq, device.reported_seq) + 1
+def next_seq(device: DeviceRow, epoch: int) -> int:
+    """One above what the store gave out and what the device reported in this epoch, so that a store
+    restored from a backup does not order with numbers that the device has left behind."""
+    reported = device.reported_seq if device.reported_epoch == epoch else 0
+    return max(device.desired_seq, reported) + 1

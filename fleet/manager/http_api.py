@@ -126,6 +126,7 @@ class _Api:
             Route("/health", self._answer(lambda _: service.health())),
             Route("/devices", self._answer(lambda _: service.devices())),
             Route("/devices/{device}", self._answer(lambda r: service.device(_path(r, "device")))),
+            Route("/devices/{device}/commands/{name}", self._send, methods=["POST"]),
             Route("/rollouts", self._answer(lambda _: service.rollouts()), methods=["GET"]),
             Route("/rollouts", self._start, methods=["POST"]),
             Route("/rollouts/plan", self._plan, methods=["POST"]),
@@ -171,6 +172,12 @@ class _Api:
         body = await _body(request, StartBody)
         plan = await run_in_threadpool(self._service.plan_rollout, body.order, who=body.who)
         return _json(200, plan)
+
+    async def _send(self, request: Request) -> Response:
+        body = await _body(request, CommandBody)
+        device, name = _path(request, "device"), _path(request, "name")
+        await run_in_threadpool(self._service.command, device, name, who=body.who)
+        return _json(202, {"device": device, "command": name})
 
     async def _press(self, request: Request) -> Response:
         body = await _body(request, CommandBody)

@@ -16,6 +16,7 @@ from edge_contract.codec import decode_json
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.intervals import Overlap
 from edge_contract.messages import AgentState, BlobAsk, Enrol, Event, Online, UpdateStatus
+from edge_contract.signed_time import TimeAsk, decode_time_ask
 from edge_contract.signing import verify_message
 from edge_contract.telemetry import TelemetrySummary
 from edge_contract.topics import EVERYONE, Topic, check_id, parse_topic
@@ -50,6 +51,7 @@ class Taken:
 
     enrolments: list[Enrolment] = field(default_factory=list)
     asks: list[tuple[str, BlobAsk]] = field(default_factory=list)
+    time_asks: list[tuple[str, TimeAsk]] = field(default_factory=list)
     heard: set[str] = field(default_factory=set)
     """Devices that are known to be connected now."""
     gone: set[str] = field(default_factory=set)
@@ -175,6 +177,10 @@ class IntakePage:
             self._mark_online(row, retained=message.retained)
             ask = decode_json(message.payload, BlobAsk, what=message.topic)
             self._taken.asks.append((topic.device, ask))
+        elif (topic.cls, topic.name) == ("ask", "time"):
+            self._mark_online(row, retained=message.retained)
+            question = decode_time_ask(message.payload, where=message.topic)
+            self._taken.time_asks.append((topic.device, question))
         else:
             raise ContractError(f"{message.topic}: nothing of a device's goes there")
         self._taken.changes.setdefault(("device", topic.device), "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import OperationalError
 
-from edge_contract.errors import WherryError
+from edge_contract.errors import ExitCode, WherryError
 from edge_contract.topics import manager_filters
 from fleet.clock import Clock
 from fleet.errors import FleetError
@@ -45,6 +46,8 @@ _TICK_S = 0.5
 _HOUR_S = 3600.0
 _POLL_REPOSITORY_S = 1.0
 _STORE_RETRY_S = 1.0
+COMMAND_LIFE_S = 3600.0
+"""A device that is away for longer does not get the command."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -87,7 +90,8 @@ class Manager:
         """Set when the loop has ended; ``failure`` says why if nobody asked it to."""
         self.failure: BaseException | None = None
         self._repository = repository
-        director = Director(fleet, repository.director_key)
+        director = Director(fleet, repository.director_key, repository.director_epoch)
+        self._director = director
         self._orders = Orders(director, self.catalogue)
         self._intake = Intake(fleet)
         self._rollouts = Rollouts()
@@ -190,6 +194,33 @@ class Manager:
         with self.store.write() as tx:
             now_s = self.clock.wall_s()
             journal.add_audit(tx, now_s, who, action, subject, reason, f"refused: {why}")
+        self.record(who, f"{action} (refused)", subject, f"{reason} {why}".strip())
+
+    def record(self, who: str, action: str, subject: str, detail: str) -> None:
+        """Append to the signed audit log.
+
+        Raises:
+            FleetError: the audit key is missing.
+        """
+        with self._repository.archive.exclusive():
+            self._repository.archive.record(who, action, subject, detail)
+
+    def send_command(self, device: str, name: str, *, who: str) -> None:
+        """Sign a command for one device and publish it; on the loop only (``do``).
+
+        Raises:
+            FleetError: no such device.
+        """
+        with self.store.read() as tx:
+            row = devices.get_device(tx, device)
+        if row is None:
+            raise FleetError(f"no device {device!r}", exit_code=ExitCode.NOT_FOUND)
+        self.record(who, "command", device, name)
+        nonce = secrets.token_hex(16)
+        envelope = self._director.command(
+            row, name, {}, nonce=nonce, now_s=self.clock.wall_s(), life_s=COMMAND_LIFE_S
+        )
+        self._publisher.command(device, name, envelope)
 
     # The loop. ----------------------------------------------------------------------------------
 
@@ -283,7 +314,7 @@ class Manager:
 
     def _after_commit(self, batch: list[Inbound], taken: Taken) -> None:
         self._connection.acknowledge(batch)
-        self._publisher.answers(taken)
+        self._publisher.answers(taken, self.clock.wall_s())
         self._roll_call.heard(taken.heard)
         for device in taken.gone:
             self.blobs.forget(device)
@@ -317,9 +348,11 @@ class Manager:
     def poll_repository(self) -> None:
         """Notice what was published meanwhile; on the loop only (``do``)."""
         if self._load_repository():
+            self._director.look_again()
             self._publisher.metadata()
             for line in self.catalogue.edition.metadata:
                 self.feed.put(self.clock.wall_s(), "repository", line)
+            self._renew_orders()
 
     def _load_repository(self) -> bool:
         try:
@@ -333,6 +366,14 @@ class Manager:
     def _hourly(self) -> None:
         try:
             self._repository.refresh_timestamp()
+        except WherryError as error:
+            self.facts.trouble("signing", error.message)
+            return
+        self._renew_orders()
+
+    def _renew_orders(self) -> None:
+        """Sign anew what is old, or by a director key that was revoked."""
+        try:
             issued = self.transact(lambda turn: self._orders.renew_due(turn.tx, turn))
         except WherryError as error:
             self.facts.trouble("signing", error.message)

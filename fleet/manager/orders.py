@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from fleet.manager.catalogue import Catalogue
-from fleet.manager.director import EPOCH, ORDER_LIFE_S, Director, next_seq
+from fleet.manager.director import ORDER_LIFE_S, Director, next_seq
 from fleet.manager.rollouts import RolloutTurn, health_of
 from fleet.rollout.events import AskDevice
 from fleet.store import devices, journal, orders
@@ -47,10 +47,14 @@ class Orders:
         return [order for order in issued if order is not None]
 
     def renew_due(self, tx: Connection, turn: RolloutTurn) -> list[OrderRow]:
-        """Sign anew the orders that have less than half of their life left."""
+        """Sign anew the orders that have less than half of their life left, and those by a key or
+        of an epoch that is no longer in force."""
         renewed = []
         for order in orders.current_orders(tx):
-            if not order.envelope or order.expires_at_s - turn.now_s > ORDER_LIFE_S / 2:
+            if not order.envelope:
+                continue
+            fresh = order.expires_at_s - turn.now_s > ORDER_LIFE_S / 2
+            if fresh and self._director.signed(order):
                 continue
             device = devices.get_device(tx, order.device)
             if device is not None and device.line == order.line:
@@ -106,8 +110,8 @@ class Orders:
         """No order at all; its number keeps late answers to the old one apart."""
         order = OrderRow(
             device=device.device,
-            seq=next_seq(device),
-            epoch=EPOCH,
+            seq=next_seq(device, self._director.epoch),
+            epoch=self._director.epoch,
             rollout=rollout,
             line=device.line,
             version="",

@@ -44,8 +44,18 @@ class Publisher:
             name = topic(self._fleet, EVERYONE, "metadata", line)
             self._connection.publish(name, payload, qos=1, retain=True)
 
-    def answers(self, taken: Taken) -> None:
-        """Answer enrolments, and tell devices which of their records are committed."""
+    def command(self, device: str, name: str, envelope: bytes) -> None:
+        """Send a signed command; never retained."""
+        to = topic(self._fleet, device, "cmd", name)
+        self._connection.publish(to, envelope, qos=1)
+
+    def answers(self, taken: Taken, now_s: float) -> None:
+        """Answer enrolments and questions for the time, and tell devices which of their records are
+        committed."""
+        for device, ask in taken.time_asks:
+            to = topic(self._fleet, device, "rsp", "time")
+            envelope = self._director.tell_time(device, ask.nonce, now_s)
+            self._connection.publish(to, envelope, qos=1)
         for enrolment in taken.enrolments:
             answer = EnrolAnswer(accepted=enrolment.row is not None, reason=enrolment.reason)
             self._send(enrolment.device, "rsp", "enrol", encode_json(answer))

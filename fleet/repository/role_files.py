@@ -3,7 +3,9 @@
 Every role but the timestamp lies under a versioned name (``3.snapshot.json``) and is never
 changed once it is reached from ``timestamp.json``. So writing the new versions first and the
 timestamp last is all that a publish needs to be all or nothing: a file that the timestamp does
-not reach does not exist.
+not reach does not exist. A root that changes the keys of the online roles counts together with
+the timestamp that is signed by the new ones: the newest root under which everything verifies is
+the one that exists.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tuf.api.exceptions import RepositoryError
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
 from edge_contract.errors import ExitCode, TrustError
 from edge_contract.layout import write_durably
-from edge_contract.metadata import MetadataSet
+from edge_contract.metadata import OFFLINE_ROLES, MetadataSet
 from fleet.errors import FleetError
 
 _SERIALIZER = JSONSerializer(compact=True)
@@ -57,6 +59,7 @@ class Edition:
 
     raw: the bytes of every role, ``root`` and ``timestamp`` included.
     lines: the roles that model lines are delegated to, by line.
+    roots: every root up to the one in force, version 1 first.
     """
 
     root: Metadata[Root]
@@ -65,8 +68,15 @@ class Edition:
     targets: Metadata[Targets]
     lines: dict[str, Metadata[Targets]]
     raw: dict[str, bytes]
+    roots: tuple[bytes, ...]
 
-    def metadata_set(self, line: str, roots: list[bytes], directors: bytes) -> MetadataSet:
+    def role(self, name: str) -> Metadata[Root] | Metadata[Targets] | None:
+        """An offline role by its name; None for a line without one."""
+        if name == Root.type:
+            return self.root
+        return self.targets if name == Targets.type else self.lines.get(line_of(name))
+
+    def metadata_set(self, line: str, directors: bytes) -> MetadataSet:
         """What a device of ``line`` needs, as one document.
 
         Raises:
@@ -80,7 +90,7 @@ class Edition:
             )
         return MetadataSet(
             line=line,
-            roots=roots,
+            roots=list(self.roots),
             timestamp=self.raw[Timestamp.type],
             snapshot=self.raw[Snapshot.type],
             targets=self.raw[Targets.type],
@@ -100,7 +110,7 @@ class RoleFiles:
         return (self._directory / _TIMESTAMP_FILE).is_file()
 
     def roots(self) -> list[bytes]:
-        """Every root, version 1 first."""
+        """Every root on disk, version 1 first; the last may not be in force yet."""
         found: list[bytes] = []
         while (path := self._path(Root.type, len(found) + 1)).is_file():
             found.append(path.read_bytes())
@@ -132,10 +142,33 @@ class RoleFiles:
                 hint="restore the repository's folder from a backup and find out who changed it",
             ) from error
 
+    def history(self, role: str) -> list[Metadata[Targets]]:
+        """Every version of a line's role that is on disk, newest first."""
+        found = []
+        for path in self._directory.glob(f"*.{role}.json"):
+            number = path.name.partition(".")[0]
+            if number.isdigit():
+                found.append((int(number), path))
+        return [
+            Metadata[Targets].from_bytes(p.read_bytes()) for _, p in sorted(found, reverse=True)
+        ]
+
     def _read(self) -> Edition:
+        roots = self.roots()
+        refusal: UnsignedMetadataError | None = None
+        while roots:
+            try:
+                return self._read_under(roots)
+            except UnsignedMetadataError as error:
+                # Written, but the timestamp that goes with it is not: a publisher was cut off.
+                refusal = refusal or error
+                roots = roots[:-1]
+        raise refusal or FileNotFoundError(2, "missing", str(self._path(Root.type, 1)))
+
+    def _read_under(self, roots: list[bytes]) -> Edition:
         raw: dict[str, bytes] = {
             Timestamp.type: (self._directory / _TIMESTAMP_FILE).read_bytes(),
-            Root.type: self.roots()[-1],
+            Root.type: roots[-1],
         }
         root = Metadata[Root].from_bytes(raw[Root.type])
         check_signed(root, Root.type, root.signed)
@@ -158,10 +191,12 @@ class RoleFiles:
         lines: dict[str, Metadata[Targets]] = {}
         delegations = targets.signed.delegations
         for role in (delegations.roles or {}) if delegations else ():
+            if role in OFFLINE_ROLES:
+                continue
             metadata = Metadata[Targets].from_bytes(raw[role])
             check_signed(metadata, role, targets.signed)
             lines[line_of(role)] = metadata
-        return Edition(root, timestamp, snapshot, targets, lines, raw)
+        return Edition(root, timestamp, snapshot, targets, lines, raw, tuple(roots))
 
     def write_role(self, role: str, version: int, data: bytes) -> None:
         """Write a versioned file. Not visible to anyone before ``write_timestamp``."""
@@ -171,6 +206,13 @@ class RoleFiles:
     def write_timestamp(self, data: bytes) -> None:
         """Commit: from here on the new edition is the one that exists."""
         write_durably(self._directory / _TIMESTAMP_FILE, data)
+
+    def drop_roots_after(self, version: int) -> None:
+        """Remove roots that never came into force."""
+        number = version + 1
+        while (path := self._path(Root.type, number)).is_file():
+            path.unlink()
+            number += 1
 
     def _path(self, role: str, version: int) -> Path:
         return self._directory / f"{version}.{role}.json"

@@ -8,41 +8,41 @@ order an approved version onto a device.
 
 from __future__ import annotations
 
-import fcntl
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tuf.api.metadata import (
-    DelegatedRole,
-    Delegations,
-    Root,
-    Snapshot,
-    TargetFile,
-    Targets,
-    Timestamp,
-)
+from securesystemslib.signer import Key
+from tuf.api.metadata import Root, TargetFile, Targets
 
-from edge_contract.codec import DOCUMENT_LIMIT_BYTES, encode_json
-from edge_contract.desired import DIRECTORS_TARGET, DirectorKey, Directors, decode_directors
+from edge_contract.codec import DOCUMENT_LIMIT_BYTES
 from edge_contract.errors import ExitCode
 from edge_contract.layout import BundleDir, write_durably
 from edge_contract.manifest import Manifest, decode_manifest
-from edge_contract.metadata import MetadataSet, encode_metadata_set, target_path
+from edge_contract.metadata import (
+    MIN_RELEASE_FIELD,
+    MetadataSet,
+    encode_metadata_set,
+    target_path,
+    version_order,
+)
 from edge_contract.model import MODEL_FILE, ModelManifest, decode_model_manifest
 from edge_contract.signing import ed25519_key, public_bytes
 from fleet.errors import FleetError
-from fleet.repository.blob_store import BlobStore
+from fleet.repository.archive import COMMITTED, DIRECTOR, Archive, Outcome, target_digest
 from fleet.repository.bundle_intake import opened_bundle, read_model
-from fleet.repository.edition_signer import DEFAULT_LIFETIMES, EditionSigner, Lifetimes
-from fleet.repository.keys import DevelopmentKeys
-from fleet.repository.role_files import Edition, RoleFiles, line_role
+from fleet.repository.edition_signer import (
+    DEFAULT_LIFETIMES,
+    Lifetimes,
+    is_offline,
+    role_keys,
+)
+from fleet.repository.keys import ManagerKeys
+from fleet.repository.role_files import Edition, line_role
 
-_log = logging.getLogger(__name__)
-_DIRECTOR = "director"
+LIVE_VERSIONS_MAX = 16
+"""Versions of a line that are approved at a time; publishing one more retires the oldest."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,21 @@ class PublishedVersion:
 
 @dataclass(frozen=True)
 class Published(PublishedVersion):
-    """What ``publish`` did. already: the very same bundle had been published before."""
+    """What ``publish`` did.
+
+    already: the very same bundle had been published before.
+    outcome: whether it counts, or waits for signatures.
+    """
 
     already: bool
+    outcome: Outcome = COMMITTED
 
 
 class Repository:
-    """The repository of one fleet, below one directory, signed with development keys.
+    """The repository of one fleet, below one directory.
 
+    It begins with development keys, which sign at once. Where people hold the keys, ``publish``
+    opens a signing event instead (``Outcome``); ``fleet.repository.ceremony`` carries it on.
     Any number of processes may open it; those that sign wait for one another.
 
     Args:
@@ -80,15 +87,19 @@ class Repository:
         clock: Callable[[], float],
         lifetimes: Lifetimes = DEFAULT_LIFETIMES,
     ) -> None:
+        self.archive = Archive(state_dir, fleet, clock, lifetimes)
         self._state_dir = state_dir
-        self._fleet = fleet
         self._clock = clock
         self._lifetimes = lifetimes
-        self._files = RoleFiles(state_dir / "tuf")
-        self._blobs = BlobStore(state_dir / "blobs")
+        self._files = self.archive.files
+        self._blobs = self.archive.blobs
+        self._signer = self.archive.signer
         self._manifests: dict[str, Manifest] = {}
-        self.keys = DevelopmentKeys(state_dir / "keys")
-        self._signer = EditionSigner(self._files, self.keys, clock, lifetimes)
+
+    @property
+    def keys(self) -> ManagerKeys:
+        """The manager's own keys."""
+        return self.archive.keys
 
     # --- signing ---------------------------------------------------------------------------
 
@@ -99,10 +110,12 @@ class Repository:
             FleetError: the repository belongs to another fleet, or a key is missing.
             TrustError: its metadata is not what was signed.
         """
-        with self._exclusive():
-            return self._initialise()
+        with self.archive.exclusive():
+            return self.archive.initialise()
 
-    def publish(self, bundle_path: Path, *, approval: Path | None = None) -> Published:
+    def publish(
+        self, bundle_path: Path, *, approval: Path | None = None, who: str = "edge-fleet"
+    ) -> Published:
         """Approve a bundle: keep its blobs and sign its manifest into its model line.
 
         All or nothing: after a crash the version is published, or it is not and publishing it
@@ -110,57 +123,95 @@ class Repository:
 
         Args:
             bundle_path: the bundle's directory, or a tar of it.
-            approval: where to write the line's metadata for an install without a fleet.
+            approval: where to write the line's metadata for an install without a fleet, once the
+                version counts.
+            who: asks for it, for the audit log.
 
         Raises:
             ContractError: not a bundle, or its documents disagree.
             TrustError: a blob's bytes do not have its digest.
-            FleetError: this version was published with another digest.
+            FleetError: this version was published with another digest, is below the line's floor,
+                or a signing event of the line is open.
         """
-        with self._exclusive():
-            self._initialise()
+        with self.archive.exclusive():
+            self.archive.initialise()
             self._blobs.remove_leftovers()
             with opened_bundle(bundle_path, self._state_dir) as bundle:
-                result = self._publish(bundle, read_model(bundle))
-        if approval is not None:
+                result = self._publish(bundle, read_model(bundle), who)
+        if approval is not None and result.outcome.committed:
             write_durably(approval, encode_metadata_set(self.metadata_set(result.line)))
         return result
 
     def refresh_timestamp(self) -> bool:
         """Sign anew whatever has less than half of its life left; whether anything was.
 
+        Only what the manager holds keys for; the rest is ``edge-fleet key status``'s to say.
         Call it every hour or so; after True the retained metadata of every line is outdated.
 
         Raises:
             FleetError: nothing was published yet, or a key is missing.
             TrustError: the metadata on disk is not what was signed.
         """
-        with self._exclusive():
+        with self.archive.exclusive():
             base = self._files.read()
-            targets, directors = base.targets.signed, self._directors_bytes(base)
-            changed: dict[str, Targets] = {}
-            if self._signer.due(targets) or self._director_due(base):
-                directors = self._name_director(targets)
-                changed[Targets.type] = targets
-            for line, metadata in base.lines.items():
-                if self._signer.due(metadata.signed):
-                    changed[line_role(line)] = metadata.signed
-            root_due = self._signer.due(base.root.signed)
+            directors = self.archive.directors_bytes(base)
+            changed: dict[str, Root | Targets] = {}
+            waiting = {role for event in self.archive.events.all() for role in event.proposed}
+            for role, signed, delegator in self._offline_roles(base):
+                if is_offline(delegator, role) or role in waiting:
+                    continue
+                if self._signer.due(signed) or (role == Targets.type and self._directors_due(base)):
+                    changed[role] = signed
+            if Targets.type in changed:
+                directors = self.extend_directors(base, base.targets.signed)
             online = (base.snapshot.signed, base.timestamp.signed)
-            if not (changed or root_due or any(self._signer.due(signed) for signed in online)):
+            if not (changed or any(self._signer.due(signed) for signed in online)):
                 return False
-            if root_due:
-                self._signer.renew_root(base.root.signed)
-            self._signer.commit(base, changed, directors)
+            base = self._files.read()  # ``changed`` holds what this one has no more
+            self._signer.commit(base, self._signer.draft(base, changed, directors))
             return True
 
+    def extend_directors(self, base: Edition, targets: Targets) -> bytes:
+        """Give the director keys that are in force a fresh expiry; returns ``directors.json``."""
+        directors = self.archive.directors(base)
+        now_s = self._clock()
+        directors.keys[:] = [
+            self.archive.director_entry(key.public) for key in directors.keys if key.expires > now_s
+        ] or [self.archive.director_entry(public_bytes(self.director_key()).hex())]
+        return self.archive.name_directors(targets, directors)
+
     def director_key(self) -> Ed25519PrivateKey:
-        """The key that signs ``desired`` documents, acks and answers.
+        """The key that signs ``desired`` documents, acks and answers: of those that the signed list
+        names, the one listed last that is here.
 
         Raises:
-            FleetError: nothing was published yet, or the key is missing.
+            FleetError: nothing was published yet, or no key of the list is here.
         """
-        return self.keys.load(_DIRECTOR)
+        listed = self.archive.directors(self._files.read()).keys
+        keyids = [ed25519_key(bytes.fromhex(key.public)).keyid for key in listed]
+        held = self.keys.held(DIRECTOR, keyids)
+        if not held:
+            if not any(self.keys.directory.glob("online-director-*.pem")):
+                self.keys.load(DIRECTOR)  # says it where the file is missing
+            raise FleetError(
+                "no director key of this manager is in force: the signed list does not name one",
+                hint="edge-fleet key rotate director",
+                exit_code=ExitCode.AUTH,
+                docs="how-to/stolen-key.md",
+            )
+        return max(held, key=lambda key: keyids.index(ed25519_key(public_bytes(key)).keyid))
+
+    def director_epoch(self) -> int:
+        """The epoch that offline keys signed; devices refuse orders of any other."""
+        return self.archive.directors(self._files.read()).epoch
+
+    def warnings(self) -> list[str]:
+        """What to tell people wherever this repository is used: that development keys sign."""
+        if not self._files.exists():
+            return []
+        root = self._files.read().root.signed
+        by_people = all(is_offline(root, role) for role in (Root.type, Targets.type))
+        return [] if by_people else [self.keys.warning]
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -183,18 +234,18 @@ class Repository:
             FleetError: nothing of that line was published.
         """
         edition = self._files.read()
-        return edition.metadata_set(line, self._files.roots(), self._directors_bytes(edition))
+        return edition.metadata_set(line, self.archive.directors_bytes(edition))
 
     def published(self) -> list[PublishedVersion]:
         """Every approved version, by line and then by semantic version; none before a publish."""
         if not self._files.exists():
             return []
         found = [
-            PublishedVersion(line, path.removeprefix(target_path(line, "")), _digest(target))
+            PublishedVersion(line, path.removeprefix(target_path(line, "")), target_digest(target))
             for line, metadata in self._files.read().lines.items()
             for path, target in metadata.signed.targets.items()
         ]
-        return sorted(found, key=lambda item: (item.line, _version_order(item.version)))
+        return sorted(found, key=lambda item: (item.line, version_order(item.version)))
 
     def find(self, line: str, version: str) -> PublishedVersion:
         """One approved version.
@@ -246,29 +297,16 @@ class Repository:
 
     # --- how -------------------------------------------------------------------------------
 
-    def _initialise(self) -> bool:
-        if self._files.exists():
-            self._check_fleet(self._files.read())
-            return False
-        for role in (Root.type, Targets.type, Snapshot.type, Timestamp.type, _DIRECTOR):
-            self.keys.load_or_make(role)
-        if not self._files.roots():
-            self._signer.write_first_root()
-        targets = Targets(delegations=Delegations(keys={}, roles={}))
-        directors = self._name_director(targets)
-        self._signer.commit(None, {Targets.type: targets}, directors)
-        _log.warning("%s", self.keys.warning)
-        return True
-
-    def _publish(self, bundle: BundleDir, model: ModelManifest) -> Published:
+    def _publish(self, bundle: BundleDir, model: ModelManifest, who: str) -> Published:
         base = self._files.read()
         path = target_path(model.name, model.version)
         metadata = base.lines.get(model.name)
         before = metadata.signed.targets.get(path) if metadata else None
-        if before is not None and _digest(before) != bundle.digest:
+        known = before or self._retired(model.name, path)
+        if known is not None and target_digest(known) != bundle.digest:
             raise FleetError(
                 f"{model.name} {model.version} is published already with another content:"
-                f" published {_digest(before)}, this bundle is {bundle.digest}."
+                f" published {target_digest(known)}, this bundle is {bundle.digest}."
                 " A version never changes",
                 hint="build it under a new version: edge-compile build … --version",
                 docs="explanation/trust.md",
@@ -277,81 +315,75 @@ class Repository:
         for descriptor in (bundle.manifest.config, *bundle.manifest.layers):
             self._blobs.add_file(bundle.blob_path(descriptor.digest), descriptor.digest)
         self._blobs.add_bytes(bundle.manifest_bytes)
-        if before is None:
-            changed: dict[str, Targets] = {}
-            if metadata is None:
-                self._delegate(base.targets.signed, model.name)
-                changed[Targets.type] = base.targets.signed
-            signed = metadata.signed if metadata else Targets()
-            signed.targets[path] = TargetFile.from_data(path, bundle.manifest_bytes, ["sha256"])
-            changed[line_role(model.name)] = signed
-            self._signer.commit(base, changed, self._directors_bytes(base))
-        return Published(model.name, model.version, bundle.digest, already=before is not None)
-
-    def _delegate(self, targets: Targets, line: str) -> None:
-        assert targets.delegations is not None
-        assert targets.delegations.roles is not None
-        role = line_role(line)
-        targets.delegations.roles[role] = DelegatedRole(
-            role, [], 1, terminating=True, paths=[target_path(line, "*")]
+        published = Published(model.name, model.version, bundle.digest, already=before is not None)
+        if before is not None:
+            return published
+        changed: dict[str, Root | Targets] = {}
+        if metadata is None:
+            self._delegate(base, model.name)
+            changed[Targets.type] = base.targets.signed
+        signed = metadata.signed if metadata else Targets()
+        _require_above_floor(signed, model)
+        signed.targets[path] = TargetFile.from_data(path, bundle.manifest_bytes, ["sha256"])
+        _prune(signed, model.name)
+        changed[line_role(model.name)] = signed
+        outcome = self.archive.propose(
+            "publish",
+            changed,
+            self.archive.directors_bytes(base),
+            who=who,
+            reason=f"{model.name} {model.version} {bundle.digest}",
         )
-        targets.add_key(ed25519_key(public_bytes(self.keys.load_or_make(role))), role)
+        return Published(model.name, model.version, bundle.digest, already=False, outcome=outcome)
 
-    def _name_director(self, targets: Targets) -> bytes:
-        """Put a ``directors.json`` with a fresh expiry among the top-level targets."""
-        key = DirectorKey(
-            public=public_bytes(self.keys.load(_DIRECTOR)).hex(),
-            fleets=[self._fleet],
-            lines=["*"],
-            expires=float(int(self._clock() + self._lifetimes.director_s)),
+    def _retired(self, line: str, path: str) -> TargetFile | None:
+        """The target as it was when it was live; a retired version never changes either."""
+        for metadata in self._files.history(line_role(line)):
+            if path in metadata.signed.targets:
+                return metadata.signed.targets[path]
+        return None
+
+    def _delegate(self, base: Edition, line: str) -> None:
+        """Delegate a new line: to a key of its own, or to the people who hold the targets role."""
+        role, targets, root = line_role(line), base.targets.signed, base.root.signed
+        self.archive.delegate(targets, role, [target_path(line, "*")])
+        if not is_offline(root, Targets.type):
+            targets.add_key(ed25519_key(public_bytes(self.keys.load_or_make(role))), role)
+            return
+        for key in role_keys(root, Targets.type):
+            targets.add_key(Key.from_dict(key.keyid, key.to_dict()), role)
+        named = targets.get_delegated_role(role)
+        named.threshold = root.get_delegated_role(Targets.type).threshold
+
+    def _offline_roles(self, base: Edition) -> list[tuple[str, Root | Targets, Root | Targets]]:
+        """(role, its content, who names its keys)."""
+        root, targets = base.root.signed, base.targets.signed
+        found: list[tuple[str, Root | Targets, Root | Targets]] = [
+            (Root.type, root, root),
+            (Targets.type, targets, root),
+        ]
+        lines = base.lines.items()
+        return found + [(line_role(line), item.signed, targets) for line, item in lines]
+
+    def _directors_due(self, edition: Edition) -> bool:
+        keys = self.archive.directors(edition).keys
+        soonest = min((key.expires for key in keys), default=0.0)
+        return soonest - self._clock() < self._lifetimes.director_s / 2
+
+
+def _require_above_floor(line: Targets, model: ModelManifest) -> None:
+    floor = str(line.unrecognized_fields.get(MIN_RELEASE_FIELD, ""))
+    if floor and version_order(model.version) < version_order(floor):
+        raise FleetError(
+            f"{model.name} {model.version} is below the line's floor {floor}: no device would"
+            " install it",
+            hint=f"edge-fleet line floor {model.name} VERSION, to lower it",
         )
-        data = encode_json(Directors(keys=[key]))
-        self._blobs.add_bytes(data)
-        targets.targets[DIRECTORS_TARGET] = TargetFile.from_data(DIRECTORS_TARGET, data, ["sha256"])
-        return data
-
-    def _directors_bytes(self, edition: Edition) -> bytes:
-        target = edition.targets.signed.targets[DIRECTORS_TARGET]
-        return self._blobs.read(_digest(target), DOCUMENT_LIMIT_BYTES)
-
-    def _director_due(self, edition: Edition) -> bool:
-        keys = decode_directors(self._directors_bytes(edition)).keys
-        return min(key.expires for key in keys) - self._clock() < self._lifetimes.director_s / 2
-
-    def _check_fleet(self, edition: Edition) -> None:
-        keys = decode_directors(self._directors_bytes(edition)).keys
-        fleets = {fleet for key in keys for fleet in key.fleets}
-        if self._fleet not in fleets:
-            raise FleetError(
-                f"{self._state_dir} is the repository of fleet {sorted(fleets)}, not of"
-                f" {self._fleet!r}",
-                hint="use another state directory, or the fleet's own name",
-                exit_code=ExitCode.USAGE,
-            )
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """One signer at a time, over all processes; the lock goes with the process that held it."""
-        self._state_dir.mkdir(parents=True, exist_ok=True)
-        with (self._state_dir / "repository.lock").open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _log.info("another process is signing in %s; waiting for it", self._state_dir)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
-def _digest(target: TargetFile) -> str:
-    return "sha256:" + target.hashes["sha256"]
-
-
-def _version_order(version: str) -> tuple[list[int], bool, list[tuple[bool, int, str]]]:
-    """Semantic Versioning's precedence (semver.org, 11) as a sort key."""
-    core, _, pre = version.partition("-")
-    identifiers = [
-        (not part.isdigit(), int(part) if part.isdigit() else 0, part)
-        for part in pre.split(".")
-        if part
-    ]
-    return [int(part) for part in core.split(".")], not pre, identifiers
+def _prune(line: Targets, name: str) -> None:
+    """Retire the oldest versions beyond ``LIVE_VERSIONS_MAX``: metadata stays small."""
+    prefix = target_path(name, "")
+    paths = sorted(line.targets, key=lambda path: version_order(path.removeprefix(prefix)))
+    for path in paths[:-LIVE_VERSIONS_MAX]:
+        del line.targets[path]

@@ -93,6 +93,8 @@ class SimulatedDevice:
         """(boot_id, class) -> what the fleet said is committed."""
         self.blocks: list[BlobBlock] = []
         self.refused: list[BlobRefused] = []
+        self.documents: list[tuple[str, bytes]] = []
+        """(class, envelope) of commands and of answers to questions for the time."""
         self.spooled: dict[tuple[str, str], set[int]] = defaultdict(set)
         self._outbox: dict[tuple[str, str, int], tuple[str, bytes]] = {}
         self._seqs: dict[str, Any] = defaultdict(lambda: itertools.count(1))
@@ -324,6 +326,8 @@ class SimulatedDevice:
             self.metadata.append(decode_metadata_set(payload, where="test"))
         elif kind == ("desired", "model"):
             self.desired.append(self._verified(payload) if payload else None)
+        elif where.cls == "cmd" or kind == ("rsp", "time"):
+            self.documents.append((where.cls, payload))
         elif kind == ("blob", "data"):
             self.blocks.append(decode_msgpack(payload, BlobBlock, what="block"))
         else:

@@ -70,7 +70,7 @@ def test_same_order_again_is_a_repeat_and_no_error(
         assert again.last == first.last
 
 
-@pytest.mark.parametrize(("epoch", "seq"), [(1, 5), (1, 4), (0, 99)])
+@pytest.mark.parametrize(("epoch", "seq"), [(1, 5), (1, 4)])
 def test_replayed_or_reused_sequence_is_refused(
     epoch: int, seq: int, publisher: Publisher, approved: ApprovedLine
 ) -> None:
@@ -80,11 +80,45 @@ def test_replayed_or_reused_sequence_is_refused(
         accept_order(order, approved, facts)
 
 
-def test_new_epoch_may_begin_its_sequence_again(
+def test_epoch_raised_by_offline_keys_lets_the_sequence_begin_again(
+    publisher: Publisher, approved: ApprovedLine, tmp_path: Path
+) -> None:
+    facts = after(accept_order(publisher.order(epoch=1, seq=2**62), approved, FACTS))
+    publisher.name_director(epoch=2)
+    publisher.bump()
+    renewed = approve(publisher, tmp_path)
+    accepted = accept_order(publisher.order(epoch=2, seq=1), renewed, facts)
+    assert (accepted.last.epoch, accepted.last.seq) == (2, 1)
+    with pytest.raises(TrustError, match="epoch 1 is over: offline keys signed epoch 2"):
+        accept_order(publisher.order(epoch=1, seq=2**62 + 1), renewed, after(accepted))
+
+
+def test_director_cannot_raise_the_epoch_by_itself(
     publisher: Publisher, approved: ApprovedLine
 ) -> None:
-    facts = after(accept_order(publisher.order(epoch=1, seq=5), approved, FACTS))
-    assert accept_order(publisher.order(epoch=2, seq=1), approved, facts).last.epoch == 2
+    with pytest.raises(TrustError, match="epoch 9 was not begun by offline keys"):
+        accept_order(publisher.order(epoch=9), approved, FACTS)
+
+
+def test_floor_of_the_line_governs_new_installs_only(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.line.unrecognized_fields["x-wherry-min-release"] = "1.1.0-rc.2"
+    publisher.approve("1.1.0-rc.10")
+    approved = approve(publisher, tmp_path)
+    with pytest.raises(TrustError, match=r"downgrade: digits 1\.0\.0 is below .* 1\.1\.0-rc\.2"):
+        accept_order(publisher.order(version="1.0.0"), approved, FACTS)
+    assert accept_order(publisher.order(version="1.1.0-rc.10"), approved, FACTS).target
+    holder = replace(FACTS, held=frozenset({digest_of(b"{}")}))
+    assert accept_order(publisher.order(version="1.0.0"), approved, holder).target
+
+
+@pytest.mark.parametrize("floor", [7, "newest", ["1.0.0"], "1.0"])
+def test_malformed_floor_is_refused_and_never_reads_as_none(
+    floor: object, publisher: Publisher, tmp_path: Path
+) -> None:
+    publisher.line.unrecognized_fields["x-wherry-min-release"] = floor
+    publisher.approve("1.1.0")
+    with pytest.raises(ContractError):
+        approve(publisher, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +127,8 @@ def test_new_epoch_may_begin_its_sequence_again(
         ({"device": "cam-2"}, "it is for device 'cam-2', this is 'cam-1'"),
         ({"device_key": "f" * 64}, "it is for device key"),
         ({"fleet": "farm"}, "it is for fleet 'farm'"),
-        ({"line": "faces"}, "it is for model line 'faces'"),
-        ({"hardware": "jetson-orin-nano"}, "it is for hardware 'jetson-orin-nano'"),
+        ({"line": "faces"}, "it is for line 'faces'"),
+        ({"hardware": "jetson-orin-nano"}, "on hardware 'jetson-orin-nano'"),
         ({"expires": NOW_S - 1}, "expired at"),
         ({"expires": NOW_S}, "expired at"),
         ({"timestamp_version_min": 99}, "the device's metadata is held back"),

@@ -28,6 +28,11 @@ from fleet.repository.tuf_repository import PublishedVersion, Repository
 from tests.trust.bundle_maker import bundle_files, make_bundle, write_files
 from tests.trust.tuf_simulator import DAY_S, NOW_S
 
+ROLES = (
+    *("root", "targets", "snapshot", "timestamp", "director", "audit", "line-digits"),
+    *("offline-snapshot", "offline-timestamp"),
+)
+
 
 class Clock:
     def __init__(self, now_s: float = NOW_S) -> None:
@@ -255,10 +260,7 @@ def test_keys_are_private_and_plainly_marked_as_development_keys(tmp_path: Path)
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "DEVELOPMENT-KEYS.txt",
-        *(
-            f"development-{role}.pem"
-            for role in ("root", "targets", "snapshot", "timestamp", "director", "line-digits")
-        ),
+        *(f"development-{role}.pem" for role in ROLES),
     }
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
     assert "DEVELOPMENT" in (folder / "DEVELOPMENT-KEYS.txt").read_text()

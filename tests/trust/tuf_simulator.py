@@ -77,10 +77,12 @@ class Publisher:
             metadata.sign(CryptoSigner(key, ed25519_key(public_bytes(key))), append=True)
         return metadata.to_bytes()
 
-    def name_director(self, *, fleet: str = "shop", expires: float = NOW_S + 30 * DAY_S) -> None:
+    def name_director(
+        self, *, fleet: str = "shop", expires: float = NOW_S + 30 * DAY_S, epoch: int = 1
+    ) -> None:
         public = public_bytes(self.keys["director"][0]).hex()
         key = DirectorKey(public=public, fleets=[fleet], lines=["*"], expires=expires)
-        self.directors = encode_json(Directors(keys=[key]))
+        self.directors = encode_json(Directors(keys=[key], epoch=epoch))
         self.targets.targets["directors.json"] = TargetFile.from_data(
             "directors.json", self.directors
         )

@@ -1,0 +1,284 @@
+"""``edge-fleet key …``: the keys of the ceremony, and what the repository says of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from edge_contract.errors import ExitCode
+from fleet.cli.repository_options import (
+    event_option,
+    open_repository,
+    passphrase_option,
+    read_passphrase,
+    tell_outcome,
+    who_option,
+)
+from fleet.cli.terminal import emit, json_option, say, state_option, table
+from fleet.errors import FleetError
+from fleet.manager.state_dir import StateDir
+
+_dir_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    show_default="here",
+    help="The folder of the key files.",
+)
+_key_option = click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A public key (NAME.pub); repeat for several.",
+)
+_threshold_option = click.option(
+    "--threshold", type=click.IntRange(1), help="How many of them have to sign."
+)
+
+
+@click.group()
+def key() -> None:
+    """Make keys, say which of them count for what, and see when signatures expire."""
+
+
+@key.command("new")
+@click.argument("name")
+@_dir_option
+@click.option("--hsm", is_flag=True, help="Take the public key out of a token (PKCS#11) instead.")
+@passphrase_option
+@json_option
+def new(name: str, directory: Path, hsm: bool, passphrase_file: Path | None, as_json: bool) -> None:
+    """Make NAME.key, protected by a passphrase, and NAME.pub, to hand out."""
+    from fleet.repository.key_files import new_key_file, write_public_key
+    from fleet.repository.token_keys import import_token_key
+
+    if hsm:
+        public = import_token_key(name)
+        write_public_key(directory / f"{name}.pub", public)
+    else:
+        public = new_key_file(directory, name, read_passphrase(passphrase_file, confirm=True))
+    value = {"name": name, "keyid": public.keyid, "public": str(directory / f"{name}.pub")}
+    emit(value, f"{name}  {public.keyid}", as_json=as_json)
+    if not as_json:
+        say(f"hand out {directory / f'{name}.pub'}; keep {name}.key and its passphrase apart")
+
+
+@key.command("list")
+@_dir_option
+@json_option
+def list_(directory: Path, as_json: bool) -> None:
+    """List the key files of a folder."""
+    from fleet.repository.key_files import read_key_owner
+
+    rows = [(*read_key_owner(path), path.name) for path in sorted(directory.glob("*.key"))]
+    value = [{"name": owner, "keyid": keyid, "file": name} for owner, keyid, name in rows]
+    text = table(("name", "key id", "file"), rows) if rows else f"no key files in {directory}"
+    emit(value, text, as_json=as_json)
+
+
+@key.command("show")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
+def show(file: Path, as_json: bool) -> None:
+    """Show whose key FILE (NAME.key or NAME.pub) is. Nothing secret is printed."""
+    from fleet.repository.key_files import read_key_owner, read_public_key
+
+    if file.suffix == ".pub":
+        public = read_public_key(file)
+        owner, keyid = public.owner, public.keyid
+    else:
+        owner, keyid = read_key_owner(file)
+    emit({"name": owner, "keyid": keyid}, f"{owner}  {keyid}", as_json=as_json)
+
+
+@key.command("export-public")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@passphrase_option
+@json_option
+def export_public(file: Path, out: Path, passphrase_file: Path | None, as_json: bool) -> None:
+    """Write the public half of FILE (NAME.key) anew."""
+    from fleet.repository.key_files import open_key_file, write_public_key
+
+    held = open_key_file(file, read_passphrase(passphrase_file))
+    write_public_key(out, held.public)
+    value = {"name": held.owner, "keyid": held.public.keyid, "path": str(out)}
+    emit(value, f"public key of {held.owner} written to {out}", as_json=as_json)
+
+
+@key.command("adopt")
+@_key_option
+@_threshold_option
+@event_option
+@who_option
+@state_option
+@json_option
+def adopt(
+    keys: tuple[Path, ...],
+    threshold: int | None,
+    event_path: Path | None,
+    who: str,
+    state: StateDir,
+    as_json: bool,
+) -> int:
+    """Go from development keys to keys that people hold: every offline role, in one event."""
+    from fleet.repository.ceremony import Ceremony
+    from fleet.repository.key_files import read_public_key
+
+    publics = [read_public_key(path) for path in keys]
+    if not publics:
+        raise FleetError(
+            "whose keys shall count?",
+            hint="edge-fleet key adopt --key alice.pub --key bob.pub --threshold 2",
+            exit_code=ExitCode.USAGE,
+        )
+    count = threshold or max(1, len(publics) - 1)
+    repository = open_repository(state)
+    repository.initialise()
+    outcome = Ceremony(repository, who).adopt(publics, count)
+    return tell_outcome(outcome, "adopted", event_path=event_path, as_json=as_json)
+
+
+@key.command("rotate")
+@click.argument("role")
+@_key_option
+@_threshold_option
+@event_option
+@who_option
+@state_option
+@json_option
+def rotate(
+    role: str,
+    keys: tuple[Path, ...],
+    threshold: int | None,
+    event_path: Path | None,
+    who: str,
+    state: StateDir,
+    as_json: bool,
+) -> int:
+    """Replace all keys of ROLE: root, targets, line-NAME, offline-snapshot, offline-timestamp; or
+    snapshot, timestamp, director, audit, whose new key the manager makes itself."""
+    from fleet.repository.ceremony import Ceremony
+    from fleet.repository.key_files import read_public_key
+
+    publics = [read_public_key(path) for path in keys]
+    outcome = Ceremony(open_repository(state), who).rotate(role, publics, threshold)
+    return tell_outcome(outcome, f"{role}: rotated", event_path=event_path, as_json=as_json)
+
+
+@key.command("revoke")
+@click.argument("keyid")
+@click.option(
+    "--replace-with",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The key (NAME.pub) that takes its place.",
+)
+@event_option
+@who_option
+@state_option
+@json_option
+def revoke(
+    keyid: str,
+    replace_with: Path | None,
+    event_path: Path | None,
+    who: str,
+    state: StateDir,
+    as_json: bool,
+) -> int:
+    """Take the key KEYID (its beginning suffices) out of every role that names it."""
+    from fleet.repository.ceremony import Ceremony
+    from fleet.repository.key_files import read_public_key
+
+    replacement = read_public_key(replace_with) if replace_with else None
+    outcome = Ceremony(open_repository(state), who).revoke(keyid, replacement)
+    return tell_outcome(outcome, f"{keyid}: revoked", event_path=event_path, as_json=as_json)
+
+
+@key.command("renew")
+@event_option
+@who_option
+@state_option
+@json_option
+def renew(event_path: Path | None, who: str, state: StateDir, as_json: bool) -> int:
+    """Sign every offline role anew before its signatures expire, with nothing else changed."""
+    from fleet.repository.ceremony import Ceremony
+
+    outcome = Ceremony(open_repository(state), who).renew()
+    return tell_outcome(outcome, "renewed", event_path=event_path, as_json=as_json)
+
+
+@key.command("epoch")
+@event_option
+@who_option
+@state_option
+@json_option
+def epoch(event_path: Path | None, who: str, state: StateDir, as_json: bool) -> int:
+    """Begin the next epoch: all orders of this one are void, their numbers begin again."""
+    from fleet.repository.ceremony import Ceremony
+
+    outcome = Ceremony(open_repository(state), who).raise_epoch()
+    return tell_outcome(outcome, "a new epoch has begun", event_path=event_path, as_json=as_json)
+
+
+@key.command("leap")
+@event_option
+@who_option
+@state_option
+@json_option
+def leap(event_path: Path | None, who: str, state: StateDir, as_json: bool) -> int:
+    """After restoring an old backup: take version numbers beyond all that devices can have seen."""
+    from fleet.repository.ceremony import Ceremony
+
+    outcome = Ceremony(open_repository(state), who).leap()
+    return tell_outcome(outcome, "leapt ahead", event_path=event_path, as_json=as_json)
+
+
+@key.command("forget")
+@who_option
+@state_option
+@json_option
+def forget(who: str, state: StateDir, as_json: bool) -> None:
+    """Remove private keys of this manager that no signed metadata names any more."""
+    from fleet.repository.ceremony import Ceremony
+
+    gone = Ceremony(open_repository(state), who).forget_revoked()
+    emit({"removed": gone}, "\n".join(gone) or "nothing to remove", as_json=as_json)
+
+
+@key.command("status")
+@state_option
+@json_option
+def status(state: StateDir, as_json: bool) -> int:
+    """Show whose keys count for what, what expires when, and the next command.
+
+    Exit code 5 when something has to be signed soon.
+    """
+    from fleet.repository.ceremony import Ceremony, local_date
+
+    repository = open_repository(state)
+    rows = Ceremony(repository, "").status()
+    due = [row for row in rows if row.action]
+    head = ("role", "needs", "of", "expires", "days left", "next")
+    cells = [
+        (
+            row.role,
+            str(row.threshold),
+            ", ".join(f"{o} {k[:8]}" for o, k in zip(row.owners, row.keyids, strict=True)),
+            local_date(row.expires_s),
+            f"{row.left_days:.0f}",
+            row.action,
+        )
+        for row in rows
+    ]
+    emit([msgspec.to_builtins(row) for row in rows], table(head, cells), as_json=as_json)
+    if not as_json:
+        for warning in repository.warnings():
+            say(f"note: {warning}")
+            say("next: edge-fleet key adopt (docs/how-to/ceremony.md)")
+        sys.stdout.flush()
+    return ExitCode.GATE if due else ExitCode.OK

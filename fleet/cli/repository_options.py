@@ -1,0 +1,115 @@
+"""What the commands that sign share: the repository, passphrases, and telling an outcome."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edge_contract.errors import ExitCode
+from fleet.cli.terminal import emit, say
+from fleet.errors import FleetError
+from fleet.manager.state_dir import StateDir
+
+if TYPE_CHECKING:
+    from fleet.repository.archive import Outcome
+    from fleet.repository.key_files import HeldKey
+    from fleet.repository.tuf_repository import Repository
+
+F = TypeVar("F", bound=Callable[..., Any])
+PASSPHRASE_VARIABLE = "EDGE_FLEET_PASSPHRASE"  # noqa: S105 - a variable's name
+
+who_option = click.option(
+    "--who", default=getpass.getuser, show_default="your user name", help="For the audit."
+)
+passphrase_option = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"Its first line is the passphrase (else {PASSPHRASE_VARIABLE}, else it is asked for).",
+)
+event_option = click.option(
+    "--event",
+    "event_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to write the signing event for its signers.",
+)
+
+
+def open_repository(state: StateDir) -> Repository:
+    """The repository on disk, with or without a running manager."""
+    from fleet.clock import SystemClock
+    from fleet.repository.tuf_repository import Repository
+
+    return Repository(state.path, state.prepare(), SystemClock().wall_s)
+
+
+def read_passphrase(path: Path | None, *, confirm: bool = False) -> str:
+    """The passphrase, from a file, the environment or the terminal.
+
+    Raises:
+        FleetError: the file cannot be read.
+    """
+    if path is not None:
+        try:
+            return path.read_text().partition("\n")[0]
+        except OSError as error:
+            raise FleetError(f"cannot read {path}: {error.strerror}") from error
+    given = os.environ.get(PASSPHRASE_VARIABLE)
+    if given is not None:
+        return given
+    return str(click.prompt("passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
+
+
+def open_key(path: Path, passphrase_path: Path | None) -> HeldKey:
+    """A key file, or the key in a token where ``path`` is ``hsm:NAME``.
+
+    Raises:
+        FleetError: it cannot be opened.
+    """
+    from fleet.repository.key_files import open_key_file
+    from fleet.repository.token_keys import open_token_key, token_name
+
+    name = token_name(str(path))
+    if name:
+        return open_token_key(name, read_passphrase(passphrase_path))
+    return open_key_file(path, read_passphrase(passphrase_path))
+
+
+def tell_outcome(
+    outcome: Outcome,
+    done: str,
+    *,
+    event_path: Path | None,
+    as_json: bool,
+    more: Mapping[str, Any] | None = None,
+) -> int:
+    """Print what became of a proposal; the exit code."""
+    from fleet.repository.signing_event import write_event
+
+    if outcome.event is None:
+        emit({**(more or {}), "committed": True}, done, as_json=as_json)
+        return ExitCode.OK
+    path = outcome.path
+    if event_path is not None:
+        write_event(event_path, outcome.event)
+        path = event_path
+    waits = [item.sentence() for item in outcome.missing]
+    value = {
+        **(more or {}),
+        "committed": False,
+        "event": outcome.event.id,
+        "file": str(path),
+        "missing": waits,
+    }
+    text = f"signing event {outcome.event.id} waits:\n" + "\n".join(f"  {item}" for item in waits)
+    emit(value, text, as_json=as_json)
+    if not as_json:
+        say(
+            f"next, each signer on a machine of their own: edge-fleet approve {path} --key NAME.key"
+        )
+        say(f"then here: edge-fleet publish {path}")
+    return ExitCode.OK

@@ -1,0 +1,470 @@
+"""Changing who may sign what: rotation and revocation of every key, floors, epochs, renewal.
+
+Each of these is a proposal (``Archive.propose``): at once with development keys, a signing event
+where people hold the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+import msgspec
+from securesystemslib.signer import Key
+from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
+
+from edge_contract.desired import Directors
+from edge_contract.errors import ExitCode
+from edge_contract.metadata import MIN_RELEASE_FIELD, target_path, version_order
+from edge_contract.signing import ed25519_key, public_bytes
+from fleet.errors import FleetError
+from fleet.repository.archive import AUDIT, DIRECTOR, Outcome
+from fleet.repository.edition_signer import is_offline, owner_of, role_keys
+from fleet.repository.key_files import PublicKeyFile
+from fleet.repository.role_files import Edition, line_role
+from fleet.repository.signing_event import Purpose, SigningEvent
+from fleet.repository.tuf_repository import Repository
+
+ONLINE_ROLES = (Snapshot.type, Timestamp.type)
+MANAGER_ROLES = (*ONLINE_ROLES, DIRECTOR, AUDIT)
+LEAP = 1000
+"""How far ``leap`` goes: more versions than a fleet signs between two backups."""
+_DAY_S = 86_400.0
+REMIND_S = 60 * _DAY_S
+"""How long before an offline signature expires ``key status`` begins to ask for it."""
+
+
+class RoleStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One role (or director) as ``key status`` shows it.
+
+    action: the next command; "" when nothing is to be done.
+    """
+
+    role: str
+    version: int
+    threshold: int
+    owners: list[str]
+    keyids: list[str]
+    expires_s: float
+    left_days: float
+    held_by_manager: bool
+    action: str
+
+
+class Ceremony:
+    """Proposes changes of keys and of what they stand for.
+
+    Args:
+        repository: whose.
+        who: proposes, for the audit log.
+    """
+
+    def __init__(self, repository: Repository, who: str) -> None:
+        self._repository = repository
+        self._archive = repository.archive
+        self._who = who
+
+    # --- keys ------------------------------------------------------------------------------
+
+    def rotate(self, role: str, publics: Sequence[PublicKeyFile], threshold: int | None) -> Outcome:
+        """Replace all keys of a role.
+
+        Args:
+            role: root, targets, a line's role, an offline role; or snapshot, timestamp, director
+                and audit, whose new key the manager makes itself.
+            publics: the new keys; none for the manager's own roles.
+            threshold: how many of them have to sign; None: all but one, at least one.
+
+        Raises:
+            FleetError: no such role, keys for a role of the manager's, none for another's, or a
+                threshold that the keys cannot reach.
+        """
+        if role in (DIRECTOR, AUDIT):
+            _refuse_keys(role, publics)
+            return self._add_director(role)
+        if role in ONLINE_ROLES:
+            _refuse_keys(role, publics)
+            new: list[Key] = [ed25519_key(public_bytes(self._archive.keys.make_online(role)))]
+            return self._set_keys(role, new, 1, f"rotate {role}")
+        if not publics:
+            raise FleetError(
+                f"{role}: whose keys shall count?",
+                hint=f"edge-fleet key rotate {role} --key alice.pub --key bob.pub --threshold 2",
+                exit_code=ExitCode.USAGE,
+            )
+        count = max(1, len(publics) - 1) if threshold is None else threshold
+        _check_threshold(role, publics, count)
+        owners = ", ".join(public.owner for public in publics)
+        return self._set_keys(
+            role,
+            [public.tuf_key() for public in publics],
+            count,
+            f"rotate {role} to {count} of {owners}",
+        )
+
+    def adopt(self, publics: Sequence[PublicKeyFile], threshold: int) -> Outcome:
+        """From development keys to people's: root, targets, every line and the offline media roles.
+
+        Snapshot and timestamp get new keys of the manager's in the same event.
+
+        Raises:
+            FleetError: a threshold that the keys cannot reach.
+        """
+        _check_threshold("every role", publics, threshold)
+        keys = [public.tuf_key() for public in publics]
+        with self._archive.exclusive():
+            base = self._archive.files.read()
+            changed: dict[str, Root | Targets] = {Root.type: base.root.signed}
+            for role, delegator, _ in self._delegations(base):
+                if role in ONLINE_ROLES:
+                    fresh = self._archive.keys.make_online(role)
+                    _replace_keys(delegator, role, [ed25519_key(public_bytes(fresh))], 1)
+                else:
+                    _replace_keys(delegator, role, keys, threshold)
+                    self._sign_anew(base, role, changed)
+            owners = ", ".join(public.owner for public in publics)
+            return self._propose(base, "keys", changed, f"{threshold} of {owners} hold the keys")
+
+    def revoke(self, keyid: str, replacement: PublicKeyFile | None) -> Outcome:
+        """Take a key out of every role that names it, in one event.
+
+        Args:
+            keyid: the key's id, or the beginning of it (8 digits or more).
+            replacement: a key that takes its place.
+
+        Raises:
+            FleetError: no role names it, or a role would lose its threshold.
+        """
+        with self._archive.exclusive():
+            base = self._archive.files.read()
+            director = self._find_director(base, keyid)
+            if director:
+                return self._drop_director(base, director)
+            root, targets = base.root.signed, base.targets.signed
+            changed: dict[str, Root | Targets] = {}
+            found = ""
+            for role, delegator, file in self._delegations(base):
+                named = delegator.get_delegated_role(role)
+                matching = [item for item in named.keyids if _matches(item, keyid)]
+                if not matching:
+                    continue
+                found = matching[0]
+                delegator.revoke_key(found, role)
+                if replacement is not None:
+                    delegator.add_key(replacement.tuf_key(), role)
+                elif role in ONLINE_ROLES:
+                    fresh = self._archive.keys.make_online(role)
+                    delegator.add_key(ed25519_key(public_bytes(fresh)), role)
+                if len(named.keyids) < named.threshold:
+                    raise FleetError(
+                        f"{role} would have {len(named.keyids)} keys and a threshold of"
+                        f" {named.threshold}",
+                        hint="give the new key with it: --replace-with NAME.pub",
+                        exit_code=ExitCode.USAGE,
+                    )
+                changed[file] = root if file == Root.type else targets
+                self._sign_anew(base, role, changed)
+            if not found:
+                raise FleetError(
+                    f"no role names a key {keyid!r}",
+                    hint="edge-fleet key status",
+                    exit_code=ExitCode.NOT_FOUND,
+                )
+            return self._propose(base, "keys", changed, f"revoke {found[:12]}")
+
+    def raise_epoch(self) -> Outcome:
+        """Begin the next epoch: every order of the one before is void, ``seq`` begins again."""
+        with self._archive.exclusive():
+            base = self._archive.files.read()
+            before = self._archive.directors(base)
+            after = msgspec.structs.replace(before, epoch=before.epoch + 1)
+            return self._directors(base, after, f"epoch {after.epoch}")
+
+    def forget_revoked(self) -> list[str]:
+        """Remove private keys of this manager that no signed metadata names; their file names."""
+        with self._archive.exclusive():
+            base = self._archive.files.read()
+            named = {
+                keyid
+                for role, delegator, _ in self._delegations(base)
+                for keyid in delegator.get_delegated_role(role).keyids
+            }
+            directors = self._archive.directors(base)
+            # Of the audit's keys only the newest signs; the others are listed to verify with.
+            publics = [key.public for key in directors.keys] + directors.audit_keys[-1:]
+            named |= {ed25519_key(bytes.fromhex(public)).keyid for public in publics}
+            waiting = self._archive.events.all()
+            if waiting:
+                raise FleetError(
+                    f"the signing event {waiting[0].id!r} is open and may name any key",
+                    hint="edge-fleet event list",
+                )
+            gone = self._archive.keys.forget_all_but(named)
+            self._archive.record(self._who, "forget keys", "keys", ", ".join(gone) or "none")
+            return gone
+
+    # --- lines -----------------------------------------------------------------------------
+
+    def floor(self, line: str, version: str) -> Outcome:
+        """Let no device install anything below ``version`` anew.
+
+        Raises:
+            FleetError: no such line.
+        """
+        version_order(version)
+        with self._archive.exclusive():
+            base, signed = self._line(line)
+            signed.unrecognized_fields[MIN_RELEASE_FIELD] = version
+            reason = f"{line}: no new install below {version}"
+            return self._propose(base, "floor", {line_role(line): signed}, reason)
+
+    def retire(self, line: str, version: str) -> Outcome:
+        """Withdraw the approval of one version.
+
+        Raises:
+            FleetError: no such line or version.
+        """
+        with self._archive.exclusive():
+            base, signed = self._line(line)
+            if signed.targets.pop(target_path(line, version), None) is None:
+                raise FleetError(f"{line} {version} is not live", exit_code=ExitCode.NOT_FOUND)
+            reason = f"{line} {version} is retired"
+            return self._propose(base, "retire", {line_role(line): signed}, reason)
+
+    # --- time ------------------------------------------------------------------------------
+
+    def renew(self) -> Outcome:
+        """Fresh signatures for every offline role, with nothing else changed."""
+        with self._archive.exclusive():
+            base = self._archive.files.read()
+            directors = self._repository.extend_directors(base, base.targets.signed)
+            return self._archive.propose(
+                "renew",
+                self._everything(base),
+                directors,
+                who=self._who,
+                reason="fresh signatures before the old expire",
+            )
+
+    def leap(self) -> Outcome:
+        """Version numbers far ahead, after a backup older than what devices have seen."""
+        with self._archive.exclusive():
+            base = self._archive.files.read()
+            changed = {k: v for k, v in self._everything(base).items() if k != Root.type}
+            return self._archive.propose(
+                "leap",
+                changed,
+                self._archive.directors_bytes(base),
+                who=self._who,
+                reason="a restored backup takes the lead again",
+                leap=LEAP,
+            )
+
+    def status(self) -> list[RoleStatus]:
+        """What expires when, and the next command for it, soonest first."""
+        base = self._archive.files.read()
+        now_s = self._archive.clock()
+        found = []
+        files: dict[str, tuple[int, datetime]] = {
+            Root.type: (base.root.signed.version, base.root.signed.expires),
+            Targets.type: (base.targets.signed.version, base.targets.signed.expires),
+            Snapshot.type: (base.snapshot.signed.version, base.snapshot.signed.expires),
+            Timestamp.type: (base.timestamp.signed.version, base.timestamp.signed.expires),
+            **{
+                line_role(line): (item.signed.version, item.signed.expires)
+                for line, item in base.lines.items()
+            },
+        }
+        for role, delegator, _ in self._delegations(base):
+            named = delegator.get_delegated_role(role)
+            version, expires = files.get(role, (0, base.targets.signed.expires))
+            offline = is_offline(delegator, role)
+            left_s = expires.timestamp() - now_s
+            action = ""
+            if offline and left_s < REMIND_S:
+                action = "edge-fleet key renew"
+            elif not offline and left_s < 0:
+                action = "edge-fleet up"
+            found.append(
+                RoleStatus(
+                    role=role,
+                    version=version,
+                    threshold=named.threshold,
+                    owners=[owner_of(key) for key in role_keys(delegator, role)],
+                    keyids=list(named.keyids),
+                    expires_s=expires.timestamp(),
+                    left_days=left_s / _DAY_S,
+                    held_by_manager=not offline,
+                    action=action,
+                )
+            )
+        for key in self._archive.directors(base).keys:
+            offline = is_offline(base.root.signed, Targets.type)
+            left_s = key.expires - now_s
+            found.append(
+                RoleStatus(
+                    role=DIRECTOR,
+                    version=self._archive.directors(base).epoch,
+                    threshold=1,
+                    owners=["the manager"],
+                    keyids=[ed25519_key(bytes.fromhex(key.public)).keyid],
+                    expires_s=key.expires,
+                    left_days=left_s / _DAY_S,
+                    held_by_manager=True,
+                    action="edge-fleet key renew" if offline and left_s < REMIND_S else "",
+                )
+            )
+        return sorted(found, key=lambda item: item.expires_s)
+
+    # --- events ----------------------------------------------------------------------------
+
+    def submit(self, event: SigningEvent) -> Outcome:
+        """Take a signer's signatures over; publish when the threshold is met."""
+        with self._archive.exclusive():
+            return self._archive.submit(event, who=self._who)
+
+    def cancel(self, name: str) -> None:
+        """Drop an open event."""
+        with self._archive.exclusive():
+            self._archive.cancel(name, who=self._who)
+
+    # --- how -------------------------------------------------------------------------------
+
+    def _set_keys(self, role: str, keys: Sequence[Key], threshold: int, reason: str) -> Outcome:
+        with self._archive.exclusive():
+            base = self._archive.files.read()
+            root, targets = base.root.signed, base.targets.signed
+            owner = next((item for item in self._delegations(base) if item[0] == role), None)
+            if owner is None:
+                known = ", ".join(item[0] for item in self._delegations(base))
+                raise FleetError(
+                    f"no role {role!r}; there are {known}, director and audit",
+                    exit_code=ExitCode.USAGE,
+                )
+            _, delegator, file = owner
+            _replace_keys(delegator, role, keys, threshold)
+            changed: dict[str, Root | Targets] = {file: root if file == Root.type else targets}
+            self._sign_anew(base, role, changed)
+            return self._propose(base, "keys", changed, reason)
+
+    def _sign_anew(self, base: Edition, role: str, changed: dict[str, Root | Targets]) -> None:
+        """A role whose keys change has to be signed by the new ones."""
+        if role == Targets.type:
+            changed[role] = base.targets.signed
+        elif role.startswith("line-"):
+            line = base.lines.get(role.removeprefix("line-"))
+            if line is not None:
+                changed[role] = line.signed
+
+    def _delegations(self, base: Edition) -> list[tuple[str, Root | Targets, str]]:
+        """(role, who names its keys, in which file)."""
+        root, targets = base.root.signed, base.targets.signed
+        found: list[tuple[str, Root | Targets, str]] = [
+            (role, root, Root.type) for role in (Root.type, Targets.type, *ONLINE_ROLES)
+        ]
+        delegated = (targets.delegations.roles or {}) if targets.delegations else {}
+        return found + [(role, targets, Targets.type) for role in delegated]
+
+    def _everything(self, base: Edition) -> dict[str, Root | Targets]:
+        changed: dict[str, Root | Targets] = {
+            Root.type: base.root.signed,
+            Targets.type: base.targets.signed,
+        }
+        return changed | {line_role(line): item.signed for line, item in base.lines.items()}
+
+    def _line(self, line: str) -> tuple[Edition, Targets]:
+        base = self._archive.files.read()
+        if line not in base.lines:
+            have = ", ".join(base.lines) or "none"
+            raise FleetError(f"no line {line!r}; there are {have}", exit_code=ExitCode.NOT_FOUND)
+        return base, base.lines[line].signed
+
+    def _propose(
+        self,
+        base: Edition,
+        purpose: Purpose,
+        changed: dict[str, Root | Targets],
+        reason: str,
+    ) -> Outcome:
+        return self._archive.propose(
+            purpose,
+            changed,
+            self._archive.directors_bytes(base),
+            who=self._who,
+            reason=reason,
+        )
+
+    def _directors(self, base: Edition, after: Directors, reason: str) -> Outcome:
+        data = self._archive.name_directors(base.targets.signed, after)
+        return self._archive.propose(
+            "directors",
+            {Targets.type: base.targets.signed},
+            data,
+            who=self._who,
+            reason=reason,
+        )
+
+    def _add_director(self, role: str) -> Outcome:
+        with self._archive.exclusive():
+            base = self._archive.files.read()
+            before = self._archive.directors(base)
+            public = public_bytes(self._archive.keys.make_online(role)).hex()
+            if role == AUDIT:
+                after = msgspec.structs.replace(before, audit_keys=[*before.audit_keys, public])
+            else:
+                after = msgspec.structs.replace(before, keys=[self._archive.director_entry(public)])
+            return self._directors(base, after, f"rotate {role}")
+
+    def _find_director(self, base: Edition, keyid: str) -> str:
+        for key in self._archive.directors(base).keys:
+            if _matches(ed25519_key(bytes.fromhex(key.public)).keyid, keyid):
+                return key.public
+        return ""
+
+    def _drop_director(self, base: Edition, public: str) -> Outcome:
+        """Without the key, and with a new one of the manager's if none would be left."""
+        before = self._archive.directors(base)
+        left = [key for key in before.keys if key.public != public]
+        if not left:
+            fresh = public_bytes(self._archive.keys.make_online(DIRECTOR)).hex()
+            left = [self._archive.director_entry(fresh)]
+        after = msgspec.structs.replace(before, keys=left)
+        keyid = ed25519_key(bytes.fromhex(public)).keyid
+        return self._directors(base, after, f"revoke director {keyid[:12]}")
+
+
+def _replace_keys(
+    delegator: Root | Targets, role: str, keys: Sequence[Key], threshold: int
+) -> None:
+    named = delegator.get_delegated_role(role)
+    for keyid in list(named.keyids):
+        delegator.revoke_key(keyid, role)
+    for key in keys:
+        delegator.add_key(Key.from_dict(key.keyid, key.to_dict()), role)
+    named.threshold = threshold
+
+
+def _check_threshold(role: str, publics: Sequence[PublicKeyFile], threshold: int) -> None:
+    if not 1 <= threshold <= len({public.keyid for public in publics}):
+        raise FleetError(
+            f"{role}: a threshold of {threshold} with {len(publics)} keys",
+            exit_code=ExitCode.USAGE,
+        )
+
+
+def _matches(keyid: str, wanted: str) -> bool:
+    return len(wanted) >= 8 and keyid.startswith(wanted)
+
+
+def _refuse_keys(role: str, publics: Sequence[PublicKeyFile]) -> None:
+    if publics:
+        raise FleetError(
+            f"{role} is the manager's own: it makes the new key itself",
+            hint=f"edge-fleet key rotate {role}",
+            exit_code=ExitCode.USAGE,
+        )
+
+
+def local_date(seconds: float) -> str:
+    """A date for people, in UTC."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d")

@@ -1,0 +1,78 @@
+"""What the director signs beside orders, and what happens when its key or the epoch is replaced."""
+
+from __future__ import annotations
+
+from edge_contract.codec import encode_json
+from edge_contract.command import COMMAND_TYPE, decode_command
+from edge_contract.signed_time import TIME_TYPE, TimeAsk, decode_time_reply
+from edge_contract.signing import fingerprint, public_bytes, verify_document
+from edge_contract.topics import topic
+from fleet.repository.audit_log import verify_audit
+from fleet.repository.ceremony import Ceremony
+from fleet.rollout.gate import Gate
+from fleet.service import RolloutOrder
+from tests.manager.conftest import FleetUnderTest
+from tests.manager.simulated_device import FLEET, wait_until
+
+
+def ordered(fleet: FleetUnderTest) -> None:
+    fleet.publish("1.0.0")
+    fleet.published("1.0.0")
+    order = RolloutOrder(line="digits", version="1.0.0", gate=Gate(quorum_share=1.0))
+    fleet.service.start_rollout(order, who="ann")
+
+
+def test_revoking_the_director_key_makes_the_manager_sign_its_orders_anew(
+    fleet: FleetUnderTest,
+) -> None:
+    (device,) = fleet.enrolled("cam-1")
+    ordered(fleet)
+    before = device.order()
+    assert fleet.manager is not None
+    ceremony = Ceremony(fleet.repository, "ann")
+
+    def revoke() -> None:
+        # On the loop's thread, so that the device knows the new key before it hears of it.
+        assert ceremony.revoke(fingerprint(fleet.director), None).committed
+        device.director = public_bytes(fleet.repository.director_key())
+
+    fleet.manager.do(revoke)
+    assert device.director != fleet.director
+    after = device.order(seq_above=before.seq)
+    assert (after.version, after.epoch) == (before.version, 1)
+    fleet.manager.do(lambda: ceremony.raise_epoch())
+    wait_until(lambda: device.desired[-1] and device.desired[-1].epoch == 2, what="for epoch 2")
+
+
+def test_manager_answers_a_question_for_the_time_with_its_nonce(fleet: FleetUnderTest) -> None:
+    (device,) = fleet.enrolled("cam-1")
+    nonce = "ab" * 16
+    device.send(topic(FLEET, "cam-1", "ask", "time"), encode_json(TimeAsk(nonce=nonce)))
+    cls, envelope = wait_until(lambda: device.documents[:1], what="for the time")[0]
+    payload, _ = verify_document(envelope, TIME_TYPE, [fleet.director], what="time")
+    reply = decode_time_reply(payload)
+    assert (cls, reply.device, reply.nonce) == ("rsp", "cam-1", nonce)
+    assert abs(reply.now - fleet.clock.wall_s()) < 60
+
+
+def test_command_is_signed_for_one_device_and_stands_in_the_audit_log(
+    fleet: FleetUnderTest,
+) -> None:
+    one, other = fleet.enrolled("cam-1", "cam-2")
+    fleet.service.command("cam-1", "report", who="ann")
+    cls, envelope = wait_until(lambda: one.documents[:1], what="for the command")[0]
+    payload, _ = verify_document(envelope, COMMAND_TYPE, [fleet.director], what="command")
+    command = decode_command(payload)
+    assert (cls, command.device, command.name) == ("cmd", "cam-1", "report")
+    assert other.documents == []
+    archive = fleet.repository.archive
+    keys = archive.directors(archive.files.read()).audit_keys
+    log = verify_audit(archive.audit.read(), [bytes.fromhex(key) for key in keys], [])
+    assert (log[-1].who, log[-1].action, log[-1].subject) == ("ann", "command", "cam-1")
+
+
+def test_operators_orders_stand_in_the_signed_log(fleet: FleetUnderTest) -> None:
+    fleet.enrolled("cam-1")
+    ordered(fleet)
+    archive = fleet.repository.archive
+    assert b'"action":"start","subject":"digits 1.0.0"' in archive.audit.read()
