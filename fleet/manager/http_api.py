@@ -56,6 +56,16 @@ class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: list[str] = []
 
 
+class IdentityBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``POST codes`` and ``POST devices/{device}/{remove|replace|revoke}``."""
+
+    who: str = "api"
+    reason: str = ""
+    count: int = 1
+    expires_s: float = 3600.0
+    device: str = ""
+
+
 def build_app(
     service: FleetService, token: str, extra_routes: Sequence[BaseRoute] = ()
 ) -> Starlette:
@@ -126,6 +136,8 @@ class _Api:
             Route("/health", self._answer(lambda _: service.health())),
             Route("/devices", self._answer(lambda _: service.devices())),
             Route("/devices/{device}", self._answer(lambda r: service.device(_path(r, "device")))),
+            Route("/devices/{device}/{order}", self._identity, methods=["POST"]),
+            Route("/codes", self._codes, methods=["POST"]),
             Route("/rollouts", self._answer(lambda _: service.rollouts()), methods=["GET"]),
             Route("/rollouts", self._start, methods=["POST"]),
             Route("/rollouts/plan", self._plan, methods=["POST"]),
@@ -171,6 +183,36 @@ class _Api:
         body = await _body(request, StartBody)
         plan = await run_in_threadpool(self._service.plan_rollout, body.order, who=body.who)
         return _json(200, plan)
+
+    async def _codes(self, request: Request) -> Response:
+        body = await _body(request, IdentityBody)
+        codes = await run_in_threadpool(
+            self._service.make_codes,
+            who=body.who,
+            count=body.count,
+            expires_s=body.expires_s,
+            device=body.device,
+        )
+        return _json(201, {"codes": codes, "expires_s": body.expires_s})
+
+    async def _identity(self, request: Request) -> Response:
+        body = await _body(request, IdentityBody)
+        device, order = _path(request, "device"), _path(request, "order")
+        service, code = self._service, ""
+        if order == "replace":
+            code = await run_in_threadpool(
+                service.replace_device,
+                device,
+                who=body.who,
+                reason=body.reason,
+                expires_s=body.expires_s,
+            )
+        elif order in ("remove", "revoke"):
+            work = service.remove_device if order == "remove" else service.revoke_device
+            await run_in_threadpool(work, device, who=body.who, reason=body.reason)
+        else:
+            raise WherryError(f"no such order {order[:40]!r}", exit_code=ExitCode.NOT_FOUND)
+        return _json(200, {"device": device, "done": order, "code": code})
 
     async def _press(self, request: Request) -> Response:
         body = await _body(request, CommandBody)

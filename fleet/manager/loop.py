@@ -23,6 +23,9 @@ from edge_contract.errors import WherryError
 from edge_contract.topics import manager_filters
 from fleet.clock import Clock
 from fleet.errors import FleetError
+from fleet.identity.certificates import MANAGER
+from fleet.identity.desk import IdentityDesk
+from fleet.identity.issuers import Issuers
 from fleet.manager.blob_desk import BlobDesk
 from fleet.manager.broker_address import BrokerAddress
 from fleet.manager.catalogue import Catalogue
@@ -37,7 +40,7 @@ from fleet.manager.roll_call import RollCall
 from fleet.manager.rollouts import Rollouts, RolloutTurn
 from fleet.repository.tuf_repository import Repository
 from fleet.rollout.events import DeviceOffline
-from fleet.store import Store, devices, journal, orders
+from fleet.store import Store, devices, identity, journal, orders
 from fleet.transfer.blob_server import BlobServer
 
 _BATCH = 500
@@ -65,6 +68,7 @@ class Manager:
         repository: what is published; polled, because other processes publish.
         address: the broker.
         clock: wall and monotonic.
+        issuers: the fleet's certificates; None for a fleet that has none.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Manager:
         repository: Repository,
         address: BrokerAddress,
         clock: Clock,
+        issuers: Issuers | None = None,
     ) -> None:
         self.fleet = fleet
         self.store = store
@@ -89,11 +94,17 @@ class Manager:
         self._repository = repository
         director = Director(fleet, repository.director_key)
         self._orders = Orders(director, self.catalogue)
-        self._intake = Intake(fleet)
+        self.issuers = issuers or Issuers(None, fleet)
+        self._intake = Intake(fleet, IdentityDesk(self.issuers))
         self._rollouts = Rollouts()
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._connection = Connection(
-            address, f"{fleet}/_manager", manager_filters(fleet), self._inbox, clock
+            address,
+            f"{fleet}/{MANAGER}",
+            manager_filters(fleet),
+            self._inbox,
+            clock,
+            lambda: self.issuers.tls_context(MANAGER),
         )
         self._publisher = Publisher(fleet, self._connection, director, self.catalogue)
         self.blobs = BlobServer(
@@ -184,6 +195,20 @@ class Manager:
         self._tell_rollouts(turn)
         self._perform()
         return result
+
+    def identities_changed(self, gone: Sequence[str] = ()) -> None:
+        """Keys were revoked, replaced or removed: read them anew and tell the broker's list.
+
+        Args:
+            gone: devices that were removed; what is retained for them is cleared.
+        """
+        with self.store.read() as tx:
+            self._intake.load(tx)
+        self._write_crl()
+        for device in gone:
+            self.blobs.forget(device)
+            self._publisher.clear(device)
+            self.feed.put(self.clock.wall_s(), "device", device, f"{device} was removed")
 
     def record_refusal(self, who: str, action: str, subject: str, reason: str, why: str) -> None:
         """Put an order that was refused into the audit."""
@@ -287,11 +312,24 @@ class Manager:
         self._roll_call.heard(taken.heard)
         for device in taken.gone:
             self.blobs.forget(device)
+        self._replaced([done.device for _, done in taken.certified if done.replaced_key])
         for (kind, subject), text in taken.changes.items():
             self.feed.put(self.clock.wall_s(), kind, subject, text)
         for device, ask in taken.asks:
             self._blob_desk.answer(device, ask)
         self._perform()
+
+    def _replaced(self, replaced: list[str]) -> None:
+        """New hardware under an old name: the order in force has to name its key."""
+        if not replaced:
+            return
+        self.identities_changed()
+        issued = self.transact(
+            lambda turn: [
+                order for device in replaced for order in self._orders.renew(turn.tx, turn, device)
+            ]
+        )
+        self._publisher.orders(issued)
 
     # Time. --------------------------------------------------------------------------------------
 
@@ -305,6 +343,7 @@ class Manager:
                 self._hourly_due_s = now_s + _HOUR_S
                 self._hourly()
             self._mark_offline(self._roll_call.missing(now_s))
+            self._note_floods()
             if self._perform_again:
                 self._perform()
             lines = self._rollouts.ticking()
@@ -331,6 +370,7 @@ class Manager:
         return changed
 
     def _hourly(self) -> None:
+        self._look_after_identities()
         try:
             self._repository.refresh_timestamp()
             issued = self.transact(lambda turn: self._orders.renew_due(turn.tx, turn))
@@ -338,6 +378,46 @@ class Manager:
             self.facts.trouble("signing", error.message)
             return
         self._publisher.orders(issued)
+
+    def _look_after_identities(self) -> None:
+        """Take up an issuer that was installed meanwhile, and keep the own certificate fresh."""
+        now_s = self.clock.wall_s()
+        try:
+            self.issuers.reload()
+            if self.issuers.installed:
+                self.issuers.renew_own(now_s)
+                self._write_crl()
+        except (WherryError, OSError) as error:
+            self.facts.trouble("identity", str(error))
+            return
+        trouble = self.issuers.trouble(now_s)
+        if trouble:
+            self.facts.trouble("identity", trouble)
+        else:
+            self.facts.well("identity")
+
+    def _write_crl(self) -> None:
+        if not self.issuers.installed:
+            return
+        now_s = self.clock.wall_s()
+        with self.store.read() as tx:
+            revoked = identity.revoked_certificates(tx, now_s)
+        self.issuers.write_crl(revoked, now_s=now_s)
+
+    def _note_floods(self) -> None:
+        dropped = self._connection.quota.take_dropped()
+        if not dropped:
+            return
+        with self.store.write() as tx:
+            for (sender, why), count in dropped.items():
+                journal.add_finding(
+                    tx,
+                    device=sender,
+                    kind="flood",
+                    cls=why,
+                    detail=f"{count} messages were dropped unread: {why}",
+                    now_s=self.clock.wall_s(),
+                )
 
     def _mark_offline(self, gone: list[str]) -> None:
         def mark(turn: RolloutTurn) -> None:
@@ -370,6 +450,8 @@ class Manager:
         self.facts.well("broker")
         _log.info("connected to the broker at %s", self.address)
         self._publisher.metadata()
+        if self.issuers.installed:
+            self._publisher.authority(self.issuers.ca_pem)
         with self.store.read() as tx:
             current = orders.current_orders(tx)
             online = [row.device for row in devices.list_devices(tx) if row.online]
