@@ -100,6 +100,8 @@ class OrderDesk:
         self._waiting: bytes | None = None
         self._waiting_since_s = 0.0
         self._complained = False
+        self.withdrawals_count = 0
+        """Orders that the fleet took back; the loop cancels what it began of them."""
         self.last_refusal = self.damage.message if self.damage else ""
 
     @property
@@ -142,6 +144,11 @@ class OrderDesk:
         self._waiting = envelope
         self._waiting_since_s = now_s
         self._complained = False
+
+    def withdrawn(self) -> None:
+        """The fleet took its order back: what waits for metadata is not obeyed any more."""
+        self._waiting = None
+        self.withdrawals_count += 1
 
     def decide(
         self, now_s: float, begun: tuple[int, int] | None = None
@@ -219,6 +226,10 @@ class OrderDesk:
             reference_s=self._reference_s(),
             last=self._last,
         )
+
+    def reference_s(self) -> float:
+        """The time that this device can prove, unix seconds; any thread may ask."""
+        return self._reference_s()
 
     def _reference_s(self) -> float:
         return self._floor.reference_s(self._clock.wall_s(), synchronised=_SYNCHRONISED.exists())

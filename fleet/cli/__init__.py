@@ -1,7 +1,9 @@
 """The command line ``edge-fleet``."""
 
 from fleet.cli.broker import broker
+from fleet.cli.ca import ca
 from fleet.cli.doctor import doctor
+from fleet.cli.enroll import enroll_code
 from fleet.cli.fleet_views import devices, drift
 from fleet.cli.publish import publish, root
 from fleet.cli.rollout import rollout
@@ -13,6 +15,8 @@ from fleet.cli.up import up
 for _command in (
     up,
     broker,
+    ca,
+    enroll_code,
     publish,
     rollout,
     devices,
