@@ -4,6 +4,7 @@ is not the manager; ``request`` and ``install`` run at the manager."""
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -166,7 +167,7 @@ def _passphrase(path: Path | None, *, confirm: bool = False) -> str:
     given = os.environ.get(_PASSPHRASE)
     if given is not None:
         return given
-    if not click.get_text_stream("stdin").isatty():
+    if not sys.stdin.isatty():
         raise FleetError(
             "the CA's key needs its passphrase, and nobody is here to ask",
             hint=f"--passphrase-file FILE, or {_PASSPHRASE} in the environment",
