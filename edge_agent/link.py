@@ -18,6 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edge_agent.clock import SystemClock
 from edge_agent.config import MqttSection
 from edge_agent.identity import Identity
 from edge_agent.identity.certificate import CertificateFiles
@@ -68,6 +69,10 @@ LinkEvent = LinkUp | LinkDown | SubscriptionRefused | Inbound
 SHARED_WAIT_S = 30
 """Pause before going back to a broker that gave the session away: two devices with one identity
 would otherwise take it from each other several times a second."""
+SHORT_S = 10.0
+SHORT_MAX = 3
+"""So many accepted connections in a row that ended within ``SHORT_S`` are taken for a shared
+identity: mosquitto 2.0 does not tell a client with a certificate that its session was taken."""
 _TAKEN_OVER = 0x8E
 
 
@@ -83,6 +88,7 @@ class Link:
         will: (topic, payload) of the will for a given connection id.
         certificate: which certificate to show, where ``config.tls`` is set.
         reference_s: the time that a broker's certificate is checked against, unix seconds.
+        monotonic_s: seconds that never go back.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class Link:
         *,
         certificate: CertificateFiles | None = None,
         reference_s: Callable[[], float] = lambda: 0.0,
+        monotonic_s: Callable[[], float] = SystemClock().monotonic_s,
     ) -> None:
         self._config = config
         self._identity = identity
@@ -112,6 +119,9 @@ class Link:
         self._certificate = certificate if config.tls else None
         self._reference_s = reference_s
         self._tls: TimedContext | None = None
+        self._monotonic_s = monotonic_s
+        self._up_since_s = 0.0
+        self._short_count = 0
         if config.tls:
             # Before the first attempt, so that no attempt can ever be made without.
             client.tls_set_context(TimedContext(ssl.PROTOCOL_TLS_CLIENT))
@@ -208,6 +218,7 @@ class Link:
             self._post(LinkDown(f"the broker refuses the connection: {reason}"))
             return
         self._up = True
+        self._up_since_s = self._monotonic_s()
         if self._certificate is not None:
             self._certificate.connected()
         self._post(LinkUp(self._connection_id))
@@ -244,16 +255,27 @@ class Link:
     ) -> None:
         was_up, self._up = self._up, False
         refusal = "" if was_up else self._tls_refusal()
-        if reason.value == _TAKEN_OVER:
+        if self._taken_over(was_up, reason):
             client.reconnect_delay_set(
                 SHARED_WAIT_S, max(SHARED_WAIT_S, int(self._config.reconnect_max_s))
             )
-            text = "another agent connects with this device's identity; one of the two must go"
+            text = (
+                "accepted connections end at once: another agent connects with this device's"
+                " identity; one of the two must go"
+            )
             self._post(LinkDown(text, shared=True))
         elif refusal:
             self._post(LinkDown(f"the broker refuses TLS: {refusal}", tls_refused=True))
         else:
             self._post(LinkDown(f"disconnected: {reason}"))
+
+    def _taken_over(self, was_up: bool, reason: Any) -> bool:
+        if reason.value == _TAKEN_OVER:
+            return True
+        if was_up:
+            short = reason.is_failure and self._monotonic_s() - self._up_since_s < SHORT_S
+            self._short_count = self._short_count + 1 if short else 0
+        return was_up and self._short_count >= SHORT_MAX
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         try:

@@ -103,9 +103,7 @@ class SecureFleet:
     def start_broker(self) -> None:
         log = (self.home / "broker.log").open("ab")
         config = self.home / "broker" / "mosquitto.conf"
-        self.process = subprocess.Popen(
-            [self.mosquitto, "-c", str(config)], stdout=log, stderr=log
-        )
+        self.process = subprocess.Popen([self.mosquitto, "-c", str(config)], stdout=log, stderr=log)
         wait_until(self._listens, what=f"for mosquitto: {self.broker_log()}")
 
     def stop_broker(self) -> None:
@@ -224,7 +222,8 @@ class DeviceKit:
         self.contact(timeout_s).enrol(parse_code(code))
 
     def leaf(self) -> x509.Certificate:
-        return x509.load_pem_x509_certificate(self.files.choose().read_bytes())
+        path = self.state / "identity" / "chain.pem"
+        return x509.load_pem_x509_certificate(path.read_bytes())
 
     def peer(self, **options: Any) -> Peer:
         """A raw MQTT client with this device's certificate."""
@@ -259,9 +258,7 @@ class Peer:
         self.reasons: list[str] = []
         self._identity = identity
         self._subscribed: queue.Queue[list[Any]] = queue.Queue()
-        client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5
-        )
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
         client.tls_set_context(context)
         client.on_connect = self._on_connect
         client.on_disconnect = lambda c, u, f, reason, p: self.reasons.append(str(reason))
