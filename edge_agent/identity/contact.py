@@ -112,6 +112,10 @@ class Contact:
             return line.receive(name, self._timeout_s)
 
     def _ask(self, code: str, key: Ed25519PrivateKey | None) -> bool:
+        if not self._files.ca_path.exists():
+            raise AgentError(
+                "this device knows no CA yet", hint="edge-agent enroll --config FILE --code CODE"
+            )
         device, nonce = self._device, secrets.token_hex(16)
         name = topic(device.fleet, EVERYONE, "enroll", f"{CODE_PREFIX}{nonce}")
         answers = topic(device.fleet, EVERYONE, "enrolled", nonce)

@@ -22,8 +22,13 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from edge_agent.errors import AgentError
+from edge_contract.errors import ExitCode
 from edge_contract.layout import fsync_dir
 from edge_contract.signing import fingerprint, public_bytes, sign_message
+
+
+NAME_CHARS_MAX = 64
+"""Of a certificate's common name (RFC 5280, ub-common-name)."""
 
 
 class Identity:
@@ -61,7 +66,17 @@ class Identity:
         return sign_message(self._key, topic, payload)
 
     def request(self, fleet: str, device: str) -> str:
-        """A certificate request (PEM) for ``CN={fleet}/{device}``, signed by the key itself."""
+        """A certificate request (PEM) for ``CN={fleet}/{device}``, signed by the key itself.
+
+        Raises:
+            AgentError: the name is longer than a certificate can hold.
+        """
+        if len(f"{fleet}/{device}") > NAME_CHARS_MAX:
+            raise AgentError(
+                f"{fleet}/{device}: a certificate's name holds at most {NAME_CHARS_MAX} characters",
+                hint="choose a shorter [device] id",
+                exit_code=ExitCode.USAGE,
+            )
         name = x509.Name(
             [
                 x509.NameAttribute(NameOID.ORGANIZATION_NAME, fleet),

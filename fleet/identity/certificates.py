@@ -22,6 +22,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from edge_contract.errors import ContractError, TrustError
 
 CSR_LIMIT_CHARS = 4096
+NAME_CHARS_MAX = 64
+"""Of a common name (RFC 5280, ub-common-name): fleet and device together."""
 SKEW_S = 3600.0
 """Certificates are valid from this long before they are made: brokers' clocks differ."""
 MANAGER = "_manager"
@@ -59,6 +61,11 @@ def read_request(pem: str, fleet: str, device: str) -> Ed25519PublicKey:
         ContractError: not a request.
         TrustError: another name, another kind of key, or not signed by that key.
     """
+    if len(f"{fleet}/{device}") > NAME_CHARS_MAX:
+        raise ContractError(
+            f"{fleet}/{device}: a certificate's name holds at most {NAME_CHARS_MAX} characters;"
+            " choose a shorter device id"
+        )
     request = _parse_request(pem)
     names = [str(a.value) for a in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if names != [f"{fleet}/{device}"]:

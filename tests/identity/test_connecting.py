@@ -301,6 +301,9 @@ def test_without_enrolment_nothing_is_sent_in_the_clear(
     kit = secure.kit("cam-9")
     down = open_link(kit).until(LinkDown)
     assert "edge-agent enroll" in down.reason
+    with pytest.raises(AgentError, match="knows no CA"):
+        kit.contact().recertify()
+    kit.files.keep_ca(secure.issuers.ca_pem, secure.issuers.ca_fingerprint)
     with pytest.raises(AgentError, match="no enrolment server"):
         kit.contact(enroll_port=1).recertify()
 
