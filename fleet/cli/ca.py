@@ -55,17 +55,18 @@ def ca_init(fleet: str, out: Path, passphrase_file: Path | None, as_json: bool) 
 
 
 @ca.command("request")
+@click.option("--fleet", default="", help="The fleet's name. [default: the one it has, or home]")
 @click.option("--out", type=_FILE, required=True, help="Where to write the request.")
 @state_option
 @json_option
-def ca_request(out: Path, state: StateDir, as_json: bool) -> None:
+def ca_request(fleet: str, out: Path, state: StateDir, as_json: bool) -> None:
     """At the manager: ask the CA for an issuer. The key is made here and stays here."""
     from fleet.identity.authority import write_public
     from fleet.identity.issuers import Issuers
 
-    fleet = state.prepare()
-    write_public(out, Issuers(state.identity, fleet).request().encode())
-    emit({"request": str(out), "fleet": fleet}, f"request written to {out}", as_json=as_json)
+    name = state.prepare(fleet)
+    write_public(out, Issuers(state.identity, name).request().encode())
+    emit({"request": str(out), "fleet": name}, f"request written to {out}", as_json=as_json)
     say(f"next, where the CA lies: edge-fleet ca sign {out} --ca DIR --out issuer.pem")
 
 
