@@ -313,11 +313,20 @@ class Manager:
         for device in taken.gone:
             self.blobs.forget(device)
         self._replaced([done.device for _, done in taken.certified if done.replaced_key])
+        self._remind([enrolment.device for enrolment in taken.enrolments])
         for (kind, subject), text in taken.changes.items():
             self.feed.put(self.clock.wall_s(), kind, subject, text)
         for device, ask in taken.asks:
             self._blob_desk.answer(device, ask)
         self._perform()
+
+    def _remind(self, here: list[str]) -> None:
+        """An order that was withdrawn while a device was away left nothing that is retained."""
+        if not here:
+            return
+        with self.store.read() as tx:
+            found = [orders.current_order(tx, device) for device in here]
+        self._publisher.orders(order for order in found if order and not order.envelope)
 
     def _replaced(self, replaced: list[str]) -> None:
         """New hardware under an old name: the order in force has to name its key."""

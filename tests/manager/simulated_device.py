@@ -33,6 +33,7 @@ from edge_contract.messages import (
     EnrolAnswer,
     Event,
     Online,
+    RecordRefused,
     UpdateStatus,
 )
 from edge_contract.metadata import MetadataSet, decode_metadata_set
@@ -93,6 +94,7 @@ class SimulatedDevice:
         """(boot_id, class) -> what the fleet said is committed."""
         self.blocks: list[BlobBlock] = []
         self.refused: list[BlobRefused] = []
+        self.records_refused: list[RecordRefused] = []
         self.spooled: dict[tuple[str, str], set[int]] = defaultdict(set)
         self._outbox: dict[tuple[str, str, int], tuple[str, bytes]] = {}
         self._seqs: dict[str, Any] = defaultdict(lambda: itertools.count(1))
@@ -332,6 +334,8 @@ class SimulatedDevice:
                 self.enrolled.append(decode_json(payload, EnrolAnswer, what="answer"))
             elif kind == ("rsp", "ack"):
                 self._trim(decode_json(payload, Ack, what="ack"))
+            elif kind == ("rsp", "refused"):
+                self.records_refused.append(decode_json(payload, RecordRefused, what="refusal"))
             elif kind == ("blob", "refused"):
                 self.refused.append(decode_json(payload, BlobRefused, what="refusal"))
 
