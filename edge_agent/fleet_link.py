@@ -90,6 +90,7 @@ class FleetLink:
                 lambda connection_id: reports.online(connection_id, online=False),
                 certificate=files,
                 reference_s=desk.reference_s,
+                clock=clock,
             )
             if files is not None:
                 server = Server(mqtt.host, mqtt.enroll_port)

@@ -88,7 +88,7 @@ class Link:
         will: (topic, payload) of the will for a given connection id.
         certificate: which certificate to show, where ``config.tls`` is set.
         reference_s: the time that a broker's certificate is checked against, unix seconds.
-        monotonic_s: seconds that never go back.
+        clock: tells short connections from long ones.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Link:
         *,
         certificate: CertificateFiles | None = None,
         reference_s: Callable[[], float] = lambda: 0.0,
-        monotonic_s: Callable[[], float] = SystemClock().monotonic_s,
+        clock: SystemClock | None = None,
     ) -> None:
         self._config = config
         self._identity = identity
@@ -119,7 +119,7 @@ class Link:
         self._certificate = certificate if config.tls else None
         self._reference_s = reference_s
         self._tls: TimedContext | None = None
-        self._monotonic_s = monotonic_s
+        self._monotonic_s = (clock or SystemClock()).monotonic_s
         self._up_since_s = 0.0
         self._short_count = 0
         if config.tls:

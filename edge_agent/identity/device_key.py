@@ -26,7 +26,6 @@ from edge_contract.errors import ExitCode
 from edge_contract.layout import fsync_dir
 from edge_contract.signing import fingerprint, public_bytes, sign_message
 
-
 NAME_CHARS_MAX = 64
 """Of a certificate's common name (RFC 5280, ub-common-name)."""
 

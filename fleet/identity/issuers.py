@@ -15,6 +15,7 @@ list out revokes the issuer and all that it signed.
 
 from __future__ import annotations
 
+import os
 import shutil
 import ssl
 from collections.abc import Sequence
@@ -83,7 +84,7 @@ class Issuers:
     """
 
     def __init__(self, directory: Path | None, fleet: str) -> None:
-        self.directory = directory or Path("/nonexistent")
+        self.directory = directory or Path(os.devnull)
         self.fleet = fleet
         self._ca_path = self.directory / "ca.crt.pem"
         self._request_path = self.directory / "request.key.pem"

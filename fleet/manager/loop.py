@@ -33,6 +33,7 @@ from fleet.manager.connection import Connected, Connection, Disconnected, Inboun
 from fleet.manager.director import Director
 from fleet.manager.facts import Facts
 from fleet.manager.feed import Feed
+from fleet.manager.identity_care import IdentityCare
 from fleet.manager.intake import Intake, Taken
 from fleet.manager.orders import Orders
 from fleet.manager.publisher import Publisher
@@ -40,7 +41,7 @@ from fleet.manager.roll_call import RollCall
 from fleet.manager.rollouts import Rollouts, RolloutTurn
 from fleet.repository.tuf_repository import Repository
 from fleet.rollout.events import DeviceOffline
-from fleet.store import Store, devices, identity, journal, orders
+from fleet.store import Store, devices, journal, orders
 from fleet.transfer.blob_server import BlobServer
 
 _BATCH = 500
@@ -119,6 +120,7 @@ class Manager:
         self._blob_desk = BlobDesk(
             store, self.catalogue, self.blobs, self._publisher, self.facts, clock
         )
+        self._care = IdentityCare(self.issuers, store, self.facts, clock)
         self._roll_call = RollCall()
         self._perform_again = False
         self._poll_due_s = 0.0
@@ -204,7 +206,7 @@ class Manager:
         """
         with self.store.read() as tx:
             self._intake.load(tx)
-        self._write_crl()
+        self._care.write_crl()
         for device in gone:
             self.blobs.forget(device)
             self._publisher.clear(device)
@@ -352,7 +354,7 @@ class Manager:
                 self._hourly_due_s = now_s + _HOUR_S
                 self._hourly()
             self._mark_offline(self._roll_call.missing(now_s))
-            self._note_floods()
+            self._care.note_floods(self._connection.quota.take_dropped())
             if self._perform_again:
                 self._perform()
             lines = self._rollouts.ticking()
@@ -379,7 +381,7 @@ class Manager:
         return changed
 
     def _hourly(self) -> None:
-        self._look_after_identities()
+        self._care.hourly()
         try:
             self._repository.refresh_timestamp()
             issued = self.transact(lambda turn: self._orders.renew_due(turn.tx, turn))
@@ -387,46 +389,6 @@ class Manager:
             self.facts.trouble("signing", error.message)
             return
         self._publisher.orders(issued)
-
-    def _look_after_identities(self) -> None:
-        """Take up an issuer that was installed meanwhile, and keep the own certificate fresh."""
-        now_s = self.clock.wall_s()
-        try:
-            self.issuers.reload()
-            if self.issuers.installed:
-                self.issuers.renew_own(now_s)
-                self._write_crl()
-        except (WherryError, OSError) as error:
-            self.facts.trouble("identity", str(error))
-            return
-        trouble = self.issuers.trouble(now_s)
-        if trouble:
-            self.facts.trouble("identity", trouble)
-        else:
-            self.facts.well("identity")
-
-    def _write_crl(self) -> None:
-        if not self.issuers.installed:
-            return
-        now_s = self.clock.wall_s()
-        with self.store.read() as tx:
-            revoked = identity.revoked_certificates(tx, now_s)
-        self.issuers.write_crl(revoked, now_s=now_s)
-
-    def _note_floods(self) -> None:
-        dropped = self._connection.quota.take_dropped()
-        if not dropped:
-            return
-        with self.store.write() as tx:
-            for (sender, why), count in dropped.items():
-                journal.add_finding(
-                    tx,
-                    device=sender,
-                    kind="flood",
-                    cls=why,
-                    detail=f"{count} messages were dropped unread: {why}",
-                    now_s=self.clock.wall_s(),
-                )
 
     def _mark_offline(self, gone: list[str]) -> None:
         def mark(turn: RolloutTurn) -> None:
