@@ -115,9 +115,8 @@ def test_rogue_device_cannot_publish_there(
     topic = f"edge/v1/{FLEET}/{tail}"
     peer.say(topic, b"forged", retain=True)
     peer.say(rogue.topic("event/after"), b"after")
-    assert watching.hears(topic, 0.0) is None
-    assert watching.hears(rogue.topic("event/after")) == b"after"
-    assert not any(m.topic == topic for m in list(watching.heard.queue))
+    heard = watching.hears_until(rogue.topic("event/after"), b"after")
+    assert b"forged" not in [bytes(message.payload) for message in heard]
     peer.close()
     watching.close()
 
@@ -127,11 +126,9 @@ def test_rogue_device_cannot_reach_another_fleet(
     secure: SecureFleet, rogue: DeviceKit, topic: str
 ) -> None:
     peer = rogue.peer()
-    everyone = Peer(secure.ports.mqtt, secure.issuers.tls_context("_manager"), connect=False)
     peer.subscribe("#")
     peer.say(topic, b"forged")
     assert peer.hears(topic, 0.5) is None
-    everyone.close()
     peer.close()
 
 
@@ -236,11 +233,8 @@ def test_strangers_hear_and_say_nothing_but_their_own(
         stranger.say(topic, b"forged")
     own = f"edge/v1/{FLEET}/_fleet/enroll/code.{'a' * 32}"
     stranger.say(own, b"mine")
-    heard = []
-    while watching.hears(own, 5.0) != b"mine":
-        heard.append(1)
-        assert len(heard) < 9
-    assert b"forged" not in [bytes(m.payload) for m in list(watching.heard.queue)]
+    heard = watching.hears_until(own, b"mine")
+    assert b"forged" not in [bytes(message.payload) for message in heard]
     leaked = [m.topic for m in list(stranger.heard.queue)]
     assert set(leaked) <= {f"edge/v1/{FLEET}/_fleet/enrolled/ca"}
     watching.close()

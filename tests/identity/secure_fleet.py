@@ -319,6 +319,18 @@ class Peer:
                     return bytes(message.payload)
         return None
 
+    def hears_until(self, name: str, payload: bytes, timeout_s: float = 5.0) -> list[Any]:
+        """Everything that was heard before ``payload`` came on a topic, which must come."""
+        until_s = time.monotonic() + timeout_s
+        heard: list[Any] = []
+        while (left_s := until_s - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                message = self.heard.get(timeout=left_s)
+                if (message.topic, bytes(message.payload)) == (name, payload):
+                    return heard
+                heard.append(message)
+        raise AssertionError(f"{payload!r} did not come on {name}")
+
     def close(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
