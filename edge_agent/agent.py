@@ -39,7 +39,7 @@ from edge_agent.infer.recorder import (
     WindowClosed,
 )
 from edge_agent.infer.source import open_source
-from edge_agent.link import Inbound, LinkDown, LinkUp
+from edge_agent.link import Inbound, LinkDown, LinkUp, SubscriptionRefused
 from edge_agent.local_install import Imported, LocalInstall
 from edge_agent.orders import OrderDesk, Refusal
 from edge_agent.reports import AGENT_VERSION, Reports, UpdateReports
@@ -48,7 +48,7 @@ from edge_agent.telemetry.drift_windows import merge_windows
 from edge_agent.telemetry.spool import Spool
 from edge_agent.transfer.fetch import BundleFetcher
 from edge_agent.update.boot import BootMarker
-from edge_agent.update.events import Event, Ordered
+from edge_agent.update.events import Event, Ordered, Withdrawn
 from edge_agent.update.executor import Ports
 from edge_agent.update.journal import Journal
 from edge_agent.update.manager import UpdateManager
@@ -201,6 +201,7 @@ class Agent:
             LinkUp: self._link_up,
             LinkDown: self._link_down,
             Inbound: self._inbound,
+            SubscriptionRefused: self._subscription_refused,
             Answered: self._answered,
             WindowClosed: self.reports.telemetry,
             SketchClosed: self.reports.sketch,
@@ -334,12 +335,29 @@ class Agent:
         if self.fleet.up_before:
             log.warning("%s; inference goes on", event.reason)
         self.recorder.offline = True
-        self.fleet.disconnected(event.reason)
+        self.fleet.disconnected(event)
+        if event.shared:
+            self._alarm_once("identity-shared", event.reason)
+
+    def _subscription_refused(self, event: SubscriptionRefused) -> None:
+        names = ", ".join(event.filters)
+        self.fleet.deaf_reason = f"the broker refuses to subscribe to {names}: {event.reason}"
+        self._alarm_once("subscription-refused", self.fleet.deaf_reason)
+
+    def _alarm_once(self, name: str, text: str) -> None:
+        """One alarm a kind and start: what repeats with every connection is said once."""
+        if name not in self._told:
+            self._told.add(name)
+            log.error("%s", text)
+            self.reports.event(name, "alarm", text)
 
     def _inbound(self, event: Inbound) -> None:
+        withdrawals_count = self.desk.withdrawals_count
         refusal = self.fleet.inbound(event)
         if refusal is not None:
             self._survived("refused", refusal.reason)
+        if self.desk.withdrawals_count > withdrawals_count:
+            self.update.handle(Withdrawn("the fleet took its order back"))
 
     def _answered(self, event: Answered) -> None:
         for infer_ms in event.infer_ms:
@@ -408,6 +426,8 @@ class Agent:
                 "up": self.fleet.up,
                 "reason": self._key_trouble or self.fleet.down_reason,
                 "refused": self.fleet.refused_reason,
+                "deaf": self.fleet.deaf_reason,
+                "records_refused_count": self.fleet.records_refused_count,
             },
             "spool": {
                 "waiting_records_count": sum(c.records for c in stats.classes.values()),

@@ -55,6 +55,15 @@ def build_parser() -> argparse.ArgumentParser:
     service.add_argument("--memory-max-mb", type=int, help="default: a share of the board's")
     service.add_argument("--json", action="store_true", help="print JSON")
 
+    enroll = commands.add_parser("enroll", help="get this device's certificate for a one-time code")
+    enroll.add_argument("--config", type=Path, required=True, help="the agent's TOML file")
+    enroll.add_argument("--code", required=True, help="what `edge-fleet enroll-code` printed")
+    enroll.add_argument(
+        "--server", default="", help="HOST:PORT (default: [mqtt] host and enroll_port)"
+    )
+    enroll.add_argument("--timeout-s", type=float, default=60.0, help="how long to wait")
+    enroll.add_argument("--json", action="store_true", help="print JSON")
+
     doctor = commands.add_parser("doctor", help="look for what would keep the agent from working")
     _where(doctor)
     return parser
@@ -165,6 +174,20 @@ def _install_service(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
+def _enroll(arguments: argparse.Namespace) -> ExitCode:
+    from edge_agent.config import load_config
+    from edge_agent.identity.enrol import enrol_device
+
+    done = enrol_device(
+        load_config(arguments.config),
+        arguments.code,
+        server=arguments.server,
+        timeout_s=arguments.timeout_s,
+    )
+    print(json.dumps(done) if arguments.json else done["text"])
+    return ExitCode.OK
+
+
 def _doctor(arguments: argparse.Namespace) -> ExitCode:
     from edge_agent.doctor import examine
 
@@ -186,6 +209,7 @@ _COMMANDS = {
     "release": _hold_or_release,
     "install": _install,
     "install-service": _install_service,
+    "enroll": _enroll,
     "doctor": _doctor,
 }
 

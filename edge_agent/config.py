@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,8 @@ from edge_contract.health import HealthSpec
 from edge_contract.model import LineName
 from edge_contract.profile import ProfileId
 from edge_contract.topics import check_id
+
+_PROXY = re.compile(r"http://([^@/\s]+@)?[A-Za-z0-9.-]+:[0-9]{1,5}/?")
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,13 +47,22 @@ class TrustSection(_Section, frozen=True, kw_only=True):
 
 
 class MqttSection(_Section, frozen=True, kw_only=True):
-    """Where the broker is. ``resend_s``: records without an acknowledgement go again after this."""
+    """Where the broker is. ``resend_s``: records without an acknowledgement go again after this.
+
+    ``tls``: with the certificate that ``edge-agent enroll`` got. ``enroll_port``: the listener for
+    devices without one, at the same host. ``proxy``: ``http://[user:password@]host:port``.
+    """
 
     host: str
     port: int = 1883
     keepalive_s: int = 30
     resend_s: float = 15.0
     reconnect_max_s: float = 60.0
+    tls: bool = False
+    transport: Literal["tcp", "websockets"] = "tcp"
+    path: str = "/mqtt"
+    proxy: str = ""
+    enroll_port: int = 8884
 
     def __post_init__(self) -> None:
         if not self.host or not 0 < self.port < 65536 or not 5 <= self.keepalive_s <= 65535:
@@ -63,6 +75,13 @@ class MqttSection(_Section, frozen=True, kw_only=True):
                 "mqtt: expected resend_s above 0 and reconnect_max_s of at least 1, both to 86400,"
                 f" got {self.resend_s} and {self.reconnect_max_s}"
             )
+        if not self.path.startswith("/") or not 0 < self.enroll_port < 65536:
+            raise ContractError(
+                "mqtt: expected a path that begins with / and an enroll_port of 1 to 65535, got"
+                f" {self.path!r} and {self.enroll_port}"
+            )
+        if self.proxy and not _PROXY.fullmatch(self.proxy):
+            raise ContractError("mqtt.proxy: expected http://[user:password@]host:port")
 
 
 class SourceSection(_Section, frozen=True, kw_only=True):

@@ -52,6 +52,8 @@ def examine(config_path: Path | None, state_dir: Path) -> Iterator[Finding]:
             f"source {config.source.path} {'is readable' if readable else 'cannot be read'}",
             "create it or set source.path",
         )
+    if config.mqtt is not None and config.mqtt.tls:
+        yield _certificate(state_dir)
     if config.mqtt is not None:
         yield _broker(config.mqtt.host, config.mqtt.port)
 
@@ -89,6 +91,16 @@ def _profile(config: AgentConfig) -> Finding:
     except WherryError as error:
         return Finding(False, error.message, error.hint)
     return Finding(True, f"device profile {profile.id}: {profile.title}")
+
+
+def _certificate(state_dir: Path) -> Finding:
+    directory = state_dir / "identity"
+    there = (directory / "ca.pem").is_file() and (directory / "chain.pem").is_file()
+    return Finding(
+        there,
+        f"this device {'has a certificate' if there else 'is not enrolled: it has no certificate'}",
+        "at the manager: edge-fleet enroll-code; here: edge-agent enroll --config FILE --code CODE",
+    )
 
 
 def _broker(host: str, port: int) -> Finding:

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from edge_agent.clock import SystemClock
 from edge_agent.config import AgentConfig
 from edge_agent.identity import Identity
-from edge_agent.link import Inbound, Link, LinkEvent
+from edge_agent.identity.contact import Contact, Server, certificate_files
+from edge_agent.identity.renewal import Renewal
+from edge_agent.link import Inbound, Link, LinkDown, LinkEvent
 from edge_agent.orders import OrderDesk, Refusal
 from edge_agent.reports import Reports
 from edge_agent.telemetry.spool import Spool
@@ -20,7 +22,7 @@ from edge_agent.transfer.pull import BlobPuller
 from edge_contract.codec import decode_json, decode_msgpack
 from edge_contract.command import Command
 from edge_contract.errors import ContractError, TrustError
-from edge_contract.messages import BlobBlock, BlobRefused, EnrolAnswer
+from edge_contract.messages import BlobBlock, BlobRefused, EnrolAnswer, RecordRefused
 from edge_contract.topics import EVERYONE, Topic, device_filters, parse_topic
 
 ENROL_EVERY_S = 30.0
@@ -28,6 +30,8 @@ ENROL_EVERY_S = 30.0
 TIME_EVERY_S = 3600.0
 """Between two questions for the time; sooner while none was answered."""
 TIME_RETRY_S = 60.0
+ANNOUNCE_EVERY_S = 86400.0
+"""A device that is accepted says again that it is there: the answer tells it when to renew."""
 STATE_EVERY_S = 60.0
 """The retained state is published on every change, and at least this often while online."""
 
@@ -75,23 +79,45 @@ class FleetLink:
         self.down_reason = ""
         self.refused_reason = ""
         """Why the fleet does not accept this device, as its last answer to the enrolment said."""
+        self.deaf_reason = ""
+        """Why orders or answers cannot reach this device although it is connected."""
         self._link: Link | None = None
+        self._renewal: Renewal | None = None
         resend_s = 15.0
         if config.mqtt is not None and identity is not None:
-            resend_s = config.mqtt.resend_s
+            mqtt = config.mqtt
+            resend_s = mqtt.resend_s
+            files = certificate_files(device, identity) if mqtt.tls else None
             self._link = Link(
-                config.mqtt,
+                mqtt,
                 f"{device.fleet}/{device.id}",
                 identity,
                 post,
                 lambda connection_id: reports.online(connection_id, online=False),
+                certificate=files,
+                reference_s=desk.reference_s,
+                clock=clock,
             )
+            if files is not None:
+                server = Server(mqtt.host, mqtt.enroll_port)
+                self._renewal = Renewal(
+                    files,
+                    identity,
+                    (device.fleet, device.id),
+                    lambda: Contact(device, mqtt, identity, files, server, clock),
+                    desk.reference_s,
+                )
         self._uploader = Uploader(spool, self._publish, resend_s)
 
     @property
     def up(self) -> bool:
         """Whether there is a connection."""
         return bool(self._connection_id)
+
+    @property
+    def records_refused_count(self) -> int:
+        """Records that the fleet will never accept, dropped since the start."""
+        return self._uploader.refused_count
 
     @property
     def uploading(self) -> bool:
@@ -117,7 +143,10 @@ class FleetLink:
         assert self._link is not None
         device = self._device
         self._connection_id = connection_id
+        if self._renewal is not None:
+            self._renewal.connected()
         self.down_reason = ""
+        self.deaf_reason = ""
         self.up_before = True
         self._link.subscribe(device_filters(device.fleet, device.id, device.line))
         self._enrolled = False
@@ -127,10 +156,12 @@ class FleetLink:
         self._publish_state()
         self._uploader.connected(self._clock.monotonic_s())
 
-    def disconnected(self, reason: str) -> None:
+    def disconnected(self, event: LinkDown) -> None:
         """The connection ended, or could not be made."""
         self._connection_id = ""
-        self.down_reason = reason
+        self.down_reason = event.reason
+        if self._renewal is not None and event.tls_refused:
+            self._renewal.refused(self._clock.monotonic_s())
         self.up_before = False
         self._uploader.disconnected()
 
@@ -146,8 +177,10 @@ class FleetLink:
         """Upload, ask again for lost blocks, publish the state when it is due."""
         self._uploader.tick(now_s)
         self._puller.tick(now_s, online=self.up)
-        if self.up and not self._enrolled and now_s >= self._enrol_due_s:
+        if self.up and now_s >= self._enrol_due_s:
             self._announce()
+        if self._renewal is not None:
+            self._renew(self._renewal, now_s)
         if self.up and self._enrolled and now_s >= self._time_due_s:
             self._time_due_s = now_s + TIME_RETRY_S
             self._publish("ask", "time", self._desk.ask_time())
@@ -179,6 +212,9 @@ class FleetLink:
             case ("rsp", "time"):
                 self._desk.time_reply(message.payload)
                 self._time_due_s = now_s + TIME_EVERY_S
+            case ("desired", "model"):
+                self._desk.verify_director(message.topic, b"", message.signature)
+                self._desk.withdrawn()
             case ("blob", "data"):
                 block = decode_msgpack(message.payload, BlobBlock, what=message.topic)
                 self._puller.block(block, now_s)
@@ -195,10 +231,19 @@ class FleetLink:
             if not answer.accepted:
                 raise TrustError(f"the fleet does not accept this device: {answer.reason}")
             self._enrolled = True
+            self._enrol_due_s = now_s + ANNOUNCE_EVERY_S
+            if self._renewal is not None:
+                self._renewal.hint(answer.renew)
             return
         self._desk.verify_director(message.topic, message.payload, message.signature)
         if topic.name == "ack":
             self._uploader.acknowledged(message.payload, now_s)
+        elif topic.name == "certificate" and self._renewal is not None:
+            if self._renewal.answered(message.payload) and self._link is not None:
+                self._link.reconnect()
+        elif (topic.cls, topic.name) == ("rsp", "refused"):
+            given_up = decode_json(message.payload, RecordRefused, what=message.topic)
+            self._uploader.refused(given_up, now_s)
         elif topic.name == "refused":
             refused = decode_json(message.payload, BlobRefused, what=message.topic)
             self._puller.refused(refused.digest, refused.reason)
@@ -208,6 +253,14 @@ class FleetLink:
         if command.name != "report":
             raise ContractError(f"command {command.name[:40]!r}: this agent knows only 'report'")
         self.state_changed()
+
+    def _renew(self, renewal: Renewal, now_s: float) -> None:
+        if not self.up:
+            renewal.tick(now_s)
+            return
+        ask = renewal.ask(now_s)
+        if ask is not None:
+            self._publish("enroll", "renew", ask)
 
     def _announce(self) -> None:
         """Enrol; again until the manager answers, for it may be away or have lost its store."""

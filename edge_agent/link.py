@@ -8,6 +8,7 @@ anew, because a broker may have forgotten everything.
 from __future__ import annotations
 
 import secrets
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,12 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edge_agent.clock import SystemClock
 from edge_agent.config import MqttSection
 from edge_agent.identity import Identity
+from edge_agent.identity.certificate import CertificateFiles
+from edge_agent.identity.tls import TimedContext, client_context
+from edge_agent.transport import set_transport
 from edge_contract.signing import SIGNATURE_PROPERTY
 
 
@@ -31,8 +36,22 @@ class LinkUp:
 
 @dataclass(frozen=True)
 class LinkDown:
-    """The connection ended, or could not be made."""
+    """The connection ended, or could not be made.
 
+    shared: the broker gave this device's session to another connection with the same identity.
+    tls_refused: TLS itself failed, on this side or the broker's.
+    """
+
+    reason: str
+    shared: bool = False
+    tls_refused: bool = False
+
+
+@dataclass(frozen=True)
+class SubscriptionRefused:
+    """The broker let the device in, but not to these topics: orders or answers cannot reach it."""
+
+    filters: tuple[str, ...]
     reason: str
 
 
@@ -45,7 +64,16 @@ class Inbound:
     signature: str
 
 
-LinkEvent = LinkUp | LinkDown | Inbound
+LinkEvent = LinkUp | LinkDown | SubscriptionRefused | Inbound
+
+SHARED_WAIT_S = 30
+"""Pause before going back to a broker that gave the session away: two devices with one identity
+would otherwise take it from each other several times a second."""
+SHORT_S = 10.0
+SHORT_MAX = 3
+"""So many accepted connections in a row that ended within ``SHORT_S`` are taken for a shared
+identity: mosquitto 2.0 does not tell a client with a certificate that its session was taken."""
+_TAKEN_OVER = 0x8E
 
 
 class Link:
@@ -55,9 +83,12 @@ class Link:
         config: where the broker is.
         user: ``{fleet}/{device}``; the client id is the same with a dot, because rumqttd takes
             no slash in one (and mosquitto, told ``use_username_as_clientid``, ignores it).
-        identity: signs every message.
+        identity: signs every message, and is the key of the certificate.
         post: receives every ``LinkEvent``, from the network thread.
         will: (topic, payload) of the will for a given connection id.
+        certificate: which certificate to show, where ``config.tls`` is set.
+        reference_s: the time that a broker's certificate is checked against, unix seconds.
+        clock: tells short connections from long ones.
     """
 
     def __init__(
@@ -67,6 +98,10 @@ class Link:
         identity: Identity,
         post: Callable[[LinkEvent], None],
         will: Callable[[str], tuple[str, bytes]],
+        *,
+        certificate: CertificateFiles | None = None,
+        reference_s: Callable[[], float] = lambda: 0.0,
+        clock: SystemClock | None = None,
     ) -> None:
         self._config = config
         self._identity = identity
@@ -75,8 +110,22 @@ class Link:
         self._connection_id = ""
         self._up = False
         client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=user.replace("/", "."), protocol=mqtt.MQTTv5
+            CallbackAPIVersion.VERSION2,
+            client_id=user.replace("/", "."),
+            protocol=mqtt.MQTTv5,
+            transport=config.transport,
         )
+        set_transport(client, config)
+        self._certificate = certificate if config.tls else None
+        self._reference_s = reference_s
+        self._tls: TimedContext | None = None
+        self._monotonic_s = (clock or SystemClock()).monotonic_s
+        self._up_since_s = 0.0
+        self._short_count = 0
+        if config.tls:
+            # Before the first attempt, so that no attempt can ever be made without.
+            client.tls_set_context(TimedContext(ssl.PROTOCOL_TLS_CLIENT))
+        self._asked: dict[int, tuple[str, ...]] = {}
         client.username_pw_set(user)
         client.reconnect_delay_set(1, max(1, int(config.reconnect_max_s)))
         client.max_inflight_messages_set(64)
@@ -85,6 +134,7 @@ class Link:
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
         self._client = client
 
     @property
@@ -105,8 +155,16 @@ class Link:
         self._client.loop_stop()
 
     def subscribe(self, filters: list[str]) -> None:
-        """Subscribe at QoS 1."""
-        self._client.subscribe([(name, 1) for name in filters])
+        """Subscribe at QoS 1; what the broker refuses is posted."""
+        _, mid = self._client.subscribe([(name, 1) for name in filters])
+        if mid is not None:
+            self._asked[mid] = tuple(filters)
+
+    def reconnect(self) -> None:
+        """End the connection and come back at once, with the certificate that is newest."""
+        self.stop()
+        self._up = False
+        self.start()
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Sign and send; False while offline.
@@ -125,12 +183,33 @@ class Link:
         return properties
 
     def _on_pre_connect(self, client: mqtt.Client, userdata: Any) -> None:
+        self._asked.clear()
+        if self._config.tls:
+            self._set_tls(client)
         # A will is fixed at connect time, so each connection gets one with an id of its own.
         self._connection_id = secrets.token_hex(8)
         topic, payload = self._will(self._connection_id)
         properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
         properties.UserProperty = [(SIGNATURE_PROPERTY, self._identity.sign(topic, payload))]
         client.will_set(topic, payload, qos=1, retain=True, properties=properties)
+
+    def _set_tls(self, client: mqtt.Client) -> None:
+        """The certificate may be another one with each attempt.
+
+        Raises:
+            OSError: the device is not enrolled; paho takes it for an attempt that failed.
+        """
+        if self._certificate is None:
+            raise FileNotFoundError("this device has no certificate")
+        chain = self._certificate.choose()
+        self._tls = client_context(
+            self._certificate.ca_path,
+            chain=chain,
+            key=self._identity.path,
+            reference_s=self._reference_s,
+        )
+        # paho's public method takes a context only once.
+        client._ssl_context = self._tls
 
     def _on_connect(
         self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any
@@ -139,18 +218,64 @@ class Link:
             self._post(LinkDown(f"the broker refuses the connection: {reason}"))
             return
         self._up = True
+        self._up_since_s = self._monotonic_s()
+        if self._certificate is not None:
+            self._certificate.connected()
         self._post(LinkUp(self._connection_id))
 
     def _on_connect_fail(self, client: mqtt.Client, userdata: Any) -> None:
-        self._post(
-            LinkDown(f"no broker answers at {self._config.host}:{self._config.port}; trying on")
-        )
+        where = f"{self._config.host}:{self._config.port}"
+        refusal = self._tls_refusal()
+        if refusal:
+            reason = f"no safe connection to {where}: {refusal}; trying on"
+        elif self._certificate is not None and not self._certificate.enrolled:
+            reason = "not enrolled yet: edge-agent enroll --config FILE --code CODE"
+        else:
+            reason = f"no broker answers at {where}; trying on"
+        self._post(LinkDown(reason, tls_refused=bool(refusal)))
+
+    def _tls_refusal(self) -> str:
+        return self._tls.refusal if self._tls is not None else ""
+
+    def _on_subscribe(
+        self, client: mqtt.Client, userdata: Any, mid: int, reasons: list[Any], properties: Any
+    ) -> None:
+        asked = self._asked.pop(mid, ())
+        refused = [
+            (name, str(reason))
+            for name, reason in zip(asked, reasons, strict=False)
+            if reason.is_failure
+        ]
+        if refused:
+            names = tuple(name for name, _ in refused)
+            self._post(SubscriptionRefused(names, refused[0][1]))
 
     def _on_disconnect(
         self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
-        self._up = False
-        self._post(LinkDown(f"disconnected: {reason}"))
+        was_up, self._up = self._up, False
+        refusal = "" if was_up else self._tls_refusal()
+        if self._taken_over(was_up, reason):
+            client.reconnect_delay_set(
+                SHARED_WAIT_S, max(SHARED_WAIT_S, int(self._config.reconnect_max_s))
+            )
+            text = (
+                "accepted connections end at once: another agent connects with this device's"
+                " identity; one of the two must go"
+            )
+            self._post(LinkDown(text, shared=True))
+        elif refusal:
+            self._post(LinkDown(f"the broker refuses TLS: {refusal}", tls_refused=True))
+        else:
+            self._post(LinkDown(f"disconnected: {reason}"))
+
+    def _taken_over(self, was_up: bool, reason: Any) -> bool:
+        if reason.value == _TAKEN_OVER:
+            return True
+        if was_up:
+            short = reason.is_failure and self._monotonic_s() - self._up_since_s < SHORT_S
+            self._short_count = self._short_count + 1 if short else 0
+        return was_up and self._short_count >= SHORT_MAX
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         try:

@@ -16,7 +16,7 @@ from edge_agent.errors import AgentError
 from edge_agent.orders import OrderDesk
 from edge_agent.transfer.fetch import BundleFetcher, import_bundle
 from edge_agent.update.events import Event, Ordered
-from edge_agent.update.order import Order
+from edge_agent.update.order import LOCAL, Order
 from edge_agent.update.ports import Aside
 from edge_agent.update.state import UpdateState
 from edge_contract.errors import ContractError, ExitCode, WherryError
@@ -81,7 +81,7 @@ def local_order(
         digest=local.bundle.digest,
         line=local.model.name,
         version=local.model.version,
-        rollout="local",
+        rollout=LOCAL,
         health=health,
     )
 

@@ -119,6 +119,8 @@ class OrderDesk:
         self._waiting: bytes | None = None
         self._waiting_since_s = 0.0
         self._complained = False
+        self.withdrawals_count = 0
+        """Orders that the fleet took back; the loop cancels what it began of them."""
         self.last_refusal = self.damage.message if self.damage else ""
 
     @property
@@ -161,6 +163,11 @@ class OrderDesk:
         self._waiting = envelope
         self._waiting_since_s = now_s
         self._complained = False
+
+    def withdrawn(self) -> None:
+        """The fleet took its order back: what waits for metadata is not obeyed any more."""
+        self._waiting = None
+        self.withdrawals_count += 1
 
     def decide(
         self, now_s: float, begun: tuple[int, int] | None = None
@@ -289,6 +296,10 @@ class OrderDesk:
             last=self._last,
             held=self._held(),
         )
+
+    def reference_s(self) -> float:
+        """The time that this device can prove, unix seconds; any thread may ask."""
+        return self._reference_s()
 
     def _reference_s(self) -> float:
         return self._floor.reference_s(self._clock.wall_s(), synchronised=_SYNCHRONISED.exists())

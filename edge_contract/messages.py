@@ -129,11 +129,59 @@ class Enrol(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnrolAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """``rsp/enrol``: whether this key is the device's pinned one."""
+    """``rsp/enrol``: whether this key is the device's pinned one.
+
+    renew: by the fleet's clock two thirds of the certificate's life are over. Only a hint to ask
+    for a new one: a device whose clock is lost cannot know by itself.
+    """
 
     schema: Literal[1] = 1
     accepted: bool
     reason: str = ""
+    renew: bool = False
+
+
+class CertificateAsk(msgspec.Struct, frozen=True, kw_only=True):
+    """Asks for a certificate of the key that signed ``csr`` (PEM, PKCS #10).
+
+    ``_fleet/enroll/code.{nonce}``: signed (``wherry-sig``) by the key that is derived from the
+    one-time code named ``code``, or, where ``code`` is "", by the device's pinned key: a device
+    whose certificate expired while it was away. ``{device}/enroll/renew``: by the pinned key.
+    """
+
+    schema: Literal[1] = 1
+    device: str
+    csr: str
+    code: str = ""
+    hardware: str = ""
+    line: str = ""
+    agent_version: str = ""
+
+
+class CertificateAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """``_fleet/enrolled/{nonce}``, ``{device}/rsp/certificate``: the chain (PEM, device first).
+
+    It proves itself: it must chain to the CA whose fingerprint stood in the code, and carry the
+    device's own name and key.
+    """
+
+    schema: Literal[1] = 1
+    accepted: bool
+    reason: str = ""
+    chain: str = ""
+
+
+class RecordRefused(msgspec.Struct, frozen=True, kw_only=True):
+    """``rsp/refused``: the fleet will never accept these records; the device sets them aside.
+
+    ranges: closed intervals of ``seq``.
+    """
+
+    schema: Literal[1] = 1
+    cls: str
+    boot_id: str
+    ranges: list[tuple[int, int]]
+    reason: str
 
 
 class BlobAsk(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,8 +21,15 @@ FROM_DEVICE = frozenset(
 """Classes that only the device publishes. ``ask`` is a question that ``rsp`` answers."""
 TO_DEVICE = frozenset({"desired", "cmd", "rsp"})
 """Classes that only the manager publishes."""
-CLASSES = FROM_DEVICE | TO_DEVICE | {"blob", "metadata", "enroll"}
-"""``blob`` goes both ways: ``ask`` from the device, ``data`` and ``refused`` to it."""
+CLASSES = FROM_DEVICE | TO_DEVICE | {"blob", "metadata", "enroll", "enrolled"}
+"""``blob`` goes both ways: ``ask`` from the device, ``data`` and ``refused`` to it. ``enroll``
+comes from devices, ``enrolled`` answers those that have no certificate yet."""
+
+CODE_PREFIX = "code."
+"""``_fleet/enroll/code.{nonce}``: an ask for a first certificate; its answer goes to
+``_fleet/enrolled/{nonce}``. A device's id never holds a dot, so announcements are told apart."""
+CA_NAME = "ca"
+"""``_fleet/enrolled/ca``: the fleet's CA certificate, retained, checked against the code."""
 
 _FLEET_OR_DEVICE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
@@ -102,5 +109,5 @@ def manager_filters(fleet: str) -> list[str]:
     return [
         *(f"{base}/+/{cls}/+" for cls in sorted(FROM_DEVICE)),
         f"{base}/+/blob/ask",
-        f"{base}/{EVERYONE}/enroll/+",
+        f"{base}/+/enroll/+",
     ]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from edge_contract import __version__
 from edge_contract.errors import ExitCode
 from fleet.errors import FleetError
-from fleet.manager import device_views, planning, rollout_views
+from fleet.manager import device_views, identities, planning, rollout_views
 from fleet.manager.loop import Manager
 from fleet.manager.rollout_order import RolloutOrder, command_line, parse_waves
 from fleet.manager.rollouts import RolloutTurn
@@ -230,6 +230,30 @@ class FleetService:
     def command(self, device: str, name: str, *, who: str) -> None:
         """Send one device a signed command, which counts once and for an hour."""
         self._manager.do(lambda: self._manager.send_command(device, name, who=who))
+
+    def make_codes(
+        self, *, who: str, count: int = 1, expires_s: float = 3600.0, device: str = ""
+    ) -> list[str]:
+        """One-time enrolment codes. Only the caller ever sees them."""
+        return identities.make_codes(
+            self._manager, who=who, count=count, expires_s=expires_s, device=device
+        )
+
+    def revoke_device(self, device: str, *, who: str, reason: str) -> None:
+        """Hear a device's key no more."""
+        identities.revoke(self._manager, device, who=who, reason=reason)
+
+    def replace_device(
+        self, device: str, *, who: str, reason: str = "", expires_s: float = 3600.0
+    ) -> str:
+        """A code that gives new hardware this device's name."""
+        return identities.replace(
+            self._manager, device, who=who, reason=reason, expires_s=expires_s
+        )
+
+    def remove_device(self, device: str, *, who: str, reason: str = "") -> None:
+        """Forget a device and clear what is retained for it."""
+        identities.remove(self._manager, device, who=who, reason=reason)
 
     def press(
         self,

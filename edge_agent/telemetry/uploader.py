@@ -14,7 +14,7 @@ from edge_agent.telemetry.spool import Spool
 from edge_contract.codec import decode_json
 from edge_contract.errors import ContractError
 from edge_contract.intervals import IntervalSet
-from edge_contract.messages import Ack, Event
+from edge_contract.messages import Ack, Event, RecordRefused
 
 CLASSES = ("status", "event", "telemetry", "drift")
 """In the order in which they are sent: what people wait for comes first."""
@@ -48,6 +48,9 @@ class Uploader:
         self._in_flight: dict[tuple[str, str], IntervalSet] = {}
         self._progress_s = 0.0
         self._online = False
+        self.refused_count = 0
+        """Records that the fleet will never accept, dropped since the start."""
+        self.refused_reason = ""
 
     @property
     def in_flight_count(self) -> int:
@@ -71,13 +74,34 @@ class Uploader:
             ContractError: malformed.
         """
         ack = decode_json(payload, Ack, what="rsp/ack")
-        if ack.cls not in CLASSES:
-            raise ContractError(f"rsp/ack: no class {ack.cls!r}; expected one of {CLASSES}")
-        self._spool.ack(ack.boot_id, ack.cls, ack.ranges)
-        key = (ack.cls, ack.boot_id)
+        self._settle(ack.cls, ack.boot_id, ack.ranges, now_s)
+
+    def refused(self, refused: RecordRefused, now_s: float) -> None:
+        """A verified ``rsp/refused`` came: these records will never be accepted. They are dropped
+        and counted, so that what comes after them gets through.
+
+        Raises:
+            ContractError: malformed.
+        """
+        key = (refused.cls, refused.boot_id)
+        given_up = IntervalSet(refused.ranges)
+        # Only what was really sent: a refusal cannot reach into the spool beyond that.
+        sent = self._in_flight.get(key, IntervalSet())
+        given_up = sent.difference(sent.difference(given_up))
+        if not given_up:
+            return
+        self.refused_count += given_up.count()
+        self.refused_reason = f"{refused.cls}: {refused.reason}"
+        self._settle(refused.cls, refused.boot_id, list(given_up), now_s)
+
+    def _settle(self, cls: str, boot_id: str, ranges: list[tuple[int, int]], now_s: float) -> None:
+        if cls not in CLASSES:
+            raise ContractError(f"rsp: no class {cls!r}; expected one of {CLASSES}")
+        self._spool.ack(boot_id, cls, ranges)
+        key = (cls, boot_id)
         waiting = self._in_flight.get(key)
         if waiting is not None:
-            left = waiting.difference(IntervalSet(ack.ranges))
+            left = waiting.difference(IntervalSet(ranges))
             if left:
                 self._in_flight[key] = left
             else:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from edge_agent.update.effects import Alarm, Cancel, Effect, Report, Watch
-from edge_agent.update.events import DeadlinePassed, Held, Ordered, Released, Superseded
+from edge_agent.update.events import DeadlinePassed, Held, Ordered, Released, Superseded, Withdrawn
 from edge_agent.update.moves import Outcome, end, enter, order_of, rest, roll_back, take_up
-from edge_agent.update.order import Order
+from edge_agent.update.order import LOCAL, Order
 from edge_agent.update.state import Ended, Stage, UpdateState
 
 
@@ -96,9 +96,17 @@ def release_idle(state: UpdateState, event: Released) -> Outcome:
     return take_up(free, free.waiting) if free.waiting else (free, ())
 
 
-def expire_waiting(state: UpdateState, event: DeadlinePassed) -> Outcome:
-    """An order that was held for too long."""
-    if state.waiting is None:
+def withdraw_early(state: UpdateState, event: Withdrawn) -> Outcome:
+    """Before the switch nothing has to be undone. What came after the switch is judged: the model
+    is approved, and its trial decides. An installation from a file was never the fleet's."""
+    if order_of(state).rollout == LOCAL:
+        return state, ()
+    return end(state, "failed", event.reason, Cancel())
+
+
+def expire_waiting(state: UpdateState, event: DeadlinePassed | Withdrawn) -> Outcome:
+    """An order that was held for too long, or that the fleet took back meanwhile."""
+    if state.waiting is None or (isinstance(event, Withdrawn) and state.waiting.rollout == LOCAL):
         return state, ()
     ended = Ended(order=state.waiting, phase="failed", reason=event.reason)
     after = replace(state, waiting=None, ended=ended)

@@ -56,6 +56,12 @@ class DeadlinePassed(Event, frozen=True):
     reason: str
 
 
+class Withdrawn(Event, frozen=True):
+    """The fleet took its order back."""
+
+    reason: str
+
+
 class Held(Event, frozen=True):
     """The owner wants no updates for now."""
 

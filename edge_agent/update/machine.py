@@ -39,6 +39,7 @@ from edge_agent.update.events import (
     Switched,
     SwitchFailed,
     TrialVerdict,
+    Withdrawn,
 )
 from edge_agent.update.moves import Outcome
 from edge_agent.update.state import Stage, UpdateState
@@ -86,6 +87,7 @@ ROWS = (
     Row(IDLE,         Superseded,     arrivals.begin,           (IDLE, FETCHING)),
     Row(IDLE,         Restarted,      restarts.idle,            (IDLE, ROLLING_BACK)),
     Row(IDLE,         DeadlinePassed, arrivals.expire_waiting,  (IDLE,)),
+    Row(IDLE,         Withdrawn,      arrivals.expire_waiting,  (IDLE,)),
     Row(IDLE,         Held,           arrivals.hold,            (IDLE,)),
     Row(IDLE,         Released,       arrivals.release_idle,    (IDLE, FETCHING)),
 
@@ -94,6 +96,7 @@ ROWS = (
     Row(FETCHING,     Superseded,     arrivals.supersede_early, _NEXT),
     Row(FETCHING,     Restarted,      restarts.fetching,        (FETCHING, IDLE)),
     Row(FETCHING,     DeadlinePassed, arrivals.expire_early,    (IDLE,)),
+    Row(FETCHING,     Withdrawn,      arrivals.withdraw_early,  (IDLE,)),
     Row(FETCHING,     Held,           arrivals.hold_early,      (IDLE,)),
     Row(FETCHING,     Released,       arrivals.release,         (FETCHING,)),
 
@@ -101,6 +104,7 @@ ROWS = (
     Row(PRE_INSTALL,  Superseded,     arrivals.supersede_early, (PRE_INSTALL, *_NEXT)),
     Row(PRE_INSTALL,  Restarted,      restarts.fetching,        (PRE_INSTALL, IDLE)),
     Row(PRE_INSTALL,  DeadlinePassed, arrivals.expire_early,    (IDLE,)),
+    Row(PRE_INSTALL,  Withdrawn,      arrivals.withdraw_early,  (IDLE,)),
     Row(PRE_INSTALL,  Held,           arrivals.hold_early,      (IDLE,)),
     Row(PRE_INSTALL,  Released,       arrivals.release,         (PRE_INSTALL,)),
 
@@ -109,6 +113,7 @@ ROWS = (
     Row(STAGING,      Superseded,     arrivals.supersede_early, (STAGING, *_NEXT)),
     Row(STAGING,      Restarted,      restarts.early,           (STAGING, IDLE)),
     Row(STAGING,      DeadlinePassed, arrivals.expire_early,    (IDLE,)),
+    Row(STAGING,      Withdrawn,      arrivals.withdraw_early,  (IDLE,)),
     Row(STAGING,      Held,           arrivals.hold_early,      (IDLE,)),
     Row(STAGING,      Released,       arrivals.release,         (STAGING,)),
 
@@ -117,6 +122,7 @@ ROWS = (
     Row(SELF_TEST,    Superseded,     arrivals.supersede_early, (SELF_TEST, *_NEXT)),
     Row(SELF_TEST,    Restarted,      restarts.early,           (SELF_TEST, IDLE)),
     Row(SELF_TEST,    DeadlinePassed, arrivals.expire_early,    (IDLE,)),
+    Row(SELF_TEST,    Withdrawn,      arrivals.withdraw_early,  (IDLE,)),
     Row(SELF_TEST,    Held,           arrivals.hold_early,      (IDLE,)),
     Row(SELF_TEST,    Released,       arrivals.release,         (SELF_TEST,)),
 
@@ -124,6 +130,7 @@ ROWS = (
     Row(POST_INSTALL, Superseded,     arrivals.supersede_early, (POST_INSTALL, *_NEXT)),
     Row(POST_INSTALL, Restarted,      restarts.early,           (POST_INSTALL, IDLE)),
     Row(POST_INSTALL, DeadlinePassed, arrivals.expire_early,    (IDLE,)),
+    Row(POST_INSTALL, Withdrawn,      arrivals.withdraw_early,  (IDLE,)),
     Row(POST_INSTALL, Held,           arrivals.hold_early,      (IDLE,)),
     Row(POST_INSTALL, Released,       arrivals.release,         (POST_INSTALL,)),
 

@@ -8,6 +8,9 @@ from edge_contract.desired import Desired
 from edge_contract.digest import check_digest
 from edge_contract.health import HealthSpec, tighten
 
+LOCAL = "local"
+"""The ``rollout`` of an order that came from a file, not from a fleet."""
+
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """One order for this device. It has passed every check of trust before it becomes one.

@@ -3,8 +3,10 @@
 from fleet.cli.approve import approve
 from fleet.cli.backup import backup, restore
 from fleet.cli.broker import broker
+from fleet.cli.ca import ca
 from fleet.cli.command import command
 from fleet.cli.doctor import doctor
+from fleet.cli.enroll import enroll_code
 from fleet.cli.event import event
 from fleet.cli.fleet_views import devices, drift
 from fleet.cli.key import key
@@ -19,8 +21,8 @@ from fleet.cli.up import up
 from fleet.cli.verify import audit, verify
 
 for _command in (
-    *(up, broker, publish, rollout, devices, drift, command, subscribe, doctor, root),
-    *(key, approve, event, line, media, verify, audit, backup, restore, install_service),
+    *(up, broker, ca, enroll_code, publish, rollout, devices, drift, command, subscribe, doctor),
+    *(key, approve, event, line, media, verify, audit, backup, restore, root, install_service),
 ):
     main.add_command(_command)
 

@@ -7,17 +7,97 @@ from typing import Any
 from urllib.parse import quote
 
 import click
+from click.core import ParameterSource
 
-from fleet.cli.terminal import emit, json_option, state_option, table
+from fleet.cli.terminal import emit, json_option, say, state_option, table
 from fleet.manager.state_dir import StateDir
 
 
-@click.command()
-@click.argument("device", default="")
+class _DevicesGroup(click.Group):
+    """``devices NAME`` shows a device; a word that is no order of ours is a name."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            args = ["show", *args]
+        # `devices --state DIR NAME` must not ask another fleet than `devices NAME --state DIR`.
+        carried: list[str] = []
+        if ctx.get_parameter_source("state") is ParameterSource.COMMANDLINE:
+            carried += ["--state", str(ctx.params["state"].path)]
+        if ctx.params.get("as_json"):
+            carried.append("--json")
+        return super().resolve_command(ctx, [args[0], *carried, *args[1:]])
+
+
+@click.group(cls=_DevicesGroup, invoke_without_command=True)
 @state_option
 @json_option
-def devices(device: str, state: StateDir, as_json: bool) -> None:
-    """List every enrolled device, or show all about DEVICE."""
+@click.pass_context
+def devices(context: click.Context, state: StateDir, as_json: bool) -> None:
+    """List every enrolled device, show all about one, or remove, replace, revoke one."""
+    if context.invoked_subcommand is None:
+        _show("", state, as_json=as_json)
+
+
+@devices.command("show")
+@click.argument("device")
+@state_option
+@json_option
+def devices_show(device: str, state: StateDir, as_json: bool) -> None:
+    """Show all about DEVICE; `devices DEVICE` is the same."""
+    _show(device, state, as_json=as_json)
+
+
+@devices.command("remove")
+@click.argument("device")
+@click.option("--reason", default="", help="For log and audit.")
+@state_option
+@json_option
+def devices_remove(device: str, reason: str, state: StateDir, as_json: bool) -> None:
+    """Forget DEVICE, revoke it, and clear what the broker retains for it."""
+    _order(device, "remove", {"reason": reason}, f"{device} is removed", state, as_json=as_json)
+
+
+@devices.command("revoke")
+@click.argument("device")
+@click.option("--reason", required=True, help="For log and audit.")
+@state_option
+@json_option
+def devices_revoke(device: str, reason: str, state: StateDir, as_json: bool) -> None:
+    """Hear DEVICE no more: its key, and every certificate that it was given."""
+    _order(device, "revoke", {"reason": reason}, f"{device} is revoked", state, as_json=as_json)
+    say("next, so that the broker refuses it, too: edge-fleet broker crl --out FILE --reload PID")
+
+
+@devices.command("replace")
+@click.argument("device")
+@click.option("--reason", default="", help="For log and audit.")
+@click.option("--expires", default="1h", help="The code's life: seconds, or 30m, 8h, 7d.")
+@state_option
+@json_option
+def devices_replace(device: str, reason: str, expires: str, state: StateDir, as_json: bool) -> None:
+    """Print a one-time code that gives new hardware DEVICE's name."""
+    from fleet.rollout.gate import parse_duration_s
+
+    body = {"reason": reason, "expires_s": parse_duration_s(expires, "--expires")}
+    _order(device, "replace", body, "", state, as_json=as_json)
+    say("the old key counts until the code is used; revoke it first if it is in wrong hands")
+
+
+def _order(
+    device: str, what: str, body: dict[str, Any], text: str, state: StateDir, *, as_json: bool
+) -> None:
+    import getpass
+
+    from fleet.cli.api_client import ApiClient
+
+    path = f"devices/{quote(device, safe='')}/{what}"
+    answer = ApiClient(state).post(path, {"who": getpass.getuser(), **body})
+    emit(answer, text or str(answer["code"]), as_json=as_json)
+
+
+def _show(device: str, state: StateDir, *, as_json: bool) -> None:
     from fleet.cli.api_client import ApiClient
 
     api = ApiClient(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import secrets
+import ssl
 from typing import Any
 
 import click
@@ -40,14 +41,27 @@ def subscribe(
         address, fleet = parse_broker_address(running.broker), running.fleet
     skip_blocks = not topic_filter
     wanted = topic_filter or f"edge/v1/{fleet}/#"
+    tls = None
+    if address.tls:
+        from fleet.identity.certificates import OBSERVER
+        from fleet.identity.issuers import Issuers
+
+        tls = Issuers(state.identity, state.prepare()).tls_context(OBSERVER)
     return _listen(
-        address, wanted, skip_blocks=skip_blocks, count=count, timeout_s=timeout_s, as_json=as_json
+        address,
+        wanted,
+        tls,
+        skip_blocks=skip_blocks,
+        count=count,
+        timeout_s=timeout_s,
+        as_json=as_json,
     )
 
 
 def _listen(
     address: BrokerAddress,
     wanted: str,
+    tls: ssl.SSLContext | None,
     *,
     skip_blocks: bool,
     count: int,
@@ -64,7 +78,12 @@ def _listen(
         CallbackAPIVersion.VERSION2,
         client_id=f"subscribe-{secrets.token_hex(4)}",
         protocol=mqtt.MQTTv5,
+        transport="websockets" if address.websocket else "tcp",
     )
+    if address.websocket:
+        client.ws_set_options(path=address.path)
+    if tls is not None:
+        client.tls_set_context(tls)
     client.on_connect = lambda c, *_: c.subscribe(wanted, 1)
     client.on_subscribe = lambda c, u, mid, reasons, p: messages.put(str(reasons[0]))
     client.on_message = lambda c, u, message: messages.put(message)

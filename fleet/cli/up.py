@@ -35,7 +35,8 @@ _STEADY_S = 60.0
 @click.option(
     "--broker",
     default="auto",
-    help="auto, mosquitto or embedded to run one here; mqtt://host:port to use one that runs.",
+    help="auto, mosquitto or embedded to run one here; mqtt://host:port"
+    " (mqtts, ws or wss, too) to use one that runs.",
 )
 @click.option(
     "--mqtt-port", type=click.IntRange(1, 65535), default=1883, help="Of the broker here."
@@ -59,6 +60,7 @@ def up(
     """
     from fleet.clock import SystemClock
     from fleet.console.app import routes
+    from fleet.identity.issuers import Issuers
     from fleet.manager.http_api import build_app
     from fleet.manager.http_server import HttpServer, bind
     from fleet.manager.loop import Manager
@@ -84,7 +86,12 @@ def up(
             keeper = stack.enter_context(BrokerKeeper(broker, mqtt_port, state))
         address = external or BrokerAddress("127.0.0.1", mqtt_port)
         manager = Manager(
-            fleet=name, store=store, repository=repository, address=address, clock=clock
+            fleet=name,
+            store=store,
+            repository=repository,
+            address=address,
+            clock=clock,
+            issuers=Issuers(state.identity, name),
         )
         stack.callback(manager.stop)
         manager.start()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Iterable, Sequence
+import ssl
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from paho.mqtt.properties import Properties
 from edge_contract.signing import SIGNATURE_PROPERTY
 from fleet.clock import Clock
 from fleet.manager.broker_address import BrokerAddress
+from fleet.manager.quota import Quota
 
 _KEEPALIVE_S = 20
 _RECONNECT_MAX_S = 5
@@ -83,6 +85,8 @@ class Connection:
         filters: what to subscribe to, at QoS 1, on every CONNACK.
         inbox: where every ``LinkEvent`` is put.
         clock: stamps messages as they come.
+        tls: makes the TLS settings, for an address with TLS: anew for each attempt to connect, for
+            a certificate may have been renewed since.
     """
 
     def __init__(
@@ -92,8 +96,10 @@ class Connection:
         filters: Sequence[str],
         inbox: queue.SimpleQueue[Any],
         clock: Clock,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._address = address
+        self.quota = Quota(clock.monotonic_s)
         self._filters = [(name, 1) for name in filters]
         self._inbox = inbox
         self._clock = clock
@@ -104,8 +110,15 @@ class Connection:
             # rumqttd refuses a "/" in client ids; ids of ours never hold a ".".
             client_id=user.replace("/", "."),
             protocol=mqtt.MQTTv5,
+            transport="websockets" if address.websocket else "tcp",
             manual_ack=True,
         )
+        if address.websocket:
+            client.ws_set_options(path=address.path)
+        self._tls = tls if address.tls else None
+        if self._tls is not None:
+            client.tls_set_context(self._tls())
+            client.on_pre_connect = self._on_pre_connect
         client.username_pw_set(user)
         client.reconnect_delay_set(1, _RECONNECT_MAX_S)
         client.max_inflight_messages_set(_IN_FLIGHT)
@@ -164,6 +177,11 @@ class Connection:
             if message.connection == self._count and self._up:
                 self._client.ack(message.mid, message.qos)
 
+    def _on_pre_connect(self, client: mqtt.Client, userdata: Any) -> None:
+        assert self._tls is not None
+        # paho takes a context once, by its public method; a renewed certificate needs another.
+        client._ssl_context = self._tls()
+
     def _on_connect(
         self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
@@ -198,6 +216,9 @@ class Connection:
         try:
             name = message.topic
         except UnicodeDecodeError:
+            client.ack(message.mid, message.qos)
+            return
+        if not self.quota.admits(name, message.qos):
             client.ack(message.mid, message.qos)
             return
         pairs = getattr(message.properties, "UserProperty", None) or []

@@ -1,7 +1,8 @@
-"""Enrolment: the first key that a device id announces is pinned; another one is refused for good.
+"""Enrolment: the first key that a device id announces is pinned; another one is refused.
 
-Whoever comes first gets the name. That is what stands in for certificates until a fleet has a CA
-of its own; it protects a device that was seen once, not an id that was never used.
+Without a CA whoever comes first gets the name; that protects a device that was seen once, not an
+id that was never used. As soon as the fleet has a CA, a new name needs a one-time code
+(``fleet.identity.desk``), and an announcement only says that a pinned key is there.
 """
 
 from __future__ import annotations
@@ -24,15 +25,25 @@ AGENT_VERSION_CHARS = 64
 
 @dataclass(frozen=True)
 class Enrolment:
-    """The answer to one announcement. ``row`` is None when it was refused, for ``reason``."""
+    """The answer to one announcement. ``row`` is None when it was refused, for ``reason``.
+
+    renew: the device should ask for a new certificate.
+    """
 
     device: str
     row: DeviceRow | None
     reason: str = ""
+    renew: bool = False
 
 
 def enrol(
-    row: DeviceRow | None, device: str, asked: Enrol, message: Inbound, *, now_s: float
+    row: DeviceRow | None,
+    device: str,
+    asked: Enrol,
+    message: Inbound,
+    *,
+    now_s: float,
+    strict: bool = False,
 ) -> Enrolment:
     """Decide on one announcement.
 
@@ -41,6 +52,7 @@ def enrol(
         device: the id in the topic.
         asked: the announcement.
         message: the message that it came in.
+        strict: a new name needs a code.
 
     Raises:
         ContractError: malformed.
@@ -48,6 +60,8 @@ def enrol(
     """
     public = _check(device, asked, message.topic)
     verify_message(public, message.topic, message.payload, message.signature)
+    if row is None and strict:
+        return Enrolment(device, None, "this fleet has a CA: enrol it with a one-time code first")
     if row is None:
         fresh = DeviceRow(
             device=device,
@@ -63,7 +77,8 @@ def enrol(
         return Enrolment(
             device,
             None,
-            "another key is pinned for this device id; a replaced device needs an id of its own",
+            "another key is pinned for this device id; new hardware under an old name:"
+            f" edge-fleet devices replace {device}, or remove {device} first",
         )
     same = replace(row, hardware=asked.hardware, line=asked.line, agent_version=asked.agent_version)
     return Enrolment(device, same)

@@ -56,6 +56,16 @@ class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: list[str] = []
 
 
+class IdentityBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``POST codes`` and ``POST devices/{device}/{remove|replace|revoke}``."""
+
+    who: str = "api"
+    reason: str = ""
+    count: int = 1
+    expires_s: float = 3600.0
+    device: str = ""
+
+
 def build_app(
     service: FleetService, token: str, extra_routes: Sequence[BaseRoute] = ()
 ) -> Starlette:
@@ -127,6 +137,8 @@ class _Api:
             Route("/devices", self._answer(lambda _: service.devices())),
             Route("/devices/{device}", self._answer(lambda r: service.device(_path(r, "device")))),
             Route("/devices/{device}/commands/{name}", self._send, methods=["POST"]),
+            Route("/devices/{device}/{order}", self._identity, methods=["POST"]),
+            Route("/codes", self._codes, methods=["POST"]),
             Route("/rollouts", self._answer(lambda _: service.rollouts()), methods=["GET"]),
             Route("/rollouts", self._start, methods=["POST"]),
             Route("/rollouts/plan", self._plan, methods=["POST"]),
@@ -178,6 +190,36 @@ class _Api:
         device, name = _path(request, "device"), _path(request, "name")
         await run_in_threadpool(self._service.command, device, name, who=body.who)
         return _json(202, {"device": device, "command": name})
+
+    async def _codes(self, request: Request) -> Response:
+        body = await _body(request, IdentityBody)
+        codes = await run_in_threadpool(
+            self._service.make_codes,
+            who=body.who,
+            count=body.count,
+            expires_s=body.expires_s,
+            device=body.device,
+        )
+        return _json(201, {"codes": codes, "expires_s": body.expires_s})
+
+    async def _identity(self, request: Request) -> Response:
+        body = await _body(request, IdentityBody)
+        device, order = _path(request, "device"), _path(request, "order")
+        service, code = self._service, ""
+        if order == "replace":
+            code = await run_in_threadpool(
+                service.replace_device,
+                device,
+                who=body.who,
+                reason=body.reason,
+                expires_s=body.expires_s,
+            )
+        elif order in ("remove", "revoke"):
+            work = service.remove_device if order == "remove" else service.revoke_device
+            await run_in_threadpool(work, device, who=body.who, reason=body.reason)
+        else:
+            raise WherryError(f"no such order {order[:40]!r}", exit_code=ExitCode.NOT_FOUND)
+        return _json(200, {"device": device, "done": order, "code": code})
 
     async def _press(self, request: Request) -> Response:
         body = await _body(request, CommandBody)

@@ -19,14 +19,15 @@ from edge_contract.messages import AgentState, BlobAsk, Enrol, Event, Online, Up
 from edge_contract.signed_time import TimeAsk, decode_time_ask
 from edge_contract.signing import verify_message
 from edge_contract.telemetry import TelemetrySummary
-from edge_contract.topics import EVERYONE, Topic, check_id, parse_topic
+from edge_contract.topics import CODE_PREFIX, EVERYONE, Topic, check_id, parse_topic
+from fleet.identity.desk import Answered, IdentityDesk, read_ask
 from fleet.manager import presence
 from fleet.manager.connection import Inbound
 from fleet.manager.enrolment import AGENT_VERSION_CHARS, Enrolment, enrol
 from fleet.manager.rollouts import RolloutTurn
 from fleet.rollout.events import DeviceFacts, DeviceOffline, DeviceOnline, DeviceReport
 from fleet.rollout.state import Phase
-from fleet.store import devices, journal
+from fleet.store import devices, identity, journal
 from fleet.store.devices import DeviceRow
 from fleet.store.records import Stream
 from fleet.telemetry.ledger import Ledger, LedgerPage
@@ -38,6 +39,7 @@ from fleet.telemetry.record import (
     check_header,
     check_order_number,
     check_text,
+    claimed_record,
     decode_record,
 )
 
@@ -58,6 +60,10 @@ class Taken:
     changes: dict[tuple[str, str], str] = field(default_factory=dict)
     """(kind, subject) -> text for the feed."""
     acks: dict[Stream, list[tuple[int, int]]] = field(default_factory=dict)
+    refused: list[tuple[Stream, list[tuple[int, int]], str]] = field(default_factory=list)
+    """Records that will never be stored, and why."""
+    certified: list[tuple[str, Answered]] = field(default_factory=list)
+    """(nonce of the first contact, or "" for a renewal; the answer)."""
 
 
 class Intake:
@@ -65,20 +71,24 @@ class Intake:
 
     Args:
         fleet: whose topics these are.
+        desk: decides on certificates, and knows which keys are revoked.
     """
 
-    def __init__(self, fleet: str) -> None:
+    def __init__(self, fleet: str, desk: IdentityDesk) -> None:
         self._fleet = fleet
+        self._desk = desk
         self._keys: dict[str, bytes] = {}
         self._ledger = Ledger()
 
     def load(self, tx: Connection) -> None:
-        """Read the pinned keys, once at the start."""
-        self._keys = devices.pinned_keys(tx)
+        """Read the pinned and the revoked keys: at the start, and after an operator's order."""
+        self._keys.clear()
+        self._keys.update(devices.pinned_keys(tx))
+        self._desk.revoked = identity.all_revoked_keys(tx)
 
     def open(self, tx: Connection, turn: RolloutTurn) -> IntakePage:
         """Begin a batch within the transaction ``tx``."""
-        return IntakePage(self._fleet, self._keys, self._ledger, tx, turn)
+        return IntakePage(self._fleet, self._keys, self._desk, self._ledger, tx, turn)
 
 
 class IntakePage:
@@ -88,6 +98,7 @@ class IntakePage:
         self,
         fleet: str,
         keys: dict[str, bytes],
+        desk: IdentityDesk,
         ledger: Ledger,
         tx: Connection,
         turn: RolloutTurn,
@@ -95,6 +106,7 @@ class IntakePage:
         self._fleet = fleet
         self._keys = keys
         self._new_keys: dict[str, bytes] = {}
+        self._desk = desk
         self._ledger: LedgerPage = ledger.open(tx, turn.now_s)
         self._tx = tx
         self._turn = turn
@@ -111,7 +123,11 @@ class IntakePage:
             device, cls = topic.device, topic.cls
             if topic.device == EVERYONE:
                 device = topic.name
-                self._enrol(topic, message)
+                if topic.name.startswith(CODE_PREFIX):
+                    device = ""
+                    self._certify(topic, message)
+                else:
+                    self._enrol(topic, message)
                 return
             key = self._new_keys.get(device) or self._keys.get(device)
             if key is None:
@@ -119,6 +135,8 @@ class IntakePage:
                 if topic.cls != "state":
                     why = "no key is pinned for it; it has to enrol first"
                     self._find(device, "unknown_device", cls, why)
+            elif key.hex() in self._desk.revoked:
+                self._find(device, "revoked_key", cls, "its key is revoked; nothing is taken in")
             elif message.payload:  # an empty retained message is a topic being cleared
                 verify_message(key, message.topic, message.payload, message.signature)
                 self._dispatch(topic, message)
@@ -149,7 +167,12 @@ class IntakePage:
         device = check_id(topic.name, what="device")
         asked = decode_json(message.payload, Enrol, what=message.topic)
         row = self._row(device)
-        result = enrol(row, device, asked, message, now_s=self._now_s)
+        strict = self._desk.strict
+        result = enrol(row, device, asked, message, now_s=self._now_s, strict=strict)
+        if asked.public in self._desk.revoked:
+            result = Enrolment(device, None, "this key is revoked")
+        if result.row is not None and self._desk.due(self._tx, result.row, self._now_s):
+            result = Enrolment(device, result.row, renew=True)
         self._taken.enrolments.append(result)
         if result.row is None:
             self._find(device, "refused_key", "enroll", result.reason)
@@ -165,18 +188,53 @@ class IntakePage:
             journal.add_log(self._tx, self._now_s, "device", device, text)
             self._taken.changes["device", device] = text
 
+    def _certify(self, topic: Topic, message: Inbound) -> None:
+        """A device without a certificate asks for one, with a code or its pinned key."""
+        nonce = topic.name.removeprefix(CODE_PREFIX)
+        if not self._desk.strict:
+            raise ContractError(f"{message.topic}: this fleet has no CA")
+        ask = read_ask(message.payload, message.topic)
+        known = self._row(ask.device) if len(ask.device) <= 63 else None
+        answered = self._desk.first(
+            self._tx,
+            ask,
+            known,
+            message.topic,
+            message.payload,
+            message.signature,
+            now_s=self._now_s,
+        )
+        self._taken.certified.append((nonce, answered))
+        if answered.row is None:
+            self._find(answered.device, "refused_ask", "enroll", answered.answer.reason)
+            return
+        self._rows[answered.device] = answered.row
+        self._new_keys[answered.device] = bytes.fromhex(answered.row.public_key)
+        if known is None or answered.replaced_key:
+            how = "replaced" if answered.replaced_key else "enrolled with a code"
+            text = f"{answered.device} {how}: {answered.row.hardware}, line {answered.row.line}"
+            journal.add_log(self._tx, self._now_s, "device", answered.device, text)
+            self._taken.changes["device", answered.device] = text
+
     def _dispatch(self, topic: Topic, message: Inbound) -> None:
         row = cast(DeviceRow, self._row(topic.device))
         if topic.cls in RECORD_CLASSES:
-            record = decode_record(topic, message.payload, received_at_s=message.at_s)
+            record = self._decode(topic, message)
             self._mark_online(row, retained=message.retained)
             self._record(record)
         elif topic.cls == "state":
             self._state(row, topic, message)
+        elif (topic.cls, topic.name) == ("enroll", "renew"):
+            self._mark_online(row, retained=message.retained)
+            ask = read_ask(message.payload, message.topic)
+            answered = self._desk.renew(self._tx, row, ask, self._now_s)
+            self._taken.certified.append(("", answered))
+            if not answered.answer.accepted:
+                self._find(row.device, "refused_ask", "enroll", answered.answer.reason)
         elif (topic.cls, topic.name) == ("blob", "ask"):
             self._mark_online(row, retained=message.retained)
-            ask = decode_json(message.payload, BlobAsk, what=message.topic)
-            self._taken.asks.append((topic.device, ask))
+            blobs = decode_json(message.payload, BlobAsk, what=message.topic)
+            self._taken.asks.append((topic.device, blobs))
         elif (topic.cls, topic.name) == ("ask", "time"):
             self._mark_online(row, retained=message.retained)
             question = decode_time_ask(message.payload, where=message.topic)
@@ -184,6 +242,21 @@ class IntakePage:
         else:
             raise ContractError(f"{message.topic}: nothing of a device's goes there")
         self._taken.changes.setdefault(("device", topic.device), "")
+
+    def _decode(self, topic: Topic, message: Inbound) -> Record:
+        """The record; one that will never be one is refused aloud, if it says which it is.
+
+        Raises:
+            ContractError: not a record.
+        """
+        try:
+            return decode_record(topic, message.payload, received_at_s=message.at_s)
+        except ContractError as error:
+            named = claimed_record(topic, message.payload)
+            if named is not None:
+                stream, first, last = named
+                self._taken.refused.append((stream, [(first, last)], _plain(error.message)))
+            raise
 
     def _record(self, record: Record) -> None:
         device, row = record.stream.device, record.row
@@ -194,6 +267,9 @@ class IntakePage:
                 "partial_overlap",
                 record.stream.cls,
                 f"{row.seq_first} to {row.seq} of boot {row.boot_id} is stored in part",
+            )
+            self._taken.refused.append(
+                (record.stream, [(row.seq_first, row.seq)], "it is stored in part already")
             )
         if overlap is not Overlap.DISJOINT:
             return

@@ -24,6 +24,9 @@ from edge_contract.errors import ExitCode, WherryError
 from edge_contract.topics import manager_filters
 from fleet.clock import Clock
 from fleet.errors import FleetError
+from fleet.identity.certificates import MANAGER
+from fleet.identity.desk import IdentityDesk
+from fleet.identity.issuers import Issuers
 from fleet.manager.blob_desk import BlobDesk
 from fleet.manager.broker_address import BrokerAddress
 from fleet.manager.catalogue import Catalogue
@@ -31,6 +34,7 @@ from fleet.manager.connection import Connected, Connection, Disconnected, Inboun
 from fleet.manager.director import Director
 from fleet.manager.facts import Facts
 from fleet.manager.feed import Feed
+from fleet.manager.identity_care import IdentityCare
 from fleet.manager.intake import Intake, Taken
 from fleet.manager.orders import Orders
 from fleet.manager.publisher import Publisher
@@ -68,6 +72,7 @@ class Manager:
         repository: what is published; polled, because other processes publish.
         address: the broker.
         clock: wall and monotonic.
+        issuers: the fleet's certificates; None for a fleet that has none.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Manager:
         repository: Repository,
         address: BrokerAddress,
         clock: Clock,
+        issuers: Issuers | None = None,
     ) -> None:
         self.fleet = fleet
         self.store = store
@@ -93,11 +99,17 @@ class Manager:
         director = Director(fleet, repository.director_key, repository.director_epoch)
         self._director = director
         self._orders = Orders(director, self.catalogue)
-        self._intake = Intake(fleet)
+        self.issuers = issuers or Issuers(None, fleet)
+        self._intake = Intake(fleet, IdentityDesk(self.issuers))
         self._rollouts = Rollouts()
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._connection = Connection(
-            address, f"{fleet}/_manager", manager_filters(fleet), self._inbox, clock
+            address,
+            f"{fleet}/{MANAGER}",
+            manager_filters(fleet),
+            self._inbox,
+            clock,
+            lambda: self.issuers.tls_context(MANAGER),
         )
         self._publisher = Publisher(fleet, self._connection, director, self.catalogue)
         self.blobs = BlobServer(
@@ -112,6 +124,7 @@ class Manager:
         self._blob_desk = BlobDesk(
             store, self.catalogue, self.blobs, self._publisher, self.facts, clock
         )
+        self._care = IdentityCare(self.issuers, store, self.facts, clock)
         self._roll_call = RollCall()
         self._perform_again = False
         self._poll_due_s = 0.0
@@ -188,6 +201,20 @@ class Manager:
         self._tell_rollouts(turn)
         self._perform()
         return result
+
+    def identities_changed(self, gone: Sequence[str] = ()) -> None:
+        """Keys were revoked, replaced or removed: read them anew and tell the broker's list.
+
+        Args:
+            gone: devices that were removed; what is retained for them is cleared.
+        """
+        with self.store.read() as tx:
+            self._intake.load(tx)
+        self._care.write_crl()
+        for device in gone:
+            self.blobs.forget(device)
+            self._publisher.clear(device)
+            self.feed.put(self.clock.wall_s(), "device", device, f"{device} was removed")
 
     def record_refusal(self, who: str, action: str, subject: str, reason: str, why: str) -> None:
         """Put an order that was refused into the audit."""
@@ -318,11 +345,33 @@ class Manager:
         self._roll_call.heard(taken.heard)
         for device in taken.gone:
             self.blobs.forget(device)
+        self._replaced([done.device for _, done in taken.certified if done.replaced_key])
+        self._remind([enrolment.device for enrolment in taken.enrolments])
         for (kind, subject), text in taken.changes.items():
             self.feed.put(self.clock.wall_s(), kind, subject, text)
         for device, ask in taken.asks:
             self._blob_desk.answer(device, ask)
         self._perform()
+
+    def _remind(self, here: list[str]) -> None:
+        """An order that was withdrawn while a device was away left nothing that is retained."""
+        if not here:
+            return
+        with self.store.read() as tx:
+            found = [orders.current_order(tx, device) for device in here]
+        self._publisher.orders(order for order in found if order and not order.envelope)
+
+    def _replaced(self, replaced: list[str]) -> None:
+        """New hardware under an old name: the order in force has to name its key."""
+        if not replaced:
+            return
+        self.identities_changed()
+        issued = self.transact(
+            lambda turn: [
+                order for device in replaced for order in self._orders.renew(turn.tx, turn, device)
+            ]
+        )
+        self._publisher.orders(issued)
 
     # Time. --------------------------------------------------------------------------------------
 
@@ -336,6 +385,7 @@ class Manager:
                 self._hourly_due_s = now_s + _HOUR_S
                 self._hourly()
             self._mark_offline(self._roll_call.missing(now_s))
+            self._care.note_floods(self._connection.quota.take_dropped())
             if self._perform_again:
                 self._perform()
             lines = self._rollouts.ticking()
@@ -364,6 +414,7 @@ class Manager:
         return changed
 
     def _hourly(self) -> None:
+        self._care.hourly()
         try:
             self._repository.refresh_timestamp()
         except WherryError as error:
@@ -411,6 +462,8 @@ class Manager:
         self.facts.well("broker")
         _log.info("connected to the broker at %s", self.address)
         self._publisher.metadata()
+        if self.issuers.installed:
+            self._publisher.authority(self.issuers.ca_pem)
         with self.store.read() as tx:
             current = orders.current_orders(tx)
             online = [row.device for row in devices.list_devices(tx) if row.online]

@@ -46,6 +46,13 @@ class Orders:
             orders.forget_effects(tx, pending)
         return [order for order in issued if order is not None]
 
+    def renew(self, tx: Connection, turn: RolloutTurn, device: str) -> list[OrderRow]:
+        """Sign a device's order anew, for a key that has changed; empty where it has none."""
+        order, row = orders.current_order(tx, device), devices.get_device(tx, device)
+        if order is None or row is None or not order.envelope or row.line != order.line:
+            return []
+        return [self._sign(tx, turn, row, order.rollout, order.version, order.digest)]
+
     def renew_due(self, tx: Connection, turn: RolloutTurn) -> list[OrderRow]:
         """Sign anew the orders that have less than half of their life left, and those by a key or
         of an epoch that is no longer in force."""

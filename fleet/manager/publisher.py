@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edge_contract.codec import encode_json
-from edge_contract.messages import Ack, BlobRefused, EnrolAnswer
-from edge_contract.topics import EVERYONE, topic
+from edge_contract.messages import Ack, BlobRefused, EnrolAnswer, RecordRefused
+from edge_contract.topics import CA_NAME, EVERYONE, topic
 from fleet.manager.catalogue import Catalogue
 from fleet.manager.connection import Connection
 from fleet.manager.director import Director
 from fleet.manager.intake import Taken
 from fleet.store.orders import OrderRow
+
+RETAINED = (("desired", "model"), ("state", "agent"), ("state", "online"))
+"""(class, name) of what is retained for one device."""
 
 
 class Publisher:
@@ -36,7 +39,21 @@ class Publisher:
         """Retain each device's order; an empty one clears the topic."""
         for order in issued:
             name = topic(self._fleet, order.device, "desired", "model")
-            self._connection.publish(name, order.envelope, qos=1, retain=True)
+            # An order is signed by itself; an empty one has nothing to sign but its topic.
+            signature = "" if order.envelope else self._director.sign(name, b"")
+            self._connection.publish(name, order.envelope, qos=1, retain=True, signature=signature)
+
+    def authority(self, ca_pem: bytes) -> None:
+        """Retain the CA certificate for devices that hold nothing but a code."""
+        name = topic(self._fleet, EVERYONE, "enrolled", CA_NAME)
+        self._connection.publish(name, ca_pem, qos=1, retain=True)
+
+    def clear(self, device: str) -> None:
+        """Clear every retained topic of a device that is gone."""
+        for cls, name in RETAINED:
+            to = topic(self._fleet, device, cls, name)
+            signature = self._director.sign(to, b"")
+            self._connection.publish(to, b"", qos=1, retain=True, signature=signature)
 
     def metadata(self) -> None:
         """Retain the metadata of every line."""
@@ -57,8 +74,24 @@ class Publisher:
             envelope = self._director.tell_time(device, ask.nonce, now_s)
             self._connection.publish(to, envelope, qos=1)
         for enrolment in taken.enrolments:
-            answer = EnrolAnswer(accepted=enrolment.row is not None, reason=enrolment.reason)
+            answer = EnrolAnswer(
+                accepted=enrolment.row is not None,
+                reason=enrolment.reason,
+                renew=enrolment.renew,
+            )
             self._send(enrolment.device, "rsp", "enrol", encode_json(answer))
+        for nonce, certified in taken.certified:
+            payload = encode_json(certified.answer)
+            if nonce:
+                to = topic(self._fleet, EVERYONE, "enrolled", nonce)
+                self._connection.publish(to, payload, qos=1)
+            else:
+                self._send(certified.device, "rsp", "certificate", payload)
+        for stream, ranges, reason in taken.refused:
+            refusal = RecordRefused(
+                cls=stream.cls, boot_id=stream.boot_id, ranges=ranges, reason=reason
+            )
+            self._send(stream.device, "rsp", "refused", encode_json(refusal))
         for stream, ranges in taken.acks.items():
             ack = Ack(cls=stream.cls, boot_id=stream.boot_id, ranges=ranges)
             self._send(stream.device, "rsp", "ack", encode_json(ack))

@@ -5,6 +5,7 @@ fleet              the fleet's name
 fleet.db           the store (SQLite)
 keys/ tuf/ blobs/  the repository
 broker/            the broker's settings, log and memory
+identity/          the fleet's CA certificate, the issuer that the CA lent, the revocation list
 api.json           where the running manager's API listens
 token              what its callers have to show (0600)
 manager.lock       held while a manager runs
@@ -54,6 +55,7 @@ class StateDir:
         self.path = path.absolute()
         self.store = self.path / "fleet.db"
         self.broker = self.path / "broker"
+        self.identity = self.path / "identity"
         self._fleet = self.path / "fleet"
         self._api = self.path / "api.json"
         self._token = self.path / "token"

@@ -180,3 +180,46 @@ audit = Table(
     Column("outcome", Text, nullable=False),
 )
 """What operators ordered, refused orders too (``outcome`` is "done" or the refusal)."""
+
+enrol_codes = Table(
+    "enrol_codes",
+    metadata,
+    Column("id", String(8), primary_key=True),
+    Column("verifier", String(64), nullable=False),
+    Column("device", String(63), nullable=False),
+    Column("replaces", Boolean, nullable=False),
+    Column("created_by", String(120), nullable=False),
+    Column("created_at_s", Float, nullable=False),
+    Column("expires_at_s", Float, nullable=False),
+    Column("failures_count", BigInteger, nullable=False),
+    Column("used_key", String(64), nullable=False),
+    Column("used_device", String(63), nullable=False),
+    Column("used_at_s", Float),
+)
+"""One-time codes. ``verifier`` is the public half of a key derived from the secret, which is
+nowhere; ``device`` "" is for any new name; ``used_key`` "" is for a code that is not used."""
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("serial", String(40), primary_key=True),
+    Column("device", String(63), nullable=False),
+    Column("public_key", String(64), nullable=False),
+    Column("issuer", String(40), nullable=False),
+    Column("not_before_s", Float, nullable=False),
+    Column("not_after_s", Float, nullable=False),
+    Column("chain", Text, nullable=False),
+    Column("revoked_at_s", Float),
+    Index("certificates_by_device", "device"),
+)
+"""Every certificate that was issued; ``issuer`` is the issuer's key identifier."""
+
+revoked_keys = Table(
+    "revoked_keys",
+    metadata,
+    Column("public_key", String(64), primary_key=True),
+    Column("device", String(63), nullable=False),
+    Column("at_s", Float, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""Keys that are heard no more, whatever they show."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import msgspec
+
 from edge_contract.codec import decode_json, decode_msgpack
 from edge_contract.errors import ContractError
 from edge_contract.messages import DriftWindow, Event, Header, UpdateStatus
@@ -72,6 +74,36 @@ def decode_record(topic: Topic, payload: bytes, *, received_at_s: float) -> Reco
         ),
         message=message,
     )
+
+
+class _Claim(msgspec.Struct, frozen=True):
+    """The least that says which record a message is."""
+
+    seq: int
+    boot_id: str
+    seq_first: int = 0
+
+
+def claimed_record(topic: Topic, payload: bytes) -> tuple[Stream, int, int] | None:
+    """Which record (stream, first, last) a payload that is none says it is; None if it says not.
+
+    Its signature was checked, so only the device itself is believed about its own numbers.
+    """
+    try:
+        if topic.cls == "drift":
+            fields = decode_msgpack(payload, list, what="claim")
+            first, last, boot_id = fields[2], fields[3], fields[4]
+        else:
+            claim = decode_json(payload, _Claim, what="claim")
+            first, last, boot_id = claim.seq_first or claim.seq, claim.seq, claim.boot_id
+    except (ContractError, IndexError):
+        return None
+    if not isinstance(first, int) or not isinstance(last, int) or not isinstance(boot_id, str):
+        return None
+    if not 1 <= first <= last <= SEQ_MAX or not 0 < len(boot_id) <= _BOOT_ID_CHARS:
+        return None
+    cls = "telemetry" if topic.cls == "telemetry_backfill" else topic.cls
+    return Stream(topic.device, boot_id, cls), first, last
 
 
 def check_header(message: Header | DriftWindow, where: str) -> None:

@@ -12,7 +12,7 @@ from edge_agent.telemetry.spool import Spool
 from edge_agent.telemetry.uploader import IN_FLIGHT_MAX, RESEND_MAX_S, Uploader
 from edge_contract.codec import encode_json
 from edge_contract.errors import ContractError
-from edge_contract.messages import Ack, Event
+from edge_contract.messages import Ack, Event, RecordRefused
 
 RESEND_S = 10.0
 
@@ -187,3 +187,22 @@ def test_what_people_wait_for_goes_first(wire: Wire) -> None:
     wire.events(2, "status")
     wire.uploader.connected(0.0)
     assert [cls for cls, _, _ in wire.sent] == ["status", "status", "event", "event"]
+
+
+def test_records_that_are_refused_are_dropped_counted_and_hold_nothing_up(tmp_path: Path) -> None:
+    wire = Wire(tmp_path)
+    wire.events(5)
+    wire.uploader.connected(0.0)
+    assert wire.seqs() == [1, 2, 3, 4, 5]
+    # 6 to 900 were never sent: no word of the fleet's reaches into the spool beyond what it saw.
+    refused = RecordRefused(cls="event", boot_id="boot-1", ranges=[(2, 3), (6, 900)], reason="odd")
+    wire.uploader.refused(refused, 1.0)
+    assert wire.uploader.refused_count == 2
+    assert wire.uploader.refused_reason == "event: odd"
+    wire.uploader.refused(refused, 1.0)
+    assert wire.uploader.refused_count == 2
+    wire.events(1)
+    wire.uploader.tick(2.0)
+    wire.ack(1, 1, 3.0)
+    wire.ack(4, 6, 3.0)
+    assert wire.waiting() == 0, "2 and 3 are gone, too"

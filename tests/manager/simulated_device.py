@@ -33,6 +33,7 @@ from edge_contract.messages import (
     EnrolAnswer,
     Event,
     Online,
+    RecordRefused,
     UpdateStatus,
 )
 from edge_contract.metadata import MetadataSet, decode_metadata_set
@@ -95,6 +96,7 @@ class SimulatedDevice:
         self.refused: list[BlobRefused] = []
         self.documents: list[tuple[str, bytes]] = []
         """(class, envelope) of commands and of answers to questions for the time."""
+        self.records_refused: list[RecordRefused] = []
         self.spooled: dict[tuple[str, str], set[int]] = defaultdict(set)
         self._outbox: dict[tuple[str, str, int], tuple[str, bytes]] = {}
         self._seqs: dict[str, Any] = defaultdict(lambda: itertools.count(1))
@@ -336,6 +338,8 @@ class SimulatedDevice:
                 self.enrolled.append(decode_json(payload, EnrolAnswer, what="answer"))
             elif kind == ("rsp", "ack"):
                 self._trim(decode_json(payload, Ack, what="ack"))
+            elif kind == ("rsp", "refused"):
+                self.records_refused.append(decode_json(payload, RecordRefused, what="refusal"))
             elif kind == ("blob", "refused"):
                 self.refused.append(decode_json(payload, BlobRefused, what="refusal"))
 

@@ -88,6 +88,22 @@ def test_a_partial_overlap_is_refused_and_counted(fleet: FleetUnderTest) -> None
     assert finding_kinds(fleet) == {("cam-1", "partial_overlap"): 1}
     assert stored(fleet, "cam-1") == [("telemetry", 3, 5)]
     assert 6 not in device.acked[device.boot_id, "telemetry"]
+    (refused,) = device.records_refused
+    assert (refused.cls, refused.boot_id) == ("telemetry", device.boot_id)
+    assert refused.ranges == [(4, 6)]
+
+
+def test_a_record_that_will_never_be_one_is_refused_aloud(fleet: FleetUnderTest) -> None:
+    (device,) = fleet.enrolled("cam-1")
+    nonsense = b'{"seq": 7, "boot_id": "%s", "text": 1}' % device.boot_id.encode()
+    device.record("event", "odd", 7, nonsense)
+    wait_until(lambda: device.records_refused, what="for the refusal")
+    (refused,) = device.records_refused
+    assert (refused.cls, refused.ranges) == ("event", [(7, 7)])
+    device.record("event", "odd", 8, b"not JSON: it does not say which record it is")
+    device.say_event("after")
+    wait_until(lambda: device.acked[device.boot_id, "event"])
+    assert len(device.records_refused) == 1
 
 
 def test_only_the_pinned_key_speaks_for_a_device(fleet: FleetUnderTest) -> None:

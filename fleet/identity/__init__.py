@@ -1,0 +1,1 @@
+"""Who may speak: the fleet's CA, one-time codes, certificates, revocation, broker settings."""
