@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,16 @@ attack was carried out on the real agent while a model answered frames, the line
 
 | attack | refused by | log line |
 |---|---|---|
+"""
+
+_IDENTITY = """
+## On codes, certificates and the broker
+
+On a real mosquitto with the generated settings and real certificates (`test_identity_*.py` in
+`tests/attacks`); each test asserts what refused it.
+
+{count} tests hold identity.
+
 """
 
 
@@ -83,4 +94,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             f"| {name.removeprefix('test_').replace('_', ' ')} | {by} | `{line}` |"
             for name, by, line in sorted(rows.values())
         ]
-        EVIDENCE.write_text(_HEAD.format(count=len(rows)) + "\n".join(lines) + "\n")
+        names = identity_attacks()
+        listed = _IDENTITY.format(count=len(names)) + "\n".join(f"- {name}" for name in names)
+        head = _HEAD.format(count=len(rows))
+        EVIDENCE.write_text(f"{head}{chr(10).join(lines)}\n{listed}\n")
+
+
+def identity_attacks() -> list[str]:
+    """Names of the attacks on codes, certificates and the broker, as their tests tell them."""
+    names: set[str] = set()
+    for path in Path(__file__).parent.glob("test_identity_*.py"):
+        names |= set(re.findall(r"^def test_(\w+)\(", path.read_text(), re.MULTILINE))
+    return sorted(name.replace("_", " ") for name in names)

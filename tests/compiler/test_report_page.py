@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from compiler.cli import main
 from tests.compiler.conftest import Small
 from tests.compiler.models import frames, write_npz
-from tests.console.conftest import FLAGS
 from tests.console.test_pages import violations
-from tests.programs import require_program
 
 SIZE_LIMIT_BYTES = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = require_program("chromium")
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as home:
-        started = playwright.chromium.launch(
-            executable_path=program, args=FLAGS, env={"HOME": home, "PATH": "/usr/bin:/bin"}
-        )
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module", params=["pass", "fail"])

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from fleet.console.app import routes
 from fleet.manager.http_api import build_app
 from fleet.manager.http_server import HttpServer, bind
 from fleet.service import FleetService
 from tests.console.scene import Scene
-from tests.programs import require_program
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WHO = "console (test)"
 
 # Longer than the default: a busy machine is no finding.
@@ -55,17 +42,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 def url(scene: Scene) -> str:
     """Where the scene is served."""
     return scene.url
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """One Chromium for all tests; each test has a context of its own."""
-    program = require_program("chromium")
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as home:
-        environment: dict[str, Any] = {"HOME": home, "PATH": "/usr/bin:/bin"}
-        started = playwright.chromium.launch(executable_path=program, args=FLAGS, env=environment)
-        yield started
-        started.close()
 
 
 class Watched:

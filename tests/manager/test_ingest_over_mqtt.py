@@ -88,6 +88,7 @@ def test_a_partial_overlap_is_refused_and_counted(fleet: FleetUnderTest) -> None
     assert finding_kinds(fleet) == {("cam-1", "partial_overlap"): 1}
     assert stored(fleet, "cam-1") == [("telemetry", 3, 5)]
     assert 6 not in device.acked[device.boot_id, "telemetry"]
+    wait_until(lambda: device.records_refused, what="for the refusal")
     (refused,) = device.records_refused
     assert (refused.cls, refused.boot_id) == ("telemetry", device.boot_id)
     assert refused.ranges == [(4, 6)]
