@@ -9,15 +9,18 @@ SECONDS ?= 300
 DATA   ?= ../shared/data
 # Most tests wait for real processes, so more jobs than cores gain time.
 JOBS   ?= 3
+TORCH      ?= torch==2.13.0
+TORCH_VENV ?= .venv-torch
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-device fuzz check bench install clean
+.PHONY: help demo test test-device test-export fuzz check bench install clean
 
 help:
 	@echo "make demo [BROKER=auto|mosquitto|embedded] [SERVE=1]   the whole journey, under two minutes"
 	@echo "make test                                              every test (installs Debian packages where it may)"
 	@echo "make test-device                                       bundles on emulated Cortex-A72 and A76 (installs qemu where it may)"
+	@echo "make test-export                                       the export lines for PyTorch (installs it: TORCH=torch==2.13.0)"
 	@echo "make fuzz [SECONDS=300]                                damaged models and data against the compiler's readers"
 	@echo "make check                                             lint, types, layers, schemas, docs"
 	@echo "make bench                                             the figures, beside their peers"
@@ -46,6 +49,13 @@ test-device: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.compiler.fuzz --deep --seconds $(SECONDS)
+
+# PyTorch is of gigabytes, so it has an environment of its own, and the tests do not ask for it.
+test-export: $(STAMP)
+	@[ -x "$(TORCH_VENV)/bin/python" ] || { echo "installing $(TORCH) into $(TORCH_VENV) (once; minutes)"; \
+	  $(PYTHON) -m venv $(TORCH_VENV) && \
+	  $(TORCH_VENV)/bin/pip install --quiet --disable-pip-version-check $(TORCH) onnx onnxscript numpy; }
+	WHERRY_TORCH_PYTHON=$(abspath $(TORCH_VENV))/bin/python $(BIN)/python -m pytest -m torch tests/compiler/test_export.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -152,16 +152,17 @@ def lines_of(tool: str) -> list[str]:
     return re.findall(rf"<!-- tested: {tool} -->\n```python\n(.*?)```", PAGE, re.DOTALL)
 
 
+REMEDIES = {"torch": "make test-export", "sklearn": "pip install 'wherry[sklearn]'"}
+"""How an environment comes by a tool that the lines are for."""
+
+
 def interpreter_with(module: str) -> str:
     """A Python that has ``module``: this one, or that of ``WHERRY_<MODULE>_PYTHON``."""
     chosen = os.environ.get(f"WHERRY_{module.upper()}_PYTHON")
     if chosen:
         return chosen
     if importlib.util.find_spec(module) is None:
-        # Of gigabytes, so never a requirement of the tests, under CI neither.
-        if module == "torch":
-            pytest.skip("needs PyTorch: WHERRY_TORCH_PYTHON=/path/to/python that has it")
-        leave_out(f"needs {module}: pip install 'wherry[sklearn]'")
+        leave_out(f"needs {module}: {REMEDIES[module]}")
     return sys.executable
 
 
@@ -176,6 +177,7 @@ def run_lines(python: str, folder: Path, *parts: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.torch
 def test_the_lines_for_pytorch_give_a_model_that_loads(tmp_path: Path) -> None:
     (lines,) = lines_of("torch")
     network = """
