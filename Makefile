@@ -19,7 +19,7 @@ STAMP  := $(VENV)/.installed
 help:
 	@echo "make demo [BROKER=auto|mosquitto|embedded] [SERVE=1]   the whole journey, under two minutes"
 	@echo "make test                                              every test (installs Debian packages where it may)"
-	@echo "make test-device                                       bundles on emulated Cortex-A72 and A76 (installs qemu where it may)"
+	@echo "make test-device                                       emulated boards, power cuts, kills, systemd (installs qemu where it may)"
 	@echo "make test-export                                       the export lines for PyTorch (installs it: TORCH=torch==2.13.0)"
 	@echo "make fuzz [SECONDS=300]                                damaged models and data against the compiler's readers"
 	@echo "make check                                             lint, types, layers, schemas, docs"
@@ -45,7 +45,7 @@ test: $(STAMP)
 
 test-device: $(STAMP)
 	sh tests/device/debian_packages.sh
-	$(BIN)/python -m pytest -m device tests/device
+	$(BIN)/python -m pytest -m device -s tests/device
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.compiler.fuzz --deep --seconds $(SECONDS)
