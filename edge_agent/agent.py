@@ -41,6 +41,7 @@ from edge_agent.infer.recorder import (
 from edge_agent.infer.source import open_source
 from edge_agent.link import Inbound, LinkDown, LinkUp, SubscriptionRefused
 from edge_agent.local_install import Imported, LocalInstall
+from edge_agent.memory import limit_arenas
 from edge_agent.orders import OrderDesk, Refusal
 from edge_agent.reports import AGENT_VERSION, Reports, UpdateReports
 from edge_agent.statedir import StateDir
@@ -490,6 +491,7 @@ class Agent:
 
 def run_agent(config: AgentConfig, *, log_level: str) -> None:
     """``edge-agent run``: until SIGTERM or SIGINT."""
+    limit_arenas()
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
