@@ -67,6 +67,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/agent_overhead.py
+	PYTHONPATH=. $(BIN)/python benchmarks/agent_memory.py
 	@if [ -d "$(DATA)" ]; then \
 	  $(BIN)/python benchmarks/quantize.py --data "$(DATA)" && $(BIN)/python benchmarks/prune.py --data "$(DATA)"; \
 	else \
