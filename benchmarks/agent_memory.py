@@ -3,8 +3,8 @@
 The agent is the real one (``edge-agent run``), started on a fresh state directory. A 4 MB int8
 model, made here, is installed while it runs, so TUF has verified a real approval; OpenSSL is loaded
 with a client context before the agent, as a TLS connection to the fleet's own CA needs it; the link
-tries a broker that is not there. Read are ``VmRSS`` and CPU time from ``/proc``: after 1,000 frames,
-after a further update (two versions were in memory meanwhile), and over 20 s without frames.
+tries a broker that is not there. Read are ``VmRSS`` and CPU time from ``/proc``: after 1,000
+frames, after a further update (two versions were in memory meanwhile), and over 20 s at rest.
 
 Two runs: frames as ``.npy`` (OpenCV must not be loaded) and as pictures that are resized by OpenCV.
 Exits with 1 where a figure misses its criterion.
