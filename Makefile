@@ -14,7 +14,7 @@ TORCH_VENV ?= .venv-torch
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-device test-export fuzz check bench install clean
+.PHONY: help demo test test-device test-export fuzz check bench deb install clean
 
 help:
 	@echo "make demo [BROKER=auto|mosquitto|embedded] [SERVE=1]   the whole journey, under two minutes"
@@ -24,6 +24,7 @@ help:
 	@echo "make fuzz [SECONDS=300]                                damaged models and data against the compiler's readers"
 	@echo "make check                                             lint, types, layers, schemas, docs"
 	@echo "make bench                                             the figures, beside their peers"
+	@echo "make deb [ARCH=arm64]                                   the agent as a Debian package, in dist/"
 	@echo "make clean                                             remove what these made"
 
 install: $(STAMP)
@@ -73,6 +74,9 @@ bench: $(STAMP)
 	else \
 	  echo "left out: quantize.py and prune.py, there are no models in $(DATA); make bench DATA=DIR"; \
 	fi
+
+deb: $(STAMP)
+	$(BIN)/python packaging/deb/build.py --arch $(or $(ARCH),arm64)
 
 clean:
 	rm -rf $(VENV) demo-out demo-report.json build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

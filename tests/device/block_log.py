@@ -84,6 +84,7 @@ def mounted(image: Path) -> Iterator[Path]:
         yield point
     finally:
         subprocess.run(["umount", point], check=True)
+        point.rmdir()
 
 
 class LoggedDisk:

@@ -78,7 +78,7 @@ def cut(
     Returns:
         What was broken ("instant N in STAGE: why"), the cuts by stage, and the log's length.
     """
-    base, disk_image, crash = place / "base.img", place / "disk.img", place / "crash.img"
+    base, disk_image = place / "base.img", place / "disk.img"
     make_disk(base)
     with mounted(base) as point:
         install_old(point / "state")
@@ -97,8 +97,12 @@ def cut(
     for instant in instants:
         stage = stage_at(promised, instant).value
         stages[stage] += 1
+        # A file of its own: where something still holds the loop device of the one before, mount
+        # would take that device again, and show its cache instead of the new image.
+        crash = place / f"crash-{instant}.img"
         in_flight = images.write(crash, instant)
         why = outcome(crash, promised, instant)
+        crash.unlink()
         if why:
             failures.append(f"instant {instant} ({in_flight} in flight) in {stage}: {why}")
         if len(failures) == enough:
