@@ -2,8 +2,8 @@
 
 The package holds a virtual environment below ``/opt/wherry`` with every wheel in it, so that
 nothing is fetched on the device and the system's Python packages are left alone (PEP 668). Wheels
-are those of the target, so an arm64 package is built on x86-64 as well. Nothing but pip and dpkg-deb
-is used.
+are those of the target, so an arm64 package is built on x86-64 as well. Only pip and dpkg-deb
+are used.
 
 The same checkout, the same resolved wheels and the same ``SOURCE_DATE_EPOCH`` (by default the time
 of the last commit) give the same bytes; ``--constraint`` pins the wheels. What is inside stands in
