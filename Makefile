@@ -24,7 +24,7 @@ help:
 	@echo "make fuzz [SECONDS=300]                                damaged models and data against the compiler's readers"
 	@echo "make check                                             lint, types, layers, schemas, docs"
 	@echo "make bench                                             the figures, beside their peers"
-	@echo "make deb [ARCH=arm64]                                   the agent as a Debian package, in dist/"
+	@echo "make deb [ARCH=arm64]                                  the agent as a Debian package, in dist/"
 	@echo "make clean                                             remove what these made"
 
 install: $(STAMP)
