@@ -14,16 +14,17 @@ TORCH_VENV ?= .venv-torch
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-device test-export fuzz check bench install clean
+.PHONY: help demo test test-device test-export fuzz check bench deb install clean
 
 help:
 	@echo "make demo [BROKER=auto|mosquitto|embedded] [SERVE=1]   the whole journey, under two minutes"
 	@echo "make test                                              every test (installs Debian packages where it may)"
-	@echo "make test-device                                       bundles on emulated Cortex-A72 and A76 (installs qemu where it may)"
+	@echo "make test-device                                       emulated boards, power cuts, kills, systemd (installs qemu where it may)"
 	@echo "make test-export                                       the export lines for PyTorch (installs it: TORCH=torch==2.13.0)"
 	@echo "make fuzz [SECONDS=300]                                damaged models and data against the compiler's readers"
 	@echo "make check                                             lint, types, layers, schemas, docs"
 	@echo "make bench                                             the figures, beside their peers"
+	@echo "make deb [ARCH=arm64]                                  the agent as a Debian package, in dist/"
 	@echo "make clean                                             remove what these made"
 
 install: $(STAMP)
@@ -45,7 +46,7 @@ test: $(STAMP)
 
 test-device: $(STAMP)
 	sh tests/device/debian_packages.sh
-	$(BIN)/python -m pytest -m device tests/device
+	$(BIN)/python -m pytest -m device -s tests/device
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.compiler.fuzz --deep --seconds $(SECONDS)
@@ -67,11 +68,15 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/agent_overhead.py
+	PYTHONPATH=. $(BIN)/python benchmarks/agent_memory.py
 	@if [ -d "$(DATA)" ]; then \
 	  $(BIN)/python benchmarks/quantize.py --data "$(DATA)" && $(BIN)/python benchmarks/prune.py --data "$(DATA)"; \
 	else \
 	  echo "left out: quantize.py and prune.py, there are no models in $(DATA); make bench DATA=DIR"; \
 	fi
+
+deb: $(STAMP)
+	$(BIN)/python packaging/deb/build.py --arch $(or $(ARCH),arm64)
 
 clean:
 	rm -rf $(VENV) demo-out demo-report.json build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,6 +21,7 @@ import edge_agent.cli
 import fleet.cli
 from edge_agent.config import AgentConfig
 from edge_contract.topics import CLASSES
+from firmware_hooks.protocol import RULES
 
 ROOT = Path(__file__).parents[1]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -112,7 +113,7 @@ def main() -> int:
         ),
         *missing_words("docs/reference/edge-agent.md", config_keys(AgentConfig)),
         *missing_words("docs/protocols/mqtt.md", list(CLASSES - {"cmd"})),
-        *missing_words("firmware_hooks/PROTOCOL.md", ["pre-install", "post-install", "health"]),
+        *missing_words("firmware_hooks/PROTOCOL.md", list(RULES)),
         *missing_words("docs/adr/README.md", [p.name for p in (ROOT / "docs/adr").glob("0*.md")]),
         *broken_links(),
     ]

@@ -41,18 +41,21 @@ from edge_agent.infer.recorder import (
 from edge_agent.infer.source import open_source
 from edge_agent.link import Inbound, LinkDown, LinkUp, SubscriptionRefused
 from edge_agent.local_install import Imported, LocalInstall
+from edge_agent.memory import limit_arenas
 from edge_agent.orders import OrderDesk, Refusal
 from edge_agent.reports import AGENT_VERSION, Reports, UpdateReports
 from edge_agent.statedir import StateDir
 from edge_agent.telemetry.drift_windows import merge_windows
 from edge_agent.telemetry.spool import Spool
 from edge_agent.transfer.fetch import BundleFetcher
+from edge_agent.update.arrivals import was_lost
 from edge_agent.update.boot import BootMarker
 from edge_agent.update.events import Event, Ordered, Withdrawn
 from edge_agent.update.executor import Ports
 from edge_agent.update.journal import Journal
 from edge_agent.update.manager import UpdateManager
 from edge_agent.update.order import Order, order_from
+from edge_agent.update.readiness import DeviceReadiness
 from edge_agent.update.slots import Slots
 from edge_agent.update.worker import Worker
 from edge_contract.errors import WherryError
@@ -154,11 +157,14 @@ class Agent:
                 fetcher=self.fetcher,
                 tester=host,
                 host=host,
-                hooks=DeviceHooks(hooks_dir, self._events.put),
+                hooks=DeviceHooks(
+                    hooks_dir, self._events.put, from_bundle=config.hooks.from_bundle
+                ),
                 sink=UpdateReports(self.reports, self._hear_report),
                 aside=self._worker,
             ),
             clock.monotonic_s,
+            readiness=DeviceReadiness(config.update, path, self.desk.present_s, clock.monotonic_s),
         )
         self.recorder = Recorder(
             self.engine,
@@ -268,7 +274,7 @@ class Agent:
     def _tick(self) -> None:
         now_s = self.clock.monotonic_s()
         # Each on its own: an order that cannot be written down must not keep a trial from its end.
-        for turn in (self._obey, self.update.tick, self.fleet.tick, self._flush):
+        for turn in (self._obey, self._tick_update, self.fleet.tick, self._flush):
             try:
                 turn(now_s)
             except (WherryError, OSError) as error:
@@ -277,6 +283,10 @@ class Agent:
         stalled_s = self._watchdog.tick(now_s)
         if stalled_s > STALLED_S:
             self._survived("inference", f"nothing has moved for {stalled_s:.0f} s")
+
+    def _tick_update(self, now_s: float) -> None:
+        # What a signature or a synchronised clock proves: a wrong clock ends no order.
+        self.update.tick(now_s, self.desk.reference_s())
 
     def _flush(self, now_s: float) -> None:
         if now_s - self._flushed_s >= FLUSH_S:
@@ -316,7 +326,9 @@ class Agent:
                 self.reports.event("spool-finding", "warning", finding.message)
 
     def _obey(self, now_s: float) -> None:
-        order = self.desk.decide(now_s, self.update.state.seen)
+        # A version that was committed and then lost to damage is ordered anew by its own order.
+        state = self.update.state
+        order = self.desk.decide(now_s, (-1, -1) if was_lost(state) else state.seen)
         if order is None:
             return
         if isinstance(order, Refusal):
@@ -490,6 +502,7 @@ class Agent:
 
 def run_agent(config: AgentConfig, *, log_level: str) -> None:
     """``edge-agent run``: until SIGTERM or SIGINT."""
+    limit_arenas()
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )

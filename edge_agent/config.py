@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from edge_agent.errors import AgentError
+from edge_agent.update.readiness import UpdatePolicy
 from edge_contract.errors import ContractError, ExitCode
 from edge_contract.health import HealthSpec
 from edge_contract.model import LineName
@@ -147,9 +148,13 @@ class DriftSection(_Section, frozen=True, kw_only=True):
 
 
 class HooksSection(_Section, frozen=True, kw_only=True):
-    """``directory`` holds ``v1/pre-install`` and so on ("" for none)."""
+    """``directory`` holds ``v1/pre-install`` and so on ("" for none).
+
+    ``from_bundle``: hooks that travel, signed, in a bundle are asked as well.
+    """
 
     directory: str = ""
+    from_bundle: bool = False
 
 
 class AgentConfig(_Section, frozen=True, kw_only=True):
@@ -163,6 +168,7 @@ class AgentConfig(_Section, frozen=True, kw_only=True):
     telemetry: TelemetrySection = TelemetrySection()
     drift: DriftSection = DriftSection()
     hooks: HooksSection = HooksSection()
+    update: UpdatePolicy = UpdatePolicy()
     health: HealthSpec = HealthSpec(
         trial_s=10.0,
         frames_min=20,

@@ -1,27 +1,44 @@
-"""The update's ``HookRunner``: one hook at a time, on a thread of its own, endable."""
+"""The update's ``HookRunner``: one question at a time, on a thread of its own, endable."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from edge_agent.update.effects import Hook
+from edge_agent.update.content import HOOKS_PREFIX
+from edge_agent.update.effects import Hook, Notice
 from edge_agent.update.events import Event, HookAnswer
-from firmware_hooks.runner import run_hook
+from firmware_hooks.protocol import VERSION_DIR
+from firmware_hooks.runner import HookResult, run_hook
+
+BUNDLE_MAY_ANSWER = frozenset({"post-install", "health", "post-commit", "post-rollback"})
+"""Whether a bundle is fetched and written at all, the bundle has no say in."""
+
+log = logging.getLogger("edge_agent")
 
 
 class DeviceHooks:
-    """Asks the hooks in the device's own directory.
+    """Asks the hooks in the device's own directory, then, where enabled, those of the bundle.
 
     Args:
         directory: from the configuration; None for no hooks.
         post: receives ``HookAnswer``.
+        from_bundle: the bundle's hooks are asked as well. They came through the same signatures and
+            digests as the model, and lie in its slot; both must agree.
     """
 
-    def __init__(self, directory: Path | None, post: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        directory: Path | None,
+        post: Callable[[Event], None],
+        *,
+        from_bundle: bool = False,
+    ) -> None:
         self._directory = directory
         self._post = post
+        self._from_bundle = from_bundle
         self._stop = threading.Event()
 
     def start_hook(self, ticket: int, hook: Hook, facts: Mapping[str, str]) -> None:
@@ -30,11 +47,32 @@ class DeviceHooks:
         self._stop = stop = threading.Event()
 
         def run() -> None:
-            result = run_hook(self._directory, hook, facts, stop=stop)
+            result = self._ask(hook, facts, stop)
             self._post(HookAnswer(ticket, result.answer, result.reason))
 
         threading.Thread(target=run, name=f"hook-{hook}", daemon=True).start()
 
+    def tell(self, notice: Notice, facts: Mapping[str, str]) -> None:
+        """Run it to its end, whatever comes next; what it answers is logged."""
+
+        def run() -> None:
+            result = self._ask(notice, facts, threading.Event())
+            if result.reason:
+                log.warning("%s", result.reason)
+
+        threading.Thread(target=run, name=f"hook-{notice}", daemon=True).start()
+
     def cancel(self) -> None:
         """End a running hook."""
         self._stop.set()
+
+    def _ask(
+        self, hook: Hook | Notice, facts: Mapping[str, str], stop: threading.Event
+    ) -> HookResult:
+        result = run_hook(self._directory, hook, facts, stop=stop)
+        if result.answer != "ok" or not self._from_bundle or hook not in BUNDLE_MAY_ANSWER:
+            return result
+        theirs = Path(facts["SLOT_DIR"]) / HOOKS_PREFIX
+        if not (theirs / VERSION_DIR).is_dir():
+            return result
+        return run_hook(theirs, hook, facts, stop=stop)

@@ -157,12 +157,15 @@ def _install_here(
         engine = InferenceEngine(DirectorySource(state_path, loop=False), 1.0, clock)
         host = Host(engine, worker, hardware=hardware, threads=load_profile(hardware).threads)
         hooks_dir = Path(config.hooks.directory) if config and config.hooks.directory else None
+        hooks = DeviceHooks(
+            hooks_dir, events.put, from_bundle=bool(config and config.hooks.from_bundle)
+        )
         sink = _Sink(progress)
         (state_path / "update").mkdir(exist_ok=True)
         update = UpdateManager(
             Journal(state_path / "update" / "journal", clock.wall_s),
             slots,
-            Ports(fetcher, host, host, DeviceHooks(hooks_dir, events.put), sink, worker),
+            Ports(fetcher, host, host, hooks, sink, worker),
             clock.monotonic_s,
         )
         update.start("clean")

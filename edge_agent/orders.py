@@ -301,6 +301,12 @@ class OrderDesk:
         """The time that this device can prove, unix seconds; any thread may ask."""
         return self._reference_s()
 
+    def present_s(self) -> float | None:
+        """The present (unix seconds) where the clock is set from the network and contradicts no
+        signature; None where the device cannot tell. For hours of the day, never for expiry."""
+        local_s = self._clock.wall_s()
+        return local_s if _SYNCHRONISED.exists() and local_s >= self._floor.floor_s else None
+
     def _reference_s(self) -> float:
         return self._floor.reference_s(self._clock.wall_s(), synchronised=_SYNCHRONISED.exists())
 

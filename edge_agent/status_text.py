@@ -60,4 +60,6 @@ def _update(update: dict[str, Any]) -> str:
     if update["stage"] == "idle":
         return held + "none under way"
     order = update["order"] or {"version": "?"}
-    return f"{held}{update['stage']} {order['version']} ({update['progress_percent']:.0f} %)"
+    waits = f"; waits: {update['waits_for']}" if update["waits_for"] else ""
+    progress = f"({update['progress_percent']:.0f} %)"
+    return f"{held}{update['stage']} {order['version']} {progress}{waits}"

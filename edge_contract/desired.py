@@ -17,6 +17,7 @@ from edge_contract.health import HealthSpec
 from edge_contract.model import LineName
 from edge_contract.profile import ProfileId
 from edge_contract.signing import raw_public_key
+from edge_contract.window import check_window
 
 DESIRED_TYPE = "application/vnd.wherry.desired+json"
 DIRECTORS_TARGET = "directors.json"
@@ -28,6 +29,7 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     seq: strictly growing per device within an epoch; a device refuses one that does not grow.
     timestamp_version_min: oldest TUF timestamp that the device may use with this order.
     deadline_ts: the whole update must have ended by then (0: no deadline but the device's own).
+    window: ``HH:MM-HH:MM`` in UTC in which it may be installed ("" for always).
     """
 
     schema: Literal[1] = 1
@@ -47,6 +49,10 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     rollout: str
     deadline_ts: float = 0.0
     health: HealthSpec = HealthSpec()
+    window: str = ""
+
+    def __post_init__(self) -> None:
+        check_window(self.window, what="desired.window")
 
 
 class DirectorKey(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,11 +34,17 @@ class HookRule(NamedTuple):
 
 # fmt: off
 RULES: dict[str, HookRule] = {rule.name: rule for rule in (
+    HookRule("pre-fetch",    "when an order was accepted, before anything is fetched for it",
+             60.0,  "ok", "later",  "the update ends as refused"),
     HookRule("pre-install",  "after the files were fetched, before the spare slot is written",
              60.0,  "ok", "later",  "the update ends as refused"),
     HookRule("post-install", "after the self-test, before the new version is switched in",
              120.0, "ok", "refuse", "the update ends as failed; the old version was never left"),
     HookRule("health",       "at the end of a trial that was judged healthy, before the commit",
              60.0,  "ok", "refuse", "the device goes back to the old version"),
+    HookRule("post-commit",  "once the new version is the active one: told, not asked",
+             60.0,  "ok", "ok",     "nothing: it is logged"),
+    HookRule("post-rollback", "once the old version answers again after a trial: told, not asked",
+             60.0,  "ok", "ok",     "nothing: it is logged"),
 )}
 # fmt: on

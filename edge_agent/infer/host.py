@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from edge_agent.infer.engine import InferenceEngine
 from edge_agent.infer.model import LoadedModel, load_model
+from edge_agent.memory import give_back
 from edge_agent.update.events import (
     Event,
     SelfTestFailed,
@@ -87,9 +88,14 @@ class Host:
         self._candidate = ""
         self._engine.swap(model)
         self._loaded = {model.digest: model} if model else {}
+        give_back()
 
     def _load(self, slot: Slot) -> LoadedModel:
-        return load_model(slot.directory, slot.digest, slot.name, self._hardware, self._threads)
+        try:
+            return load_model(slot.directory, slot.digest, slot.name, self._hardware, self._threads)
+        finally:
+            # A runtime's loader frees about as much as it keeps.
+            give_back()
 
 
 def _said(error: WherryError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from edge_agent.update.effects import Alarm, AskAgain, Clean, Effect, Fact, Record, Report
+from edge_agent.update.effects import Alarm, AskAgain, Clean, Effect, Fact, Record, Report, Tell
 from edge_agent.update.events import (
     Committed,
     FetchDone,
@@ -20,6 +20,15 @@ from edge_agent.update.events import (
 )
 from edge_agent.update.moves import HOOK_OF, Outcome, end, enter, order_of, rest, roll_back
 from edge_agent.update.state import Stage, UpdateState
+
+
+def pre_fetch_said(state: UpdateState, event: HookAnswer) -> Outcome:
+    """The owner's own program may keep a metered or busy link free, or refuse the order."""
+    if event.answer == "later":
+        return _ask_again(state)
+    if event.answer == "refuse":
+        return end(state, "refused", event.reason)
+    return enter(state, Stage.FETCHING)
 
 
 def fetched(state: UpdateState, event: FetchDone) -> Outcome:
@@ -113,7 +122,8 @@ def commit_ends(state: UpdateState, slot: str, *first: Effect, note: str = "") -
     order = order_of(state)
     fact = Fact(what="active", slot=slot, digest=order.digest, version=order.version, reason=note)
     after = replace(state, active=order.digest, active_slot=slot, active_version=order.version)
-    return end(after, "committed", note, *first, Record(fact))
+    told = (Record(fact), Tell("post-commit", order))
+    return end(after, "committed", note, *first, *told)
 
 
 def returned(state: UpdateState, event: Switched) -> Outcome:
@@ -137,4 +147,5 @@ def _return_ends(state: UpdateState, *first: Effect) -> Outcome:
         version=order.version,
         reason=state.reason,
     )
-    return end(state, "rolled_back" if state.ran else "failed", state.reason, *first, Record(left))
+    told = (Record(left), Tell("post-rollback", order, state.reason))
+    return end(state, "rolled_back" if state.ran else "failed", state.reason, *first, *told)

@@ -14,9 +14,24 @@ from edge_agent.update.state import Ended, Stage, UpdateState
 def begin(state: UpdateState, event: Ordered | Superseded) -> Outcome:
     """An order at rest. One that is not newer than every order before changes nothing."""
     order = event.order
-    if order.key <= state.seen:
+    if order.key < state.seen or (order.key == state.seen and not was_lost(state)):
         return state, ()
     return take_up(replace(state, seen=order.key), order, *_displaced(state, order))
+
+
+def was_lost(state: UpdateState) -> bool:
+    """Whether the last order's version was committed here, and damage left no version at all.
+
+    Then the very same order counts once more: it is what the fleet still wants of this device, and
+    nothing runs meanwhile. Where a fallback runs, a person decides what comes next.
+    """
+    ended = state.ended
+    return (
+        state.stage is Stage.IDLE
+        and ended is not None
+        and ended.phase == "committed"
+        and not state.active
+    )
 
 
 def supersede_early(state: UpdateState, event: Superseded) -> Outcome:

@@ -12,12 +12,14 @@ from edge_contract.codec import DOCUMENT_LIMIT_BYTES, decode_json
 from edge_contract.digest import digest_of_chunks, require_digest
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.layout import write_durably
-from edge_contract.manifest import Descriptor, Manifest, check_layer_path, decode_manifest
+from edge_contract.manifest import CODE, Descriptor, Manifest, check_layer_path, decode_manifest
 from edge_contract.model import DRIFT_REFERENCE_FILE, MODEL_FILE, ModelManifest
 
 MANIFEST_FILE = "manifest.json"
 CONTENT_FILE = "content.json"
 FILES_DIR = "files"
+HOOKS_PREFIX = "hooks/"
+"""Below it the bundle's hooks lie as the device's own do: ``hooks/v1/post-install``."""
 _CHUNK_BYTES = 1 << 20
 
 
@@ -43,7 +45,14 @@ def needed_layers(manifest: Manifest, model: ModelManifest, hardware: str) -> li
         paths.append(variant.scale_cache)
     if any(layer.path == DRIFT_REFERENCE_FILE for layer in manifest.layers):
         paths.append(DRIFT_REFERENCE_FILE)
+    paths += [layer.path for layer in manifest.layers if is_hook(layer)]
     return [manifest.layer(path) for path in dict.fromkeys(paths)]
+
+
+def is_hook(layer: Descriptor) -> bool:
+    """Whether a layer is a hook that travels in the bundle. It is run only where the device's own
+    configuration says so; it is here in any case, so that the slot is of one piece."""
+    return layer.media_type == CODE and layer.path.startswith(HOOKS_PREFIX)
 
 
 def copy_checked(source: Path, target: Path, descriptor: Descriptor) -> None:

@@ -18,7 +18,7 @@ def draw() -> str:
     labels: dict[tuple[Stage, Stage], list[str]] = {}
     for row in ROWS:
         for target in row.to:
-            returns = target is Stage.FETCHING and row.stage is not Stage.IDLE
+            returns = target is Stage.PRE_FETCH and row.stage is not Stage.IDLE
             if row.event not in ANY_TIME and target is not row.stage and not returns:
                 labels.setdefault((row.stage, target), []).append(row.event.__name__)
     lines = ["stateDiagram-v2", f"    [*] --> {Stage.IDLE.name}"]

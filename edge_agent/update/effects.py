@@ -12,7 +12,8 @@ import msgspec
 from edge_agent.update.order import Order
 from edge_contract.messages import Phase
 
-Hook = Literal["pre-install", "post-install", "health"]
+Hook = Literal["pre-fetch", "pre-install", "post-install", "health"]
+Notice = Literal["post-commit", "post-rollback"]
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -44,6 +45,14 @@ class Report(Effect, frozen=True):
 
     order: Order
     phase: Phase
+    reason: str = ""
+
+
+class Tell(Effect, frozen=True):
+    """Run a hook that is only told how an order ended; nothing waits for it."""
+
+    notice: Notice
+    order: Order
     reason: str = ""
 
 

@@ -19,6 +19,7 @@ from edge_agent.update.effects import (
     SelfTest,
     StageFiles,
     Switch,
+    Tell,
 )
 from edge_agent.update.events import (
     Committed,
@@ -108,6 +109,8 @@ class Executor:
                 ports.fetcher.start_fetch(ticket, order)
             case RunHook(ticket, hook, order):
                 ports.hooks.start_hook(ticket, hook, self._facts(hook, order))
+            case Tell(notice, order, reason):
+                ports.hooks.tell(notice, self._facts(notice, order, reason))
             case StageFiles(ticket, order):
                 ports.aside.start(lambda: self._stage(ticket, order))
             case SelfTest(ticket, order):
@@ -121,6 +124,16 @@ class Executor:
             case _:
                 raise AssertionError(f"nobody performs {effect}")
         return None
+
+    def needed_bytes(self, order: Order) -> int:
+        """What filling the spare slot still takes, once the order's blobs are here."""
+        if self._slots.spare(order.digest) is not None:
+            return 0
+        try:
+            return self._slots.size_of(order, self._ports.fetcher.blob)
+        except (WherryError, OSError):
+            # Not readable: staging will say so in its own words.
+            return 0
 
     def _stage(self, ticket: int, order: Order) -> Event:
         try:
@@ -165,10 +178,12 @@ class Executor:
         self._ports.host.start_switch(ticket, slot)
         return None
 
-    def _facts(self, hook: str, order: Order) -> dict[str, str]:
+    def _facts(self, hook: str, order: Order, reason: str = "") -> dict[str, str]:
         """What a hook is told; the runner makes environment variables of it."""
         old = self._slots.active()
         name = self._slots.pointer.trial or self._slots.spare_name()
+        if hook == "post-commit":
+            name, old = self._slots.pointer.active, self._slots.fallback()
         return {
             "STATE": hook,
             "MODEL_NAME": order.line,
@@ -179,4 +194,5 @@ class Executor:
             "OLD_VERSION": old.version if old else "",
             "OLD_DIGEST": old.digest if old else "",
             "ROLLOUT": order.rollout,
+            "REASON": reason,
         }

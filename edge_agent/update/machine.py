@@ -45,6 +45,7 @@ from edge_agent.update.moves import Outcome
 from edge_agent.update.state import Stage, UpdateState
 
 IDLE = Stage.IDLE
+PRE_FETCH = Stage.PRE_FETCH
 FETCHING = Stage.FETCHING
 PRE_INSTALL = Stage.PRE_INSTALL
 STAGING = Stage.STAGING
@@ -80,20 +81,28 @@ class Row(NamedTuple):
 
 
 # fmt: off
-_NEXT = (IDLE, FETCHING)  # an order has ended; one that waited may begin
+_NEXT = (IDLE, PRE_FETCH)  # an order has ended; one that waited may begin
 
 ROWS = (
-    Row(IDLE,         Ordered,        arrivals.begin,           (IDLE, FETCHING)),
-    Row(IDLE,         Superseded,     arrivals.begin,           (IDLE, FETCHING)),
+    Row(IDLE,         Ordered,        arrivals.begin,           (IDLE, PRE_FETCH)),
+    Row(IDLE,         Superseded,     arrivals.begin,           (IDLE, PRE_FETCH)),
     Row(IDLE,         Restarted,      restarts.idle,            (IDLE, ROLLING_BACK)),
     Row(IDLE,         DeadlinePassed, arrivals.expire_waiting,  (IDLE,)),
     Row(IDLE,         Withdrawn,      arrivals.expire_waiting,  (IDLE,)),
     Row(IDLE,         Held,           arrivals.hold,            (IDLE,)),
-    Row(IDLE,         Released,       arrivals.release_idle,    (IDLE, FETCHING)),
+    Row(IDLE,         Released,       arrivals.release_idle,    (IDLE, PRE_FETCH)),
+
+    Row(PRE_FETCH,    HookAnswer,     answers.pre_fetch_said,   (FETCHING, PRE_FETCH, IDLE)),
+    Row(PRE_FETCH,    Superseded,     arrivals.supersede_early, _NEXT),
+    Row(PRE_FETCH,    Restarted,      restarts.fetching,        (PRE_FETCH, IDLE)),
+    Row(PRE_FETCH,    DeadlinePassed, arrivals.expire_early,    (IDLE,)),
+    Row(PRE_FETCH,    Withdrawn,      arrivals.withdraw_early,  (IDLE,)),
+    Row(PRE_FETCH,    Held,           arrivals.hold_early,      (IDLE,)),
+    Row(PRE_FETCH,    Released,       arrivals.release,         (PRE_FETCH,)),
 
     Row(FETCHING,     FetchDone,      answers.fetched,          (PRE_INSTALL,)),
     Row(FETCHING,     FetchFailed,    answers.not_fetched,      (IDLE,)),
-    Row(FETCHING,     Superseded,     arrivals.supersede_early, _NEXT),
+    Row(FETCHING,     Superseded,     arrivals.supersede_early, (FETCHING, *_NEXT)),
     Row(FETCHING,     Restarted,      restarts.fetching,        (FETCHING, IDLE)),
     Row(FETCHING,     DeadlinePassed, arrivals.expire_early,    (IDLE,)),
     Row(FETCHING,     Withdrawn,      arrivals.withdraw_early,  (IDLE,)),

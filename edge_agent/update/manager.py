@@ -12,6 +12,7 @@ from edge_agent.update.events import (
     DeadlinePassed,
     Event,
     Held,
+    HookAnswer,
     Released,
     Restarted,
     SwitchFailed,
@@ -22,6 +23,7 @@ from edge_agent.update.journal import Journal
 from edge_agent.update.latency import Baseline, Latency
 from edge_agent.update.machine import step
 from edge_agent.update.order import Order
+from edge_agent.update.readiness import Readiness
 from edge_agent.update.slots import Slot, Slots
 from edge_agent.update.state import Stage, UpdateState, deadline_s
 from edge_agent.update.trial import TrialJudge
@@ -30,6 +32,8 @@ LATER_S = 60.0
 """How long after "later" a hook is asked again."""
 
 _UNDOABLE = frozenset(Stage) - {Stage.COMMITTING, Stage.ROLLING_BACK}
+_GATED = frozenset({"pre-install", "post-install"})
+"""The device must be ready before these are asked: what follows them writes, or switches."""
 _JUDGED = frozenset({Stage.TRIAL, Stage.HEALTH})
 
 
@@ -44,7 +48,8 @@ class UpdateManager:
         slots: not yet recovered.
         ports: the rest of the agent.
         monotonic_s: seconds that never go back.
-        later_s: how long after "later" a hook is asked again.
+        readiness: whether the device is ready for a step; None where nothing is asked of it.
+        later_s: how long after "later" a hook, or the readiness, is asked again.
     """
 
     def __init__(
@@ -54,12 +59,14 @@ class UpdateManager:
         ports: Ports,
         monotonic_s: Callable[[], float],
         *,
+        readiness: Readiness | None = None,
         later_s: float = LATER_S,
     ) -> None:
         self.slots = slots
         self._journal = journal
         self._ports = ports
         self._monotonic_s = monotonic_s
+        self._readiness = readiness
         self._later_s = later_s
         self._baseline = Baseline()
         self._trial_latency: Latency | None = None
@@ -78,6 +85,8 @@ class UpdateManager:
         self._stage_began_s = monotonic_s()
         self.blocked = ""
         """Why the next step cannot be taken now (the disk), or ""."""
+        self.waits_for = ""
+        """What the update waits for: the device's conditions, or a hook that said "later"."""
 
     @property
     def state(self) -> UpdateState:
@@ -127,7 +136,8 @@ class UpdateManager:
 
         Args:
             now_s: monotonic seconds.
-            wall_s: unix seconds, where they are known to be right; None where they are not.
+            wall_s: unix seconds that are known to have passed (an order's deadline is held against
+            them); None where nothing is known.
         """
         self._drain()
         if self._inbox:
@@ -173,6 +183,7 @@ class UpdateManager:
             "stage": state.stage.value,
             "held": state.held,
             "blocked": self.blocked,
+            "waits_for": self.waits_for,
             "order": _order_facts(state.order),
             "waiting": _order_facts(state.waiting),
             "desired_epoch": state.seen[0],
@@ -214,7 +225,9 @@ class UpdateManager:
             return False
         if after.ticket != before.ticket:
             self._stage_began_s = self._monotonic_s()
-            self._undone, self._ask_again = [], None
+            self._undone, self._ask_again, self.waits_for = [], None, ""
+        elif isinstance(event, HookAnswer) and event.answer == "later":
+            self.waits_for = event.reason
         if after.stage not in _JUDGED:
             self._judge = None
         if after.active != before.active:
@@ -237,8 +250,9 @@ class UpdateManager:
         if isinstance(effect, Watch):
             self._watch(effect.order)
         elif isinstance(effect, AskAgain):
-            due_s = self._monotonic_s() + self._later_s
-            self._ask_again = (due_s, RunHook(effect.ticket, effect.hook, effect.order))
+            self._ask_later(RunHook(effect.ticket, effect.hook, effect.order))
+        elif isinstance(effect, RunHook) and self._waits(effect):
+            self._ask_later(effect)
         else:
             try:
                 answer = self._executor.perform(effect)
@@ -249,6 +263,21 @@ class UpdateManager:
                 self.blocked = ""
             if answer is not None:
                 self.handle(answer)
+
+    def _ask_later(self, question: RunHook) -> None:
+        self._ask_again = (self._monotonic_s() + self._later_s, question)
+
+    def _waits(self, question: RunHook) -> bool:
+        """Whether the device is not ready for what follows this hook; then it is not asked."""
+        if self._readiness is None or question.hook not in _GATED:
+            return False
+        order = question.order
+        needed_bytes = self._executor.needed_bytes(order) if question.hook == "pre-install" else 0
+        try:
+            self.waits_for = self._readiness.why_not(order, needed_bytes)
+        except OSError as error:
+            self.waits_for = f"the state directory cannot be looked at: {error}"
+        return bool(self.waits_for)
 
     def _not_done(self, effect: Effect, error: OSError) -> None:
         """A stage waits for an answer, so its effect is tried again; the others are dropped."""
@@ -284,14 +313,16 @@ class UpdateManager:
     def _overdue(self, now_s: float, wall_s: float | None) -> str:
         state = self.state
         lasted_s, limit_s = now_s - self._stage_began_s, deadline_s(state)
+        why = f"; it waited: {self.waits_for}" if self.waits_for else ""
         if lasted_s >= limit_s:
-            return f"stage {state.stage.value} lasted {lasted_s:.0f} s, limit {limit_s:.0f} s"
+            return f"stage {state.stage.value} lasted {lasted_s:.0f} s, limit {limit_s:.0f} s{why}"
         order = state.order or state.waiting
         if order is None or wall_s is None or state.stage not in _UNDOABLE:
             return ""
         if 0 < order.deadline_ts <= wall_s:
             late_s = wall_s - order.deadline_ts
-            return f"the order's deadline passed {late_s:.0f} s ago, in stage {state.stage.value}"
+            where = f"in stage {state.stage.value}{why}"
+            return f"the order's deadline passed {late_s:.0f} s ago, {where}"
         return ""
 
 

@@ -28,6 +28,7 @@ from edge_contract.messages import Phase
 Outcome = tuple[UpdateState, tuple[Effect, ...]]
 
 HOOK_OF: dict[Stage, Hook] = {
+    Stage.PRE_FETCH: "pre-fetch",
     Stage.PRE_INSTALL: "pre-install",
     Stage.POST_INSTALL: "post-install",
     Stage.HEALTH: "health",
@@ -74,7 +75,7 @@ def take_up(state: UpdateState, order: Order, *first: Effect) -> Outcome:
     if state.held:
         return replace(rest, waiting=order), (*first, Report(order, "held"))
     told = (*first, Report(order, "accepted"))
-    return enter(rest, Stage.FETCHING, *told, order=order)
+    return enter(rest, Stage.PRE_FETCH, *told, order=order)
 
 
 def rest(state: UpdateState, ended: Ended | None) -> UpdateState:

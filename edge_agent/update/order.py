@@ -19,6 +19,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     digest: of the bundle's manifest.
     health: already tightened by the device's own policy.
     deadline_ts: unix s of the fleet's clock by which the whole must have ended (0: none).
+    window: UTC hours in which it may be installed ("" for always), beside the device's own.
     """
 
     epoch: int
@@ -29,6 +30,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     rollout: str = ""
     health: HealthSpec = HealthSpec()
     deadline_ts: float = 0.0
+    window: str = ""
 
     def __post_init__(self) -> None:
         check_digest(self.digest, where="order.digest")
@@ -59,4 +61,5 @@ def order_from(desired: Desired, own: HealthSpec) -> Order:
         rollout=desired.rollout,
         health=tighten(desired.health, own),
         deadline_ts=desired.deadline_ts,
+        window=desired.window,
     )

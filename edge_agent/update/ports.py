@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from edge_agent.update.effects import Hook
+from edge_agent.update.effects import Hook, Notice
 from edge_agent.update.events import Event
 from edge_agent.update.order import Order
 from edge_agent.update.slots import Slot
@@ -67,7 +67,10 @@ class HookRunner(Protocol):
         """Posts ``HookAnswer``; a hook that is not there answers "ok"."""
 
     def cancel(self) -> None:
-        """End a running hook."""
+        """End a running hook; one that is told something runs on."""
+
+    def tell(self, notice: Notice, facts: Mapping[str, str]) -> None:
+        """Run a hook whose answer nobody waits for."""
 
 
 class StatusSink(Protocol):

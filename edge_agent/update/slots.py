@@ -33,7 +33,7 @@ from edge_agent.update.pointer import (
     load_pointer,
     save_pointer,
 )
-from edge_agent.update.staging import stage_version
+from edge_agent.update.staging import open_version, stage_version
 from edge_contract.errors import ContractError
 from edge_contract.layout import fsync_dir
 
@@ -159,6 +159,15 @@ class Slots:
             return self._require(name, order.digest)
         stage_version(target, order, blob, self._hardware, make_room=lambda: self._make_room(name))
         return self._require(name, order.digest)
+
+    def size_of(self, order: Order, blob: Callable[[str], Path]) -> int:
+        """Bytes that the order's version takes in a slot.
+
+        Raises:
+            ContractError, TrustError, AgentError: as for ``stage``.
+            OSError: a blob is missing.
+        """
+        return sum(layer.size for layer in open_version(order, blob, self._hardware).layers)
 
     def collect_garbage(self) -> None:
         """Remove what no pointer names: half-staged directories and a refused version."""

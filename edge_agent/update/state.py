@@ -15,6 +15,7 @@ class Stage(str, Enum):
     """The stages of an update. Each but IDLE waits for the answer to exactly one effect."""
 
     IDLE = "idle"
+    PRE_FETCH = "pre_fetch"
     FETCHING = "fetching"
     PRE_INSTALL = "pre_install"
     STAGING = "staging"
@@ -73,19 +74,21 @@ loaded for its self-test must not be tried for ever."""
 _HOUR_S = 3600.0
 _STAGE_DEADLINE_S = {
     Stage.IDLE: math.inf,
+    Stage.PRE_FETCH: 14 * 24 * _HOUR_S,
     Stage.FETCHING: 14 * 24 * _HOUR_S,
     Stage.PRE_INSTALL: 14 * 24 * _HOUR_S,
     Stage.STAGING: 1 * _HOUR_S,
     Stage.SELF_TEST: 1 * _HOUR_S,
-    Stage.POST_INSTALL: 1 * _HOUR_S,
+    Stage.POST_INSTALL: 14 * 24 * _HOUR_S,
     Stage.SWITCHING: 1 * _HOUR_S,
     Stage.HEALTH: 1 * _HOUR_S,
     Stage.COMMITTING: 60.0,
     Stage.ROLLING_BACK: 1 * _HOUR_S,
 }
-"""How long a stage may last in one run of the agent. Fetching and asking the owner's hook may take
-weeks on a device that is seldom online or seldom free; loading a model may take many minutes where
-a runtime builds it first. A restart begins the count anew; unexplained restarts are limited."""
+"""How long a stage may last in one run of the agent. Fetching, waiting for the device to be ready
+and asking the owner's hook may take weeks on a device that is seldom online or seldom free; loading
+a model may take many minutes where a runtime builds it first. A restart begins the count anew;
+unexplained restarts are limited."""
 
 
 def deadline_s(state: UpdateState) -> float:

@@ -32,7 +32,8 @@ _PACKAGES = (
 )  # fmt: skip
 _SYSTEMD = (
     "systemd", "systemd-sysv", "dbus", "util-linux", "mount", "login", "coreutils", "dash", "bash",
-    "sed", "grep", "findutils", "base-files", "base-passwd", "libpam-runtime",
+    "sed", "grep", "findutils", "base-files", "base-passwd", "libpam-runtime", "dpkg", "tar",
+    "libc-bin", "diffutils",
 )  # fmt: skip
 _WHEELS = (
     "msgspec", "zstandard", "cryptography", "securesystemslib", "numpy", "paho-mqtt", "tuf",

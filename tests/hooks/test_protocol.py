@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import firmware_hooks
+from edge_agent.update.effects import Notice
 from edge_agent.update.events import Ordered
 from edge_agent.update.moves import HOOK_OF
 from firmware_hooks.protocol import HOOK_API, RULES, VERSION_DIR, WORDS
@@ -25,7 +27,8 @@ def test_every_hook_stands_in_the_table_with_its_time_out_and_defaults() -> None
 
 
 def test_every_hook_that_the_update_machine_asks_is_in_the_protocol() -> None:
-    assert sorted(HOOK_OF.values()) == sorted(RULES)
+    told = get_args(Notice)
+    assert sorted([*HOOK_OF.values(), *told]) == sorted(RULES)
     assert set(WORDS) == {"ok", "refuse", "later"}
     assert f"/{VERSION_DIR}/" in TEXT
     assert f"`WHERRY_HOOK_API` | `{HOOK_API}`" in TEXT
@@ -36,9 +39,10 @@ def test_every_fact_that_a_hook_is_told_is_documented(tmp_path: Path) -> None:
     device = Device(tmp_path, {version.digest: version}, Clock()).boot()
     device.manager.handle(Ordered(version.order(1)))
     device.settle()
-    assert [facts["STATE"] for facts in device.hook_facts] == list(RULES)
+    seen = [*device.hook_facts, *device.told]
+    assert [facts["STATE"] for facts in seen] == [*HOOK_OF.values(), "post-commit"]
     documented = set(re.findall(r"`WHERRY_([A-Z_]+)` \|", TEXT)) - {"HOOK_API"}
-    for facts in device.hook_facts:
+    for facts in seen:
         assert set(facts) == documented
         assert (facts["SLOT"], facts["VERSION"], facts["OLD_VERSION"]) == ("A", "1.0.0", "")
         assert facts["SLOT_DIR"] == str(tmp_path / "slots" / "A" / "files")

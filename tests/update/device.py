@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edge_agent.update.content import needed_layers
-from edge_agent.update.effects import Hook
+from edge_agent.update.effects import Hook, Notice
 from edge_agent.update.events import (
     Boot,
     Event,
@@ -28,6 +28,7 @@ from edge_agent.update.journal import Journal
 from edge_agent.update.manager import UpdateManager
 from edge_agent.update.order import Order
 from edge_agent.update.pointer import BOOT_FILE, load_pointer
+from edge_agent.update.readiness import Readiness
 from edge_agent.update.slots import Slot, Slots
 from edge_agent.update.state import Stage
 from edge_contract.digest import hex_of
@@ -63,6 +64,7 @@ class Device:
         fleet: every version that can be fetched.
         clock: shared by the runs of one device.
         answers: what each hook says; "ok" where it is not named.
+        readiness: the device's conditions; always ready where there is none.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Device:
         fleet: Mapping[str, Version],
         clock: Clock,
         answers: dict[Hook, str] | None = None,
+        readiness: Readiness | None = None,
     ) -> None:
         self.state_dir = state_dir
         self.fleet = fleet
@@ -82,6 +85,7 @@ class Device:
         self.fetched: list[str] = []
         self.staged_count = 0
         self.hook_facts: list[dict[str, str]] = []
+        self.told: list[dict[str, str]] = []
         self.reports: list[tuple[int, str, str]] = []
         self.alarms: list[str] = []
         self.journal = Journal(state_dir / "update" / "journal", clock.wall_s)
@@ -89,7 +93,9 @@ class Device:
         ports = Ports(
             fetcher=self, tester=self, host=self, hooks=_Hooks(self), sink=self, aside=self
         )
-        self.manager = UpdateManager(self.journal, self.slots, ports, clock.monotonic_s)
+        self.manager = UpdateManager(
+            self.journal, self.slots, ports, clock.monotonic_s, readiness=readiness
+        )
 
     # --- the ports -------------------------------------------------------------------------------
 
@@ -237,3 +243,6 @@ class _Hooks:
 
     def cancel(self) -> None:
         return
+
+    def tell(self, notice: Notice, facts: Mapping[str, str]) -> None:
+        self._device.told.append({**facts, "STATE": notice})

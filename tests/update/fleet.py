@@ -19,7 +19,8 @@ FLEET = {v.digest: v for v in (V1, V2, V3, WRONG, SLOW, DIES, UNLOADABLE)}
 
 Start = Callable[..., Device]
 EARLY = [
-    Stage.FETCHING, Stage.PRE_INSTALL, Stage.STAGING, Stage.SELF_TEST, Stage.POST_INSTALL,
+    Stage.PRE_FETCH, Stage.FETCHING, Stage.PRE_INSTALL, Stage.STAGING, Stage.SELF_TEST,
+    Stage.POST_INSTALL,
 ]  # fmt: skip
 LATE = [Stage.SWITCHING, Stage.TRIAL, Stage.HEALTH]
 

@@ -199,7 +199,8 @@ def test_a_hook_that_says_later_is_asked_again_until_the_deadline(start: Start) 
     device.settle()
     assert device.phases(1)[-1] == "failed"
     assert "deadline passed" in device.reason(1)
-    assert 2 <= len(device.hook_facts) <= 4, "asked about once a minute"
+    asked = [facts for facts in device.hook_facts if facts["STATE"] == "pre-install"]
+    assert 2 <= len(asked) <= 4, "asked about once a minute"
     assert device.clock.now_s - began_s < 210
     give(device, V1, 2).settle(until=Stage.PRE_INSTALL)
     device.pump()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -199,3 +200,35 @@ def test_a_trial_that_the_journal_knows_nothing_of_is_taken_back(
     again = start("power").settle()
     assert (again.running, again.slots.trial()) == (V1.digest, None)
     assert any("the journal knows nothing of" in text for text in again.alarms)
+
+
+def test_a_device_that_lost_its_only_version_takes_its_order_up_again(
+    tmp_path: Path, start: Start
+) -> None:
+    device = give(start(), V1, 1).settle()
+    device.off()
+    (tmp_path / "slots" / "A" / "files" / "sim-board.onnx").write_bytes(b"rot")
+    again = start("power").settle()
+    assert again.running == ""
+    # As on every reconnect, the very same order comes again.
+    give(again, V1, 1).settle()
+    assert again.running == V1.digest
+    assert again.phases(1)[-1] == "committed"
+    before = len(again.fetched)
+    give(again, V1, 1).settle()
+    assert len(again.fetched) == before, "it counts once only"
+
+
+def test_a_damaged_fallback_is_given_up_and_mended_by_the_next_order_for_it(
+    device: Device, start: Start
+) -> None:
+    give(device, V2, 2).settle()
+    device.off()
+    (device.state_dir / "slots" / "A" / "files" / "sim-board.onnx").write_bytes(b"rot")
+    again = start("power").settle()
+    assert again.running == V2.digest
+    assert again.slots.fallback() is None
+    assert any("the fallback in slot A is damaged" in text for text in again.alarms)
+    give(again, V1, 3).settle()
+    assert again.running == V1.digest
+    assert again.fetched, "what was damaged was fetched anew"

@@ -1,0 +1,191 @@
+"""What an update waits for, and that it says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.update.events import Ordered
+from edge_agent.update.order import LOCAL, Order
+from edge_agent.update.readiness import (
+    Conditions,
+    DeviceReadiness,
+    SteadyClock,
+    UpdatePolicy,
+    hottest_c,
+    why_not_now,
+)
+from edge_agent.update.state import Stage
+from edge_contract.errors import ContractError
+from edge_contract.window import is_open
+from tests.update.device import Clock, Device
+from tests.update.fleet import FLEET, V1, V2, give
+
+NOON_S = 1_700_000_000 // 86400 * 86400 + 12 * 3600
+GOOD = Conditions(free_bytes=10**9, temperature_c=40.0, present_s=NOON_S)
+ORDER = V2.order(2)
+
+
+class Weather:
+    """A device's conditions, as a test wants them."""
+
+    def __init__(self) -> None:
+        self.why = ""
+        self.needed: list[int] = []
+
+    def why_not(self, order: Order, needed_bytes: int) -> str:
+        self.needed.append(needed_bytes)
+        return self.why
+
+
+def windowed(window: str, rollout: str = "r") -> Order:
+    return Order(
+        epoch=1, seq=1, digest=V1.digest, line="digits", version="1", rollout=rollout, window=window
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "order", "found", "says"),
+    [
+        (UpdatePolicy(), ORDER, GOOD, ""),
+        (UpdatePolicy(), ORDER, Conditions(10**6, 40.0, NOON_S), "1.0 MB are free, 21.0 MB"),
+        (UpdatePolicy(), ORDER, Conditions(10**9, 91.0, NOON_S), "91 °C, the limit is 85 °C"),
+        (UpdatePolicy(), ORDER, Conditions(10**9, None, None), ""),
+        (UpdatePolicy(window="11:00-13:00"), ORDER, GOOD, ""),
+        (UpdatePolicy(window="22:00-04:00"), ORDER, GOOD, "the device's window is 22:00-04:00"),
+        (UpdatePolicy(window="11:00-13:00"), windowed("01:00-02:00"), GOOD, "the order's window"),
+        (UpdatePolicy(), windowed("01:00-02:00", LOCAL), GOOD, ""),
+        (
+            UpdatePolicy(window="11:00-13:00"),
+            ORDER,
+            Conditions(10**9, 40.0, None),
+            "the clock is not known to be right",
+        ),
+    ],
+)
+def test_what_is_not_ready_is_said(
+    policy: UpdatePolicy, order: Order, found: Conditions, says: str
+) -> None:
+    why = why_not_now(policy, order, found, 5_000_000)
+    assert says in why
+    assert bool(why) == bool(says)
+
+
+@pytest.mark.parametrize(
+    ("window", "hour", "expected"),
+    [
+        ("", 3, True),
+        ("22:00-04:00", 23, True),
+        ("22:00-04:00", 3.99, True),
+        ("22:00-04:00", 4, False),
+        ("22:00-04:00", 12, False),
+        ("09:30-10:00", 9.5, True),
+        ("09:30-10:00", 10, False),
+    ],
+)
+def test_a_window_may_pass_midnight_and_ends_before_its_end(
+    window: str, hour: float, expected: bool
+) -> None:
+    assert is_open(window, NOON_S - 12 * 3600 + hour * 3600) is expected
+
+
+@pytest.mark.parametrize("text", ["always", "25:00-01:00", "1:00-2:00", "01:00-01:00", "01:00-"])
+def test_a_malformed_window_is_refused_and_never_reads_as_always(text: str) -> None:
+    with pytest.raises(ContractError):
+        UpdatePolicy(window=text)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature_max_c": 0.0}, {"space_reserve_mb": float("nan")}])
+def test_a_malformed_limit_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ContractError):
+        UpdatePolicy(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_clock_that_was_just_set_opens_no_window() -> None:
+    wall, monotonic = [NOON_S], [100.0]
+    clock = SteadyClock(lambda: wall[0], lambda: monotonic[0])
+    assert clock.present_s() == NOON_S
+    wall[0] += 3 * 3600
+    monotonic[0] += 60
+    assert clock.present_s() is None
+    wall[0] += 60
+    monotonic[0] += 60
+    assert clock.present_s() == wall[0]
+
+
+def test_the_hottest_zone_counts_and_a_silent_one_says_nothing(tmp_path: Path) -> None:
+    for number, text in enumerate(("41000\n", "72500\n", "\n")):
+        zone = tmp_path / f"thermal_zone{number}"
+        zone.mkdir()
+        (zone / "temp").write_text(text)
+    assert hottest_c(tmp_path) == 72.5
+    assert hottest_c(tmp_path / "nothing") is None
+    ready = DeviceReadiness(
+        UpdatePolicy(temperature_max_c=70), tmp_path, lambda: None, lambda: 0.0, tmp_path
+    )
+    assert "72 °C" in ready.why_not(ORDER, 0)
+    assert "space for two" in ready.why_not(ORDER, 10**18)
+
+
+@pytest.mark.parametrize("stage", [Stage.PRE_INSTALL, Stage.POST_INSTALL])
+def test_an_update_waits_with_a_reason_and_goes_on_when_the_device_is_ready(
+    tmp_path: Path, stage: Stage
+) -> None:
+    weather = Weather()
+    device = Device(tmp_path, FLEET, Clock(), readiness=weather).boot()
+    give(device, V1, 1).settle()
+    device.told.clear()
+    device.manager.handle(Ordered(V2.order(2)))
+    before = {Stage.PRE_INSTALL: Stage.FETCHING, Stage.POST_INSTALL: Stage.SELF_TEST}[stage]
+    device.settle(until=before)
+    weather.why = "the device is at 91 °C"
+    device.settle(until=stage)
+    for _ in range(150):
+        device.second()
+    assert device.manager.state.stage is stage
+    assert device.manager.status()["waits_for"] == "the device is at 91 °C"
+    assert device.running == V1.digest
+    assert not device.pending, "no hook is asked meanwhile"
+    weather.why = ""
+    device.settle()
+    assert device.running == V2.digest
+    assert device.manager.status()["waits_for"] == ""
+    assert max(weather.needed) > 1000, "the size of the version is what it needs"
+
+
+def test_waiting_ends_with_the_orders_deadline_and_the_fleet_hears_why(tmp_path: Path) -> None:
+    weather = Weather()
+    device = Device(tmp_path, FLEET, Clock(), readiness=weather).boot()
+    give(device, V1, 1).settle()
+    weather.why = "the device's window is 22:00-04:00 UTC"
+    give(device, V2, 2, deadline_ts=device.clock.wall_s() + 300).settle()
+    assert device.phases(2)[-1] == "failed"
+    assert "deadline passed" in device.reason(2)
+    assert "22:00-04:00" in device.reason(2)
+    assert device.running == V1.digest
+
+
+def test_a_newer_order_wins_over_one_that_waits(tmp_path: Path) -> None:
+    weather = Weather()
+    weather.why = "too hot"
+    device = Device(tmp_path, FLEET, Clock(), readiness=weather).boot()
+    give(device, V1, 1).settle(until=Stage.PRE_INSTALL)
+    give(device, V2, 2).settle(until=Stage.PRE_INSTALL)
+    assert device.phases(1)[-1] == "failed"
+    weather.why = ""
+    device.settle()
+    assert device.running == V2.digest
+
+
+def test_a_hook_that_says_later_shows_its_reason_in_status(tmp_path: Path) -> None:
+    device = Device(tmp_path, FLEET, Clock(), {"pre-fetch": "later"}).boot()
+    give(device, V1, 1)
+    while device.pump():
+        pass
+    assert device.manager.state.stage is Stage.PRE_FETCH
+    assert device.manager.status()["waits_for"] == "hook pre-fetch says later"
+    assert device.fetched == []
+    device.answers.clear()
+    device.settle()
+    assert device.running == V1.digest
