@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import OperationalError
@@ -44,6 +45,7 @@ from fleet.repository.tuf_repository import Repository
 from fleet.rollout.events import DeviceOffline
 from fleet.store import Store, devices, journal, orders
 from fleet.transfer.blob_server import BlobServer
+from fleet.transfer.delta_store import DeltaStore
 
 _BATCH = 500
 _TICK_S = 0.5
@@ -73,6 +75,8 @@ class Manager:
         address: the broker.
         clock: wall and monotonic.
         issuers: the fleet's certificates; None for a fleet that has none.
+        delta_dir: where deltas are kept; None: blobs go out whole.
+        blob_total_bytes_s: what all devices may pull together; 0 for no limit.
     """
 
     def __init__(
@@ -84,6 +88,8 @@ class Manager:
         address: BrokerAddress,
         clock: Clock,
         issuers: Issuers | None = None,
+        delta_dir: Path | None = None,
+        blob_total_bytes_s: float = 0.0,
     ) -> None:
         self.fleet = fleet
         self.store = store
@@ -112,17 +118,19 @@ class Manager:
             lambda: self.issuers.tls_context(MANAGER),
         )
         self._publisher = Publisher(fleet, self._connection, director, self.catalogue)
+        self.deltas = DeltaStore(delta_dir, self.catalogue.blob_path) if delta_dir else None
         self.blobs = BlobServer(
             fleet,
-            self.catalogue.blob_path,
+            self.blob_path,
             lambda name, payload: self._connection.publish(name, payload, qos=0),
             clock,
+            total_bytes_s=blob_total_bytes_s,
         )
         self._stopping = False
         self.turns = 0
         """How often the loop came round: what a watchdog looks at."""
         self._blob_desk = BlobDesk(
-            store, self.catalogue, self.blobs, self._publisher, self.facts, clock
+            store, self.catalogue, self.blobs, self.deltas, self._publisher, self.facts, clock
         )
         self._care = IdentityCare(self.issuers, store, self.facts, clock)
         self._roll_call = RollCall()
@@ -144,6 +152,8 @@ class Manager:
         with self.store.read() as tx:
             self._intake.load(tx)
             self._rollouts.load(tx)
+        if self.deltas is not None:
+            self.deltas.start()
         self.blobs.start()
         self._connection.start()
         self._thread.start()
@@ -155,6 +165,8 @@ class Manager:
         if self._thread.is_alive():
             self._thread.join()
         self.blobs.stop()
+        if self.deltas is not None:
+            self.deltas.stop()
         self._connection.stop()
         self.feed.close()
 
@@ -179,6 +191,16 @@ class Manager:
                 + ("it will not be done" if never else "it is under way and may still be done"),
                 hint="edge-fleet doctor",
             ) from error
+
+    def blob_path(self, digest: str) -> Path:
+        """The file of a published blob or of a delta between two.
+
+        Raises:
+            ContractError: not a digest.
+            FleetError: there is no such blob.
+        """
+        delta = self.deltas.by_digest(digest) if self.deltas else None
+        return delta.path if delta else self.catalogue.blob_path(digest)
 
     @property
     def connected(self) -> bool:
@@ -351,6 +373,8 @@ class Manager:
             self.feed.put(self.clock.wall_s(), kind, subject, text)
         for device, ask in taken.asks:
             self._blob_desk.answer(device, ask)
+        for device, delta_ask in taken.delta_asks:
+            self._blob_desk.answer_delta(device, delta_ask)
         self._perform()
 
     def _remind(self, here: list[str]) -> None:
