@@ -23,6 +23,9 @@ _QUESTIONS_MAX = 64
 """About one blob; a window takes four."""
 BROADCAST_MIN = 3
 """Fewer devices are served one by one."""
+RECENT_S = 3.0
+"""A block that was sent to all so lately is on its way to whoever listened then; a device takes
+it for lost, and asks anew, no sooner."""
 
 
 @dataclass
@@ -132,6 +135,10 @@ class FairQueue:
         self._resting: dict[str, _Line] = {}
         self._listeners: dict[str, set[str]] = {}
         """Digest -> devices that wait for blocks of it and hear its broadcast."""
+        self._since_s: dict[tuple[str, str], float] = {}
+        """(device, digest) -> when it began to listen."""
+        self._shared_at_s: dict[str, dict[tuple[int, int], float]] = {}
+        """Digest -> (block number, block size) -> when it was sent to all."""
 
     def ask(self, device: str, want: Want, now_s: float) -> None:
         """Take a question; it replaces earlier ones about the same blob unless it is for more."""
@@ -140,6 +147,8 @@ class FairQueue:
             line = self._resting.pop(device, None) or _Line(allowance_bytes=self._burst_bytes)
             line.updated_s = line.updated_s or now_s
             self._lines[device] = line
+        if want.listening:
+            self._drop_recent(device, want, now_s)
         earlier = line.wants.pop(want.digest, []) if want.more else []
         self._unlisten(device, line.wants.pop(want.digest, []))
         questions = [*earlier, want][-_QUESTIONS_MAX:] if want.ranges else earlier
@@ -168,6 +177,9 @@ class FairQueue:
             offset = index * want.block_bytes
             length = max(0, min(want.block_bytes, want.size_bytes - offset))
             shared = self._share(device, want, index, length) if want.listening else 1
+            if shared > 1:
+                sent = self._shared_at_s.setdefault(want.digest, {})
+                sent[index, want.block_bytes] = now_s
             self._total.allowance_bytes -= length
             self._charge(device, want.digest, length)
             if device in self._lines:
@@ -182,15 +194,31 @@ class FairQueue:
         for questions in line.wants.values() if line else ():
             self._unlisten(device, questions)
         self._resting.pop(device, None)
+        self._since_s = {key: at_s for key, at_s in self._since_s.items() if key[0] != device}
 
     def clear(self) -> None:
         """Drop everything: the connection is gone."""
         self._lines.clear()
         self._resting.clear()
         self._listeners.clear()
+        self._since_s.clear()
+        self._shared_at_s.clear()
 
     def __bool__(self) -> bool:
         return bool(self._lines)
+
+    def _drop_recent(self, device: str, want: Want, now_s: float) -> None:
+        """Take out of a question for more what is on its way to this device already."""
+        key = (device, want.digest)
+        if not want.more:
+            self._since_s[key] = now_s
+            return
+        after_s = max(self._since_s.setdefault(key, now_s), now_s - RECENT_S)
+        sent = self._shared_at_s.get(want.digest, {})
+        for first, last in list(want.ranges):
+            for index in range(first, last + 1):
+                if sent.get((index, want.block_bytes), -1.0) >= after_s:
+                    want.drop(index)
 
     def _share(self, device: str, want: Want, index: int, length_bytes: int) -> int:
         """Take the block from all that wait for it; how many devices that are, this one among them.
@@ -236,6 +264,15 @@ class FairQueue:
                 listeners.discard(device)
                 if not listeners:
                     del self._listeners[question.digest]
+                    self._forget_old(question.digest)
+
+    def _forget_old(self, digest: str) -> None:
+        """Nobody waits for this blob now: keep only what may still be on its way."""
+        sent = self._shared_at_s.pop(digest, {})
+        newest_s = max(sent.values(), default=0.0)
+        recent = {block: at_s for block, at_s in sent.items() if at_s >= newest_s - RECENT_S}
+        if recent:
+            self._shared_at_s[digest] = recent
 
     def _rest(self, device: str) -> None:
         # Kept with its allowance, or asking in small pieces would go around the rate.

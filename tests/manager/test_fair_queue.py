@@ -169,3 +169,14 @@ def test_all_devices_together_keep_to_the_limit() -> None:
     for tick in range(1, 101):
         sent += sum(block.length_bytes for block in drain(fair, tick / 10))
     assert 0.8e6 <= sent / 10 <= 1.1e6
+
+
+def test_what_is_on_its_way_to_all_is_not_sent_again() -> None:
+    fair = shared_queue("a", "b", "c")
+    assert len(drain(fair, 1.0)) == 4
+    late = Want(A, 1000 * BLOCK, BLOCK, [(0, 5)], more=True, listening=True)
+    fair.ask("a", late, 2.0)
+    assert [block.index for block in drain(fair, 2.0)] == [4, 5]
+    # Lost after all: the device asks anew.
+    fair.ask("a", Want(A, 1000 * BLOCK, BLOCK, [(0, 5)], listening=True), 5.0)
+    assert [block.index for block in drain(fair, 5.0)] == [0, 1, 2, 3, 4, 5]
