@@ -1,7 +1,7 @@
 """A slow, lossy, long link between two network namespaces of this machine. Needs root.
 
-The rate is a token bucket and the loss an iptables rule, both the kernel's own; the delay, for which
-there may be no netem, is a TUN device at each end with this program between them.
+The rate is a token bucket and the loss an iptables rule, both the kernel's own; the delay, for
+which there may be no netem, is a TUN device at each end with this program between them.
 
     with BadLink(rate_kbit_s=256, loss=0.03, delay_ms=100) as link:
         subprocess.run([*link.near("…")])       # in one namespace

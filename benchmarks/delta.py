@@ -4,7 +4,8 @@
 
 The float models of ``examples/digits/wide.py`` are quantised by wherry's own compiler (u8s8, ranges
 by min-max over the same calibration frames), deltas are made by every coder, and the smallest is
-applied in a process of its own whose memory is read from the kernel. Exits 1 where a criterion fails.
+applied in a process of its own whose memory is read from the kernel. Exits 1 where a criterion
+fails.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -49,7 +49,7 @@ from pathlib import Path
 from edge_agent.transfer.delta import rebuild_blob
 from edge_contract.manifest import Descriptor
 delta, base, target = map(Path, sys.argv[1:4])
-wanted = Descriptor(media_type="application/octet-stream", digest=sys.argv[4], size=int(sys.argv[5]))
+wanted = Descriptor(media_type="weights", digest=sys.argv[4], size=int(sys.argv[5]))
 rebuild_blob(delta, base, target, wanted)
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
@@ -74,7 +74,9 @@ def quantised(model: onnx.ModelProto, frames: np.ndarray, directory: Path) -> by
     path.write_bytes(model.SerializeToString(deterministic=True))
     graph = normalise(load_source(path))
     batches = [frames[at : at + 1] for at in range(len(frames))]
-    ranges = {name: s.central(1.0) for name, s in collect_stats(graph, lambda: iter(batches)).items()}
+    ranges = {
+        name: s.central(1.0) for name, s in collect_stats(graph, lambda: iter(batches)).items()
+    }
     plan = draft_plan(graph.prepared, survey(graph.prepared), ranges, "asymmetric")
     return emit_onnx(plan, "u8s8")
 
@@ -178,7 +180,8 @@ def main() -> int:
             print(
                 f"{row.version:<7} {row.full_bytes / 1e3:8.1f} {row.changed_share:13.1%}"
                 f" {row.share['subtract']:9.1%} {row.share['bsdiff']:8.1%}"
-                f" {row.share['zstd']:16.1%} {row.apply_ms:9.1f} {row.apply_memory_bytes / 1e6:3.0f}"
+                f" {row.share['zstd']:16.1%} {row.apply_ms:9.1f}"
+                f" {row.apply_memory_bytes / 1e6:3.0f}"
             )
         for text, held in checks.items():
             print(f"{'ok  ' if held else 'FAIL'}  {text}")

@@ -1,7 +1,8 @@
 """A device for benchmarks: the agent's own puller over a small MQTT 5 client on asyncio.
 
 paho's loop stops at a few hundred connections a process; this one holds thousands. It speaks the
-protocol of ``docs/protocols/mqtt.md`` (enrolment, state, will, signed questions) and checks no order.
+protocol of ``docs/protocols/mqtt.md`` (enrolment, state, will, signed questions) and checks no
+order.
 """
 
 from __future__ import annotations

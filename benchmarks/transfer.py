@@ -159,12 +159,8 @@ def cuts(size_bytes: int, cuts_count: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         with running_fleet(directory / "fleet", size_bytes) as fleet:
-            device = LightDevice(
-                "cam-1", FLEET, fleet.address, directory / "cam-1", fleet.wants
-            )
-            device.cuts_at_bytes = sorted(
-                dice.randrange(1, size_bytes) for _ in range(cuts_count)
-            )
+            device = LightDevice("cam-1", FLEET, fleet.address, directory / "cam-1", fleet.wants)
+            device.cuts_at_bytes = sorted(dice.randrange(1, size_bytes) for _ in range(cuts_count))
             asyncio.run(_pull(fleet, [device], timeout_s=120))
             progress = device.puller.progress
             return {
@@ -363,7 +359,11 @@ def main() -> int:
         for name, row in found.items():
             print(name)
             for key, value in row.items():
-                print(f"  {key:<22} {value:.3f}" if isinstance(value, float) else f"  {key:<22} {value}")
+                print(
+                    f"  {key:<22} {value:.3f}"
+                    if isinstance(value, float)
+                    else f"  {key:<22} {value}"
+                )
         for text, held in checks.items():
             print(f"{'ok  ' if held else 'FAIL'}  {text}")
     return 0 if all(checks.values()) else 1

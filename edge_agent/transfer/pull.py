@@ -260,12 +260,14 @@ class BlobPuller:
         for pull in self._pulls.values():
             if free_bytes < block_bytes:
                 return
-            ranges, size_bytes = _next_blocks(pull, block_bytes, free_bytes, now_s)
+            ranges, size_bytes, asked_block_bytes = _next_blocks(
+                pull, block_bytes, free_bytes, now_s
+            )
             if not ranges:
                 continue
             question = BlobAsk(
                 digest=pull.partial.digest,
-                block_bytes=block_bytes,
+                block_bytes=asked_block_bytes,
                 missing=ranges,
                 more=not pull.fresh,
             )
@@ -288,8 +290,13 @@ class BlobPuller:
 
 def _next_blocks(
     pull: _Pull, block_bytes: int, limit_bytes: float, now_s: float
-) -> tuple[list[tuple[int, int]], int]:
-    """Closed ranges of the next missing blocks, and how many bytes they are; marks them asked."""
+) -> tuple[list[tuple[int, int]], int, int]:
+    """The next question: closed ranges of missing blocks, how many bytes they are, and the size of
+    a block. Marks them asked.
+
+    Blocks begin at multiples of their size, so after the size has grown a few smaller ones lead up
+    to the next multiple: nothing is asked for twice.
+    """
     ranges: list[tuple[int, int]] = []
     asked_bytes = 0
     size_bytes = pull.partial.size_bytes
@@ -297,14 +304,17 @@ def _next_blocks(
         missing = pull.partial.next_missing(pull.asked_to)
         if missing is None:
             break
+        if missing % block_bytes:
+            if ranges:
+                break
+            block_bytes = missing & -missing
         index = missing // block_bytes
-        offset = index * block_bytes
-        length = min(block_bytes, size_bytes - offset)
-        pull.asked[offset] = (length, now_s)
-        pull.asked_to = offset + block_bytes
+        length = min(block_bytes, size_bytes - missing)
+        pull.asked[missing] = (length, now_s)
+        pull.asked_to = missing + block_bytes
         asked_bytes += max(length, 1)
         if ranges and ranges[-1][1] == index - 1:
             ranges[-1] = (ranges[-1][0], index)
         else:
             ranges.append((index, index))
-    return ranges, asked_bytes
+    return ranges, asked_bytes, block_bytes

@@ -122,9 +122,7 @@ def test_a_power_cut_before_the_map_is_written_costs_a_repeat_and_no_byte(tmp_pa
 PARTLY_TRUE = b"[[-1,0],[9,99],[0,3]]"
 
 
-@pytest.mark.parametrize(
-    "map_bytes", [b"", b"\xff", b"[[0,1]", b'{"a":1}', PARTLY_TRUE]
-)
+@pytest.mark.parametrize("map_bytes", [b"", b"\xff", b"[[0,1]", b'{"a":1}', PARTLY_TRUE])
 def test_a_damaged_map_never_claims_blocks_that_are_not_there(
     tmp_path: Path, map_bytes: bytes
 ) -> None:
