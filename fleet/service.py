@@ -14,6 +14,7 @@ from edge_contract import __version__
 from edge_contract.errors import ExitCode
 from fleet.errors import FleetError
 from fleet.manager import device_views, identities, planning, rollout_views
+from fleet.manager.byte_preview import preview_bytes
 from fleet.manager.loop import Manager
 from fleet.manager.rollout_order import RolloutOrder, command_line, parse_waves
 from fleet.manager.rollouts import RolloutTurn
@@ -82,7 +83,10 @@ class FleetService:
         self._manager.do(self._manager.poll_repository)
         with self._store.read() as tx:
             plan = planning.make_rollout_plan(tx, self._catalogue, order, who=who)
-        return planning.plan_view(self._catalogue, order, plan)
+        manager = self._manager
+        goodput_bytes_s = manager.blobs.goodput_bytes_s()
+        preview = preview_bytes(self._catalogue, manager.deltas, goodput_bytes_s, plan)
+        return planning.plan_view(self._catalogue, order, plan, preview)
 
     def versions(self) -> list[VersionView]:
         """Published bundles, newest version of each line first."""

@@ -11,6 +11,7 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +31,7 @@ UNSENT_BYTES_MAX = 2_000_000
 """Handed to paho and not written to the socket yet."""
 _WAIT_S = 0.005
 _FILES_MAX = 32
+_SAMPLE_S = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,15 @@ class Sent(Protocol):
 
     def is_published(self) -> bool:
         """Whether it was written to the socket, or given up."""
+
+
+@dataclass
+class _Seen:
+    """What was seen of one device's link since its last question that began anew."""
+
+    at_s: float = 0.0
+    served_bytes: int = 0
+    bytes_s: float = 0.0
 
 
 class BlobServer:
@@ -78,6 +89,7 @@ class BlobServer:
         self._unsent: deque[tuple[Sent, int]] = deque()
         self._unsent_bytes = 0
         self._files: OrderedDict[str, int] = OrderedDict()
+        self._seen: dict[str, _Seen] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="blob-server", daemon=True)
         self.bytes_sent = 0
@@ -100,8 +112,26 @@ class BlobServer:
     def ask(self, device: str, want: Want) -> None:
         """Take a checked question of a device that may have this blob."""
         with self._changed:
-            self._queue.ask(device, want, self._clock.monotonic_s())
+            now_s = self._clock.monotonic_s()
+            self._measure(device, want, now_s)
+            self._queue.ask(device, want, now_s)
             self._changed.notify()
+
+    def goodput_bytes_s(self) -> dict[str, float]:
+        """What each device's link was seen to carry, by how soon it asked for more."""
+        with self._changed:
+            return {device: seen.bytes_s for device, seen in self._seen.items() if seen.bytes_s}
+
+    def _measure(self, device: str, want: Want, now_s: float) -> None:
+        seen = self._seen.setdefault(device, _Seen())
+        served_bytes = self._queue.served_bytes[device]
+        lasted_s = now_s - seen.at_s
+        if want.more and lasted_s < _SAMPLE_S:
+            return
+        if want.more and served_bytes > seen.served_bytes:
+            sample = (served_bytes - seen.served_bytes) / lasted_s
+            seen.bytes_s = sample if not seen.bytes_s else 0.7 * seen.bytes_s + 0.3 * sample
+        seen.at_s, seen.served_bytes = now_s, served_bytes
 
     def forget(self, device: str) -> None:
         """The device is gone."""

@@ -7,7 +7,7 @@ goes out once, for all of them; what single devices lack after that is sent to e
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
 from edge_contract.digest import check_digest
@@ -133,6 +133,8 @@ class FairQueue:
         self._total = _Line(allowance_bytes=burst_bytes)
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         self._resting: dict[str, _Line] = {}
+        self.served_bytes: Counter[str] = Counter()
+        """Sent to each device, alone or with others."""
         self._listeners: dict[str, set[str]] = {}
         """Digest -> devices that wait for blocks of it and hear its broadcast."""
         self._since_s: dict[tuple[str, str], float] = {}
@@ -194,6 +196,7 @@ class FairQueue:
         for questions in line.wants.values() if line else ():
             self._unlisten(device, questions)
         self._resting.pop(device, None)
+        self.served_bytes.pop(device, None)
         self._since_s = {key: at_s for key, at_s in self._since_s.items() if key[0] != device}
 
     def clear(self) -> None:
@@ -247,6 +250,7 @@ class FairQueue:
         """Count what was sent, and let go of questions that are answered."""
         line = self._lines[device]
         line.allowance_bytes -= length_bytes
+        self.served_bytes[device] += length_bytes
         questions = line.wants[digest]
         left = [question for question in questions if question.ranges]
         if left:
