@@ -41,6 +41,7 @@ from edge_agent.infer.recorder import (
 from edge_agent.infer.source import open_source
 from edge_agent.link import Inbound, LinkDown, LinkUp, SubscriptionRefused
 from edge_agent.local_install import Imported, LocalInstall
+from edge_agent.medium_install import MediumCopied, MediumInstall
 from edge_agent.orders import OrderDesk, Refusal
 from edge_agent.reports import AGENT_VERSION, Reports, UpdateReports
 from edge_agent.statedir import StateDir
@@ -207,6 +208,19 @@ class Agent:
             health=config.health,
             root=root,
         )
+        self.medium_install = MediumInstall(
+            device.id,
+            self.desk,
+            self.fetcher,
+            self._worker,
+            post=self._events.put,
+            order=self.update.handle,
+            state=lambda: self.update.state,
+            health=config.health,
+            status=lambda: (self.reports.topic("status", "update"), self.reports.last_status),
+            facts=lambda: self.reports.state(""),
+            sign=self._sign,
+        )
         self._api = LocalApi(path, self._events.put)
         self._systemd = Systemd()
         self._ready_due_s: float | None = None
@@ -227,6 +241,7 @@ class Agent:
             TroubleFound: self._trouble_found,
             Request: self._request,
             Imported: self.local_install.imported,
+            MediumCopied: self.medium_install.copied,
             Rebuilt: self.fetcher.rebuilt,
             HttpBlock: self._http_block,
             HttpFailed: self._http_failed,
@@ -380,6 +395,10 @@ class Agent:
         if self.desk.withdrawals_count > withdrawals_count:
             self.update.handle(Withdrawn("the fleet took its order back"))
 
+    def _sign(self, topic: str, payload: bytes) -> str:
+        """The device's signature; without its key there is none, and the fleet takes nothing."""
+        return self._identity.sign(topic, payload) if self._identity else ""
+
     def _ask_blocks(self, ask: BlobAsk) -> bool:
         """Ask the web server where there is one that answers, the manager otherwise."""
         if self._http is not None and self._http.usable:
@@ -419,6 +438,7 @@ class Agent:
         text = f"{order.line} {order.version} {phase}{f': {reason}' if reason else ''}"
         log.info("update: %s", text)
         self.local_install.hear(order, phase, reason or text)
+        self.medium_install.hear(order, phase, reason or text)
         self.fleet.state_changed()
 
     # What the owner asks. -----------------------------------------------------------------------
@@ -434,8 +454,12 @@ class Agent:
                 self.fleet.state_changed()
             elif what == "install":
                 self.local_install.begin(request)
+            elif what == "apply":
+                self.medium_install.begin(request)
             else:
-                raise AgentError(f"no request {what!r}; there are status, hold, release, install")
+                raise AgentError(
+                    f"no request {what!r}; there are status, hold, release, install, apply"
+                )
         except WherryError as error:
             request.finish(**error.as_json())
         except OSError as error:

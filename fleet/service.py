@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from edge_contract import __version__
 from edge_contract.errors import ExitCode
+from edge_contract.receipt import SignedMessage
 from fleet.errors import FleetError
 from fleet.manager import device_views, identities, planning, rollout_views
 from fleet.manager.byte_preview import preview_bytes
@@ -28,6 +29,7 @@ from fleet.manager.views import (
     LogLine,
     PlanView,
     Pressed,
+    ReceiptsTaken,
     RolloutDetail,
     RolloutView,
     VersionView,
@@ -170,6 +172,22 @@ class FleetService:
 
         subject = f"{order.line} {order.version}"
         return self._order(who, "start", subject, command_line(order), start)
+
+    def import_receipts(self, messages: Sequence[SignedMessage]) -> ReceiptsTaken:
+        """Take in what devices signed and a medium brought, by the same checks as over MQTT."""
+        manager = self._manager
+
+        def counts() -> tuple[int, int, int]:
+            with self._store.read() as tx:
+                return (*records.totals(tx), journal.count_findings(tx))
+
+        def take() -> ReceiptsTaken:
+            before = counts()
+            manager.take_in(messages)
+            new, known, refused = (a - b for a, b in zip(counts(), before, strict=True))
+            return ReceiptsTaken(new_count=new, known_count=known, refused_count=refused)
+
+        return manager.do(take)
 
     def pause(self, rollout: str, *, who: str, reason: str = "") -> RolloutView:
         """Ask nobody new; devices already asked go on."""

@@ -12,7 +12,7 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import OperationalError
 
 from edge_contract.errors import ExitCode, WherryError
+from edge_contract.receipt import SignedMessage
 from edge_contract.topics import manager_filters
 from fleet.clock import Clock
 from fleet.errors import FleetError
@@ -348,6 +349,28 @@ class Manager:
             self.facts.ingest_lag_s = self.clock.wall_s() - batch[0].at_s
             self._after_commit(batch, taken)
             return
+
+    def take_in(self, messages: Iterable[SignedMessage]) -> None:
+        """Take in messages that came by hand; on the loop only (``do``).
+
+        They count as retained: a device that is told of is not for that reason online.
+        """
+        now_s = self.clock.wall_s()
+        self._ingest(
+            [
+                Inbound(
+                    topic=message.topic,
+                    payload=message.payload,
+                    signature=message.signature,
+                    retained=True,
+                    mid=0,
+                    qos=1,
+                    connection=-1,
+                    at_s=now_s,
+                )
+                for message in messages
+            ]
+        )
 
     def _commit(self, batch: list[Inbound]) -> Taken:
         with self.store.write() as tx:

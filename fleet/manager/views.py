@@ -268,6 +268,14 @@ class PlannedWave(msgspec.Struct, frozen=True, kw_only=True):
     failure_rate_upper: float
 
 
+class ReceiptsTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import of receipts came to, counted in messages that are kept as records."""
+
+    new_count: int
+    known_count: int
+    refused_count: int
+
+
 class BytesRow(msgspec.Struct, frozen=True, kw_only=True):
     """Devices of one hardware that run one version.
 

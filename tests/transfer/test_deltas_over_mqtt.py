@@ -6,11 +6,12 @@ import io
 import time
 from pathlib import Path
 
+from edge_contract.codec import encode_json
 from edge_contract.delta import apply_delta
 from edge_contract.digest import digest_of
 from edge_contract.errors import ContractError
 from edge_contract.manifest import decode_manifest
-from edge_contract.messages import DeltaOffer
+from edge_contract.messages import BlobAsk, DeltaOffer
 from fleet.service import RolloutOrder
 from fleet.transfer.delta_store import DeltaStore
 from tests.manager.conftest import FleetUnderTest
@@ -101,3 +102,36 @@ def test_a_maker_that_dies_costs_the_delta_and_nothing_else(tmp_path: Path) -> N
     store.wait([pair], 10)
     assert store.find(*pair) == (True, None)
     store.stop()
+
+
+def test_a_dry_run_says_how_many_bytes_will_go(fleet: FleetUnderTest) -> None:
+    old = fleet.publish("1.0.0", weights=BASE)
+    fleet.publish("1.1.0", weights=TARGET)
+    first, second = fleet.enrolled("cam-1", "cam-2")
+    fleet.published("1.1.0")
+    first.say_state(digest=old, version="1.0.0")
+    wait_until(lambda: any(view.digest == old for view in fleet.service.devices()))
+    order = RolloutOrder(line="digits", version="1.1.0")
+    preview = fleet.service.plan_rollout(order, who="ann").bytes
+    known = {row.version_from: row for row in preview.rows}
+    assert known[""].delta_bytes is None, "cam-2 runs nothing that is published"
+    by_delta = known["1.0.0"].delta_bytes
+    assert by_delta is not None
+    assert by_delta < 0.25 * known["1.0.0"].full_bytes
+    assert preview.expected_bytes == by_delta + known[""].full_bytes
+    assert preview.transfer_s is None, "no link was measured yet"
+
+    fleet.service.start_rollout(order, who="ann")
+    second.order()
+    layer = layer_digest(fleet, fleet.repository.find("digits", "1.1.0").digest)
+    second.ask(layer, [(0, 4)])
+    wait_until(lambda: len(second.blocks) == 5)
+    time.sleep(0.3)
+    second.send(
+        second._own("blob", "ask"),
+        encode_json(BlobAsk(digest=layer, block_bytes=4096, missing=[(5, 9)], more=True)),
+    )
+    wait_until(lambda: len(second.blocks) == 10)
+    manager = fleet.manager
+    assert manager is not None
+    assert 5 * 4096 / 2 < manager.blobs.goodput_bytes_s()["cam-2"] < 5 * 4096 / 0.3
