@@ -62,7 +62,13 @@ def publish(fleet: FleetUnderTest, version: str) -> str:
 def export(fleet: FleetUnderTest, stick: Path, *words: str) -> subprocess.CompletedProcess[str]:
     stick.mkdir(exist_ok=True)
     command = [*EDGE_FLEET, "export", "--usb", str(stick), "--state", fleet.directory / "state"]
-    return subprocess.run([*command, *words], capture_output=True, text=True, check=False, cwd=ROOT)
+    return subprocess.run(
+        [*command, *words, "--trial-s", "1", "--frames-min", "20"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
 
 
 def messages(stick: Path) -> list[SignedMessage]:
