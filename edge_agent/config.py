@@ -91,9 +91,9 @@ class LinkSection(_Section, frozen=True, kw_only=True):
     budget_mb_per_day: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.05 <= self.budget_mb_per_day <= 1e6:
+        if not 0.01 <= self.budget_mb_per_day <= 1e6:
             raise ContractError(
-                f"link.budget_mb_per_day: expected 0.05 to 1000000, got {self.budget_mb_per_day}"
+                f"link.budget_mb_per_day: expected 0.01 to 1000000, got {self.budget_mb_per_day}"
             )
 
     @property
