@@ -69,6 +69,8 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/agent_overhead.py
 	PYTHONPATH=. $(BIN)/python benchmarks/agent_memory.py
+	$(BIN)/python benchmarks/delta.py
+	$(BIN)/python benchmarks/transfer.py
 	@if [ -d "$(DATA)" ]; then \
 	  $(BIN)/python benchmarks/quantize.py --data "$(DATA)" && $(BIN)/python benchmarks/prune.py --data "$(DATA)"; \
 	else \

@@ -41,13 +41,17 @@ from edge_agent.infer.recorder import (
 from edge_agent.infer.source import open_source
 from edge_agent.link import Inbound, LinkDown, LinkUp, SubscriptionRefused
 from edge_agent.local_install import Imported, LocalInstall
+from edge_agent.medium_install import MediumCopied, MediumInstall
 from edge_agent.memory import limit_arenas
 from edge_agent.orders import OrderDesk, Refusal
 from edge_agent.reports import AGENT_VERSION, Reports, UpdateReports
 from edge_agent.statedir import StateDir
 from edge_agent.telemetry.drift_windows import merge_windows
 from edge_agent.telemetry.spool import Spool
-from edge_agent.transfer.fetch import BundleFetcher
+from edge_agent.transfer.budget import ByteBudget, message_bytes
+from edge_agent.transfer.fetch import BundleFetcher, Network, Rebuilt
+from edge_agent.transfer.http_source import HttpBlock, HttpFailed, HttpSource
+from edge_agent.transfer.pace import Pace
 from edge_agent.update.arrivals import was_lost
 from edge_agent.update.boot import BootMarker
 from edge_agent.update.events import Event, Ordered, Withdrawn
@@ -59,7 +63,7 @@ from edge_agent.update.readiness import DeviceReadiness
 from edge_agent.update.slots import Slots
 from edge_agent.update.worker import Worker
 from edge_contract.errors import WherryError
-from edge_contract.messages import Phase
+from edge_contract.messages import BlobAsk, Phase
 from edge_contract.telemetry import merge_payloads
 
 TICK_S = 0.25
@@ -137,9 +141,23 @@ class Agent:
         self.engine = InferenceEngine(open_source(config.source), config.source.rate_hz, clock)
         self._worker = Worker(self._events.put)
         slots = Slots(path, device.hardware)
+        boot = _KERNEL_BOOT_ID.read_text().strip()
+        self._budget = ByteBudget(
+            path / "byte-budget.json", config.link.limit_bytes, clock.monotonic_s, boot
+        )
+        http = config.transfer.http
+        self._http = HttpSource(http, self._events.put, clock.monotonic_s) if http else None
         self.fetcher = BundleFetcher(
             path,
-            lambda payload: self.fleet.ask_blocks(payload),
+            Network(
+                ask=self._ask_blocks,
+                ask_delta=lambda ask: self.fleet.ask_delta(ask),
+                held=slots.layers,
+                aside=self._worker,
+                post=self._events.put,
+                pace=Pace(config.transfer.rate_max_kb_s * 1e3),
+                room_bytes=self._budget.blob_room_bytes,
+            ),
             approved=self.desk.target,
             in_slot=slots.blob,
             line=device.line,
@@ -181,7 +199,8 @@ class Agent:
             self._spool,
             self.reports,
             self.desk,
-            self.fetcher.puller,
+            self.fetcher,
+            self._budget,
             post=self._events.put,
             clock=clock,
         )
@@ -194,6 +213,19 @@ class Agent:
             state=lambda: self.update.state,
             health=config.health,
             root=root,
+        )
+        self.medium_install = MediumInstall(
+            device.id,
+            self.desk,
+            self.fetcher,
+            self._worker,
+            post=self._events.put,
+            order=self.update.handle,
+            state=lambda: self.update.state,
+            health=config.health,
+            status=lambda: (self.reports.topic("status", "update"), self.reports.last_status),
+            facts=lambda: self.reports.state(""),
+            sign=self._sign,
         )
         self._api = LocalApi(path, self._events.put)
         self._systemd = Systemd()
@@ -215,6 +247,10 @@ class Agent:
             TroubleFound: self._trouble_found,
             Request: self._request,
             Imported: self.local_install.imported,
+            MediumCopied: self.medium_install.copied,
+            Rebuilt: self.fetcher.rebuilt,
+            HttpBlock: self._http_block,
+            HttpFailed: self._http_failed,
         }
 
     def _read_identity(self, path: Path) -> Identity | None:
@@ -371,6 +407,26 @@ class Agent:
         if self.desk.withdrawals_count > withdrawals_count:
             self.update.handle(Withdrawn("the fleet took its order back"))
 
+    def _sign(self, topic: str, payload: bytes) -> str:
+        """The device's signature; without its key there is none, and the fleet takes nothing."""
+        return self._identity.sign(topic, payload) if self._identity else ""
+
+    def _ask_blocks(self, ask: BlobAsk) -> bool:
+        """Ask the web server where there is one that answers, the manager otherwise."""
+        if self._http is not None and self._http.usable:
+            return self._http.ask(ask)
+        return self.fleet.ask_blocks(ask)
+
+    def _http_block(self, event: HttpBlock) -> None:
+        self._budget.spend(message_bytes("", event.wire_bytes, qos=0))
+        self.fetcher.block(event.block, self.clock.monotonic_s())
+
+    def _http_failed(self, event: HttpFailed) -> None:
+        self._survived("blobs over HTTP", f"{event.reason}; MQTT takes over")
+        if self._http is not None and self._http.usable:
+            self._http.failed()
+            self.fetcher.reconnected(self.clock.monotonic_s())
+
     def _answered(self, event: Answered) -> None:
         for infer_ms in event.infer_ms:
             self.update.observe(event.digest, infer_ms, True)
@@ -394,6 +450,7 @@ class Agent:
         text = f"{order.line} {order.version} {phase}{f': {reason}' if reason else ''}"
         log.info("update: %s", text)
         self.local_install.hear(order, phase, reason or text)
+        self.medium_install.hear(order, phase, reason or text)
         self.fleet.state_changed()
 
     # What the owner asks. -----------------------------------------------------------------------
@@ -409,8 +466,12 @@ class Agent:
                 self.fleet.state_changed()
             elif what == "install":
                 self.local_install.begin(request)
+            elif what == "apply":
+                self.medium_install.begin(request)
             else:
-                raise AgentError(f"no request {what!r}; there are status, hold, release, install")
+                raise AgentError(
+                    f"no request {what!r}; there are status, hold, release, install, apply"
+                )
         except WherryError as error:
             request.finish(**error.as_json())
         except OSError as error:
@@ -450,7 +511,10 @@ class Agent:
             "update": {
                 **self.update.status(),
                 "progress_percent": self.fetcher.puller.progress.percent,
+                "goodput_bytes_s": self.fetcher.puller.goodput_bytes_s,
+                "waits_for_budget": self.fetcher.puller.waits_for_budget,
             },
+            "budget": self._budget.status(),
             "last_refusal": self.desk.last_refusal,
         }
 
@@ -492,7 +556,8 @@ class Agent:
             self._take(0.05)
             self.fleet.tick(self.clock.monotonic_s())
         closing = (self._api.stop, self._worker.stop, self.fetcher.cancel, self._spool.close)
-        for close in (self.fleet.stop, *closing, self._marker.end, self._state_dir.close):
+        link = (self.fleet.stop, self._budget.close, *((self._http.stop,) if self._http else ()))
+        for close in (*link, *closing, self._marker.end, self._state_dir.close):
             try:
                 close()
             except (WherryError, OSError) as error:

@@ -43,6 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     install.add_argument("--hardware", default="", help="device profile (default: this board's)")
     _where(install)
 
+    apply = commands.add_parser("apply", help="install what a medium (a USB stick) brings")
+    apply.add_argument("directory", type=Path, help="the medium, or where the stick is mounted")
+    _where(apply)
+
     service = commands.add_parser("install-service", help="run at every boot, under systemd")
     service.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="the agent's file")
     service.add_argument("--dry-run", action="store_true", help="print the unit, change nothing")
@@ -145,6 +149,18 @@ def _install(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
+def _apply(arguments: argparse.Namespace) -> ExitCode:
+    from edge_agent.apply import apply_medium
+
+    outcome = apply_medium(
+        arguments.directory,
+        _state_dir(arguments),
+        progress=lambda text: print(text, file=sys.stderr),
+    )
+    print(json.dumps(outcome) if arguments.json else outcome["text"])
+    return ExitCode.OK
+
+
 def _install_service(arguments: argparse.Namespace) -> ExitCode:
     from edge_agent import service
 
@@ -208,6 +224,7 @@ _COMMANDS = {
     "hold": _hold_or_release,
     "release": _hold_or_release,
     "install": _install,
+    "apply": _apply,
     "install-service": _install_service,
     "enroll": _enroll,
     "doctor": _doctor,

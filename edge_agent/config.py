@@ -85,6 +85,40 @@ class MqttSection(_Section, frozen=True, kw_only=True):
             raise ContractError("mqtt.proxy: expected http://[user:password@]host:port")
 
 
+class LinkSection(_Section, frozen=True, kw_only=True):
+    """``metered``: count every byte, both ways, and stay below ``budget_mb_per_day``."""
+
+    metered: bool = False
+    budget_mb_per_day: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.budget_mb_per_day <= 1e6:
+            raise ContractError(
+                f"link.budget_mb_per_day: expected 0.01 to 1000000, got {self.budget_mb_per_day}"
+            )
+
+    @property
+    def limit_bytes(self) -> int:
+        """Of a day; 0 where the link is not metered."""
+        return int(self.budget_mb_per_day * 1e6) if self.metered else 0
+
+
+class TransferSection(_Section, frozen=True, kw_only=True):
+    """``http``: fetch blobs from below this URL first ("" for MQTT only); ``rate_max_kb_s``: take
+    no more than this (0 for no limit)."""
+
+    http: str = ""
+    rate_max_kb_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate_max_kb_s <= 1e9:
+            raise ContractError(
+                f"transfer.rate_max_kb_s: expected 0 to 1e9, got {self.rate_max_kb_s}"
+            )
+        if self.http and not self.http.startswith(("https://", "http://")):
+            raise ContractError(f"transfer.http: expected https://host/path, got {self.http!r}")
+
+
 class SourceSection(_Section, frozen=True, kw_only=True):
     """Where frames come from.
 
@@ -164,6 +198,8 @@ class AgentConfig(_Section, frozen=True, kw_only=True):
     trust: TrustSection
     source: SourceSection
     mqtt: MqttSection | None = None
+    link: LinkSection = LinkSection()
+    transfer: TransferSection = TransferSection()
     output: OutputSection = OutputSection()
     telemetry: TelemetrySection = TelemetrySection()
     drift: DriftSection = DriftSection()

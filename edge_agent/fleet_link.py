@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from edge_agent.clock import SystemClock
 from edge_agent.config import AgentConfig
 from edge_agent.identity import Identity
@@ -18,12 +20,22 @@ from edge_agent.orders import OrderDesk, Refusal
 from edge_agent.reports import Reports
 from edge_agent.telemetry.spool import Spool
 from edge_agent.telemetry.uploader import Uploader
-from edge_agent.transfer.pull import BlobPuller
-from edge_contract.codec import decode_json, decode_msgpack
+from edge_agent.transfer.budget import CONNECT_BYTES, PING_BYTES, ByteBudget, message_bytes
+from edge_agent.transfer.fetch import BundleFetcher
+from edge_contract.codec import decode_json, decode_msgpack, encode_json
 from edge_contract.command import Command
+from edge_contract.digest import hex_of
 from edge_contract.errors import ContractError, TrustError
-from edge_contract.messages import BlobBlock, BlobRefused, EnrolAnswer, RecordRefused
-from edge_contract.topics import EVERYONE, Topic, device_filters, parse_topic
+from edge_contract.messages import (
+    BlobAsk,
+    BlobBlock,
+    BlobRefused,
+    DeltaAsk,
+    DeltaOffer,
+    EnrolAnswer,
+    RecordRefused,
+)
+from edge_contract.topics import EVERYONE, Topic, broadcast_topic, device_filters, parse_topic
 
 ENROL_EVERY_S = 30.0
 """Between two announcements of a device that no manager has answered."""
@@ -34,6 +46,11 @@ ANNOUNCE_EVERY_S = 86400.0
 """A device that is accepted says again that it is there: the answer tells it when to renew."""
 STATE_EVERY_S = 60.0
 """The retained state is published on every change, and at least this often while online."""
+METERED_STATE_EVERY_S = 6 * 3600.0
+METERED_KEEPALIVE_S = 600
+"""On a metered link: four states and 40 KB of keepalives a day."""
+SIGNATURE_BYTES = 110
+"""The user property with the signature."""
 
 
 class FleetLink:
@@ -45,7 +62,8 @@ class FleetLink:
         spool: what is uploaded.
         reports: builds the messages.
         desk: verifies what comes in.
-        puller: takes the blocks.
+        fetcher: takes the blocks.
+        budget: counts every byte and says what has to wait.
         post: receives link events, from the network thread.
         clock: the device's clocks.
     """
@@ -57,7 +75,8 @@ class FleetLink:
         spool: Spool,
         reports: Reports,
         desk: OrderDesk,
-        puller: BlobPuller,
+        fetcher: BundleFetcher,
+        budget: ByteBudget,
         *,
         post: Callable[[LinkEvent], None],
         clock: SystemClock,
@@ -66,7 +85,13 @@ class FleetLink:
         self._device = device
         self._reports = reports
         self._desk = desk
-        self._puller = puller
+        self._fetcher = fetcher
+        self._budget = budget
+        self._listening: set[str] = set()
+        # A broadcast brings what others lack, too: not where bytes are counted or held back.
+        self._may_listen = not budget.metered and not config.transfer.rate_max_kb_s
+        self._keepalive_s = float(METERED_KEEPALIVE_S)
+        self._ping_due_s = 0.0
         self._clock = clock
         self._connection_id = ""
         self._state_due_s = 0.0
@@ -87,6 +112,10 @@ class FleetLink:
         if config.mqtt is not None and identity is not None:
             mqtt = config.mqtt
             resend_s = mqtt.resend_s
+            if budget.metered:
+                keepalive_s = max(mqtt.keepalive_s, METERED_KEEPALIVE_S)
+                mqtt = msgspec.structs.replace(mqtt, keepalive_s=keepalive_s)
+            self._keepalive_s = float(mqtt.keepalive_s)
             files = certificate_files(device, identity) if mqtt.tls else None
             self._link = Link(
                 mqtt,
@@ -134,8 +163,7 @@ class FleetLink:
         if self._link is None:
             return
         if self.up:
-            topic, payload = self._reports.online(self._connection_id, online=False)
-            self._link.publish(topic, payload, retain=True)
+            self._send(*self._reports.online(self._connection_id, online=False), retain=True)
         self._link.stop()
 
     def connected(self, connection_id: str) -> None:
@@ -148,13 +176,15 @@ class FleetLink:
         self.down_reason = ""
         self.deaf_reason = ""
         self.up_before = True
+        self._budget.spend(CONNECT_BYTES)
+        self._listening.clear()
         self._link.subscribe(device_filters(device.fleet, device.id, device.line))
         self._enrolled = False
         self._announce()
-        topic, payload = self._reports.online(connection_id, online=True)
-        self._link.publish(topic, payload, retain=True)
+        self._send(*self._reports.online(connection_id, online=True), retain=True)
         self._publish_state()
         self._uploader.connected(self._clock.monotonic_s())
+        self._fetcher.reconnected(self._clock.monotonic_s())
 
     def disconnected(self, event: LinkDown) -> None:
         """The connection ended, or could not be made."""
@@ -169,14 +199,28 @@ class FleetLink:
         """Publish the retained state with the next tick."""
         self._state_due_s = 0.0
 
-    def ask_blocks(self, payload: bytes) -> None:
-        """Ask the manager for blocks; offline, nothing is sent and the puller asks again."""
-        self._publish("blob", "ask", payload)
+    def ask_blocks(self, ask: BlobAsk) -> bool:
+        """Ask the manager for blocks; False while offline."""
+        if self._may_listen and self.up and self._link is not None:
+            name = broadcast_topic(self._device.fleet, hex_of(ask.digest))
+            if name not in self._listening:
+                self._link.subscribe([name])
+                self._listening.add(name)
+            ask = msgspec.structs.replace(ask, listening=True)
+        return self._publish("blob", "ask", encode_json(ask))
+
+    def ask_delta(self, ask: DeltaAsk) -> bool:
+        """Ask the manager for a delta; False while offline."""
+        return self._publish("blob", "delta-ask", encode_json(ask))
 
     def tick(self, now_s: float) -> None:
         """Upload, ask again for lost blocks, publish the state when it is due."""
         self._uploader.tick(now_s)
-        self._puller.tick(now_s, online=self.up)
+        self._fetcher.tick(now_s, online=self.up)
+        self._stop_listening()
+        if self.up and now_s >= self._ping_due_s:
+            self._budget.spend(PING_BYTES)
+            self._ping_due_s = now_s + self._keepalive_s
         if self.up and now_s >= self._enrol_due_s:
             self._announce()
         if self._renewal is not None:
@@ -199,8 +243,18 @@ class FleetLink:
         """
         topic = parse_topic(message.topic)
         now_s = self._clock.monotonic_s()
+        self._budget.spend(
+            message_bytes(
+                message.topic,
+                len(message.payload) + len(message.signature),
+                qos=0 if topic.cls == "blob" else 1,
+            )
+        )
         self._uploader.heard()
         if topic.device == EVERYONE:
+            if topic.cls == "blob":
+                block = decode_msgpack(message.payload, BlobBlock, what=message.topic)
+                self._fetcher.block(block, now_s, shared=True)
             return self._desk.metadata(message.payload) if topic.cls == "metadata" else None
         if (topic.fleet, topic.device) != (self._device.fleet, self._device.id):
             raise TrustError(f"{message.topic}: this device is {self._device.id}")
@@ -217,7 +271,7 @@ class FleetLink:
                 self._desk.withdrawn()
             case ("blob", "data"):
                 block = decode_msgpack(message.payload, BlobBlock, what=message.topic)
-                self._puller.block(block, now_s)
+                self._fetcher.block(block, now_s)
             case ("rsp" | "blob", _):
                 self._answer(topic, message, now_s)
         return None
@@ -244,9 +298,13 @@ class FleetLink:
         elif (topic.cls, topic.name) == ("rsp", "refused"):
             given_up = decode_json(message.payload, RecordRefused, what=message.topic)
             self._uploader.refused(given_up, now_s)
+        elif topic.name == "delta":
+            self._fetcher.offered(
+                decode_json(message.payload, DeltaOffer, what=message.topic), now_s
+            )
         elif topic.name == "refused":
             refused = decode_json(message.payload, BlobRefused, what=message.topic)
-            self._puller.refused(refused.digest, refused.reason)
+            self._fetcher.refused(refused.digest, refused.reason)
 
     def _carry_out(self, command: Command) -> None:
         """Do what a verified command says; its nonce is spent, whatever comes of it."""
@@ -264,18 +322,33 @@ class FleetLink:
 
     def _announce(self) -> None:
         """Enrol; again until the manager answers, for it may be away or have lost its store."""
-        assert self._link is not None
-        topic, payload = self._reports.enrol()
-        self._link.publish(topic, payload)
+        self._send(*self._reports.enrol())
         self._enrol_due_s = self._clock.monotonic_s() + ENROL_EVERY_S
 
     def _publish_state(self) -> None:
-        assert self._link is not None
-        topic, payload = self._reports.state(self._connection_id)
-        self._link.publish(topic, payload, retain=True)
-        self._state_due_s = self._clock.monotonic_s() + STATE_EVERY_S
+        self._send(*self._reports.state(self._connection_id), retain=True)
+        every_s = METERED_STATE_EVERY_S if self._budget.metered else STATE_EVERY_S
+        self._state_due_s = self._clock.monotonic_s() + every_s
 
     def _publish(self, cls: str, name: str, payload: bytes) -> bool:
-        if self._link is None:
+        if not self._budget.allows(cls):
             return False
-        return self._link.publish(self._reports.topic(cls, name), payload)
+        return self._send(self._reports.topic(cls, name), payload)
+
+    def _send(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Publish and count."""
+        if self._link is None or not self._link.publish(topic, payload, retain=retain):
+            return False
+        self._budget.spend(message_bytes(topic, len(payload) + SIGNATURE_BYTES))
+        return True
+
+    def _stop_listening(self) -> None:
+        """Hear no more of blobs that are here."""
+        if not self._listening or self._link is None:
+            return
+        digests = self._fetcher.puller.digests
+        wanted = {broadcast_topic(self._device.fleet, hex_of(digest)) for digest in digests}
+        over = self._listening - wanted
+        if over:
+            self._link.unsubscribe(sorted(over))
+            self._listening -= over

@@ -145,7 +145,7 @@ def _install_here(
         worker = Worker(events.put)
         fetcher = BundleFetcher(
             state_path,
-            lambda payload: None,
+            None,
             approved=desk.target,
             in_slot=slots.blob,
             line=local.model.name,

@@ -166,6 +166,10 @@ class Link:
         self._up = False
         self.start()
 
+    def unsubscribe(self, filters: list[str]) -> None:
+        """Hear these no longer."""
+        self._client.unsubscribe(filters)
+
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Sign and send; False while offline.
 

@@ -60,6 +60,8 @@ class Reports:
         self._clock = clock
         self._facts = facts
         self._state_seq = 0
+        self.last_status = b""
+        """The payload of the status message that was spooled last."""
 
     def topic(self, cls: str, name: str) -> str:
         """A topic of this device."""
@@ -123,7 +125,7 @@ class Reports:
         model_version = str(self._facts()["model_version"])
 
         def payload(seq: int) -> bytes:
-            return encode_json(
+            self.last_status = encode_json(
                 UpdateStatus(
                     ts=ts,
                     seq=seq,
@@ -138,6 +140,7 @@ class Reports:
                     progress_percent=progress_percent,
                 )
             )
+            return self.last_status
 
         self._spool.append("status", payload, durable=True)
 

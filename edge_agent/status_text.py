@@ -25,6 +25,8 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         ),
         ("update", _update(update)),
     ]
+    if status["budget"]["metered"]:
+        lines.append(("budget", _budget(status["budget"], update)))
     if status["last_refusal"]:
         lines.append(("refused", status["last_refusal"]))
     return [f"{name:<10} {text}" for name, text in lines]
@@ -43,6 +45,16 @@ def _link(link: dict[str, Any]) -> str:
     if not link["up"]:
         return f"offline: {link['reason'] or 'not configured'}"
     return f"online, but refused: {link['refused']}" if link.get("refused") else "online"
+
+
+def _budget(budget: dict[str, Any], update: dict[str, Any]) -> str:
+    waiting = [*budget["waiting"], *(["model"] if update["waits_for_budget"] else [])]
+    waits = f"; {', '.join(waiting)} wait" if waiting else ""
+    damaged = "; its count was damaged and taken as spent" if budget["count_was_damaged"] else ""
+    return (
+        f"{budget['spent_bytes'] / 1e6:.2f} of {budget['limit_bytes_per_day'] / 1e6:g} MB in 24"
+        f" hours of running{waits}{damaged}"
+    )
 
 
 def _inference(inference: dict[str, Any]) -> str:

@@ -188,19 +188,24 @@ class BlobAsk(msgspec.Struct, frozen=True, kw_only=True):
     """``blob/ask``: send me these blocks of this blob.
 
     missing: closed ranges of block numbers; the bitmap on the device's disk as intervals.
+    more: beside what was asked for before; without it this question replaces earlier ones.
+    listening: the device hears ``_fleet/blob/{hex of the digest}``, where what many lack is sent.
     """
 
     schema: Literal[1] = 1
     digest: str
     block_bytes: int
     missing: list[tuple[int, int]]
+    more: bool = False
+    listening: bool = False
 
 
 class BlobBlock(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """``blob/data``, MessagePack at QoS 0: one block. What is lost is asked for again."""
 
     digest: str
-    index: int
+    offset_bytes: int
+    """Where it belongs; with blocks of changing sizes a number would not say."""
     size_bytes: int
     """Of the whole blob."""
     data: bytes
@@ -212,3 +217,30 @@ class BlobRefused(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     digest: str
     reason: str
+
+
+class DeltaAsk(msgspec.Struct, frozen=True, kw_only=True):
+    """``blob/delta-ask``: is there a short way to ``digest`` from one of the blobs that I hold?
+
+    have: digests, the likeliest base first.
+    """
+
+    schema: Literal[1] = 1
+    digest: str
+    have: list[str]
+
+
+class DeltaOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """``blob/delta``: pull ``delta`` like any blob and apply it to ``base``.
+
+    delta: its digest; "" where there is none that is worth it.
+    size_bytes: of the delta.
+    wait_s: above 0 while it is being made: ask again after so long.
+    """
+
+    schema: Literal[1] = 1
+    digest: str
+    base: str = ""
+    delta: str = ""
+    size_bytes: int = 0
+    wait_s: float = 0.0

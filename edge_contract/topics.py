@@ -22,8 +22,9 @@ FROM_DEVICE = frozenset(
 TO_DEVICE = frozenset({"desired", "cmd", "rsp"})
 """Classes that only the manager publishes."""
 CLASSES = FROM_DEVICE | TO_DEVICE | {"blob", "metadata", "enroll", "enrolled"}
-"""``blob`` goes both ways: ``ask`` from the device, ``data`` and ``refused`` to it. ``enroll``
-comes from devices, ``enrolled`` answers those that have no certificate yet."""
+"""``blob`` goes both ways: ``ask`` and ``delta-ask`` from the device, ``data``, ``delta`` and
+``refused`` to it. ``enroll`` comes from devices, ``enrolled`` answers those that have no
+certificate yet."""
 
 CODE_PREFIX = "code."
 """``_fleet/enroll/code.{nonce}``: an ask for a first certificate; its answer goes to
@@ -98,9 +99,15 @@ def device_filters(fleet: str, device: str, line: str) -> list[str]:
         f"{own}/cmd/+",
         f"{own}/rsp/+",
         f"{own}/blob/data",
+        f"{own}/blob/delta",
         f"{own}/blob/refused",
         f"{ROOT}/{fleet}/{EVERYONE}/metadata/{line}",
     ]
+
+
+def broadcast_topic(fleet: str, digest_hex: str) -> str:
+    """Where the blocks of one blob go that many devices lack at once."""
+    return topic(fleet, EVERYONE, "blob", digest_hex)
 
 
 def manager_filters(fleet: str) -> list[str]:
@@ -109,5 +116,6 @@ def manager_filters(fleet: str) -> list[str]:
     return [
         *(f"{base}/+/{cls}/+" for cls in sorted(FROM_DEVICE)),
         f"{base}/+/blob/ask",
+        f"{base}/+/blob/delta-ask",
         f"{base}/+/enroll/+",
     ]

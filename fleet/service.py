@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 
 from edge_contract import __version__
 from edge_contract.errors import ExitCode
+from edge_contract.receipt import SignedMessage
 from fleet.errors import FleetError
 from fleet.manager import device_views, identities, planning, rollout_views
+from fleet.manager.byte_preview import preview_bytes
 from fleet.manager.loop import Manager
 from fleet.manager.rollout_order import RolloutOrder, command_line, parse_waves
 from fleet.manager.rollouts import RolloutTurn
@@ -27,6 +29,7 @@ from fleet.manager.views import (
     LogLine,
     PlanView,
     Pressed,
+    ReceiptsTaken,
     RolloutDetail,
     RolloutView,
     VersionView,
@@ -82,7 +85,10 @@ class FleetService:
         self._manager.do(self._manager.poll_repository)
         with self._store.read() as tx:
             plan = planning.make_rollout_plan(tx, self._catalogue, order, who=who)
-        return planning.plan_view(self._catalogue, order, plan)
+        manager = self._manager
+        goodput_bytes_s = manager.blobs.goodput_bytes_s()
+        preview = preview_bytes(self._catalogue, manager.deltas, goodput_bytes_s, plan)
+        return planning.plan_view(self._catalogue, order, plan, preview)
 
     def versions(self) -> list[VersionView]:
         """Published bundles, newest version of each line first."""
@@ -166,6 +172,22 @@ class FleetService:
 
         subject = f"{order.line} {order.version}"
         return self._order(who, "start", subject, command_line(order), start)
+
+    def import_receipts(self, messages: Sequence[SignedMessage]) -> ReceiptsTaken:
+        """Take in what devices signed and a medium brought, by the same checks as over MQTT."""
+        manager = self._manager
+
+        def counts() -> tuple[int, int, int]:
+            with self._store.read() as tx:
+                return (*records.totals(tx), journal.count_findings(tx))
+
+        def take() -> ReceiptsTaken:
+            before = counts()
+            manager.take_in(messages)
+            new, known, refused = (a - b for a, b in zip(counts(), before, strict=True))
+            return ReceiptsTaken(new_count=new, known_count=known, refused_count=refused)
+
+        return manager.do(take)
 
     def pause(self, rollout: str, *, who: str, reason: str = "") -> RolloutView:
         """Ask nobody new; devices already asked go on."""

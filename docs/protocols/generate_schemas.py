@@ -21,6 +21,7 @@ from edge_contract import (
     messages,
     metadata,
     model,
+    receipt,
     signed_time,
     telemetry,
 )
@@ -51,6 +52,9 @@ DOCUMENTS: dict[str, Any] = {
     "record-refused": messages.RecordRefused,
     "blob-ask": messages.BlobAsk,
     "blob-refused": messages.BlobRefused,
+    "delta-ask": messages.DeltaAsk,
+    "delta-offer": messages.DeltaOffer,
+    "receipt": receipt.Receipt,
     "telemetry-summary": telemetry.TelemetrySummary,
 }
 

@@ -3,25 +3,68 @@
 Three steps, because each names the next: the approval names the manifest, the manifest names
 ``model.json``, and that says which variant is for this hardware. A local bundle goes the same way:
 its blobs are put into the store first, and nothing is missing then.
+
+What a slot holds is copied, not fetched. For the rest the fleet is asked for deltas against what
+the slots hold; a delta that does not come, or does not give the blob that was approved, costs
+nothing but time: the blob then comes whole.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.errors import AgentError
+from edge_agent.transfer.delta import rebuild_blob
+from edge_agent.transfer.pace import Pace
 from edge_agent.transfer.pull import BlobPuller
+from edge_agent.transfer.shortcut import WORTH_BYTES, DeltaDesk, Shortcut
 from edge_agent.trust.approved import ApprovedTarget
 from edge_agent.trust.bundle_check import check_manifest, check_model
 from edge_agent.update.content import copy_checked, needed_layers
 from edge_agent.update.events import Event, FetchDone, FetchFailed
 from edge_agent.update.order import Order
+from edge_agent.update.ports import Aside
 from edge_contract.codec import DOCUMENT_LIMIT_BYTES
-from edge_contract.errors import ContractError, TrustError
+from edge_contract.errors import ContractError, TrustError, WherryError
 from edge_contract.layout import BundleDir, write_durably
 from edge_contract.manifest import MANIFEST_MEDIA_TYPE, Descriptor, Manifest
+from edge_contract.messages import BlobAsk, BlobBlock, DeltaAsk, DeltaOffer
 from edge_contract.model import MODEL_FILE
+
+log = logging.getLogger("edge_agent")
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The worker has applied the deltas of a fetch. ``error``: why one of them failed, or ""."""
+
+    ticket: int
+    error: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a fetcher reaches the fleet; without one it works from files alone.
+
+    ask: sends a question for blocks; False while it cannot be sent.
+    ask_delta: sends a question for a delta, likewise.
+    held: the files in the slots, as their bundles name them.
+    aside: applies deltas.
+    post: receives ``Rebuilt``.
+    pace: how much may be under way.
+    room_bytes: what a byte budget leaves for blobs now.
+    """
+
+    ask: Callable[[BlobAsk], bool]
+    ask_delta: Callable[[DeltaAsk], bool]
+    held: Callable[[], list[Descriptor]]
+    aside: Aside
+    post: Callable[[Rebuilt], None]
+    pace: Pace
+    room_bytes: Callable[[], float] = lambda: float("inf")
 
 
 class BundleFetcher:
@@ -29,7 +72,7 @@ class BundleFetcher:
 
     Args:
         state_dir: holds the blob store.
-        ask: sends a ``BlobAsk`` payload to the manager.
+        network: how to reach the fleet; None: everything is in the store already.
         approved: the approved target of (version, digest); raises ``TrustError``.
         in_slot: a file in a slot that is this blob, if there is one.
         line, hardware: of this device.
@@ -40,7 +83,7 @@ class BundleFetcher:
     def __init__(
         self,
         state_dir: Path,
-        ask: Callable[[bytes], None],
+        network: Network | None,
         *,
         approved: Callable[[str, str], ApprovedTarget],
         in_slot: Callable[[str], Path | None],
@@ -49,7 +92,20 @@ class BundleFetcher:
         post: Callable[[Event], None],
         monotonic_s: Callable[[], float],
     ) -> None:
-        self.puller = BlobPuller(state_dir, ask, self._step_finished)
+        self._network = network
+        if network is None:
+            self.puller = BlobPuller(state_dir, lambda ask: False, self._step_finished)
+        else:
+            self.puller = BlobPuller(
+                state_dir,
+                network.ask,
+                self._step_finished,
+                pace=network.pace,
+                room_bytes=network.room_bytes,
+            )
+            self._deltas = DeltaDesk(network.ask_delta, self._pull)
+        self._wanted: list[Descriptor] = []
+        self._shortcuts: list[Shortcut] = []
         self._approved = approved
         self._in_slot = in_slot
         self._line = line
@@ -82,7 +138,49 @@ class BundleFetcher:
     def cancel(self) -> None:
         """Give up; what was received stays for later."""
         self._ticket = None
+        self._shortcuts = []
+        if self._network is not None:
+            self._deltas.cancel()
         self.puller.cancel()
+
+    # What the link hears. -----------------------------------------------------------------------
+
+    def block(self, block: BlobBlock, now_s: float, *, shared: bool = False) -> None:
+        """One block came in; ``shared``: it was for all that listen."""
+        self.puller.block(block, now_s, shared=shared)
+
+    def offered(self, offer: DeltaOffer, now_s: float) -> None:
+        """An answer to a question for a delta."""
+        if self._network is not None:
+            self._deltas.offered(offer, now_s)
+
+    def refused(self, digest: str, reason: str) -> None:
+        """The manager does not serve this blob."""
+        if self._network is not None:
+            self._deltas.refused(digest)
+        self.puller.refused(digest, reason)
+
+    def reconnected(self, now_s: float) -> None:
+        """A new connection: what was under way is lost."""
+        self.puller.reconnected(now_s)
+
+    def tick(self, now_s: float, *, online: bool) -> None:
+        """Ask again for what did not come."""
+        if self._network is not None:
+            self._deltas.tick(now_s, online=online)
+        self.puller.tick(now_s, online=online)
+
+    def rebuilt(self, event: Rebuilt) -> None:
+        """The deltas of this fetch were applied, or one of them failed."""
+        if event.ticket != self._ticket:
+            return
+        self._shortcuts = []
+        if event.error:
+            self._whole(event.error)
+        else:
+            self._next_step()
+
+    # --------------------------------------------------------------------------------------------
 
     def blob(self, digest: str) -> Path:
         """Where a blob lies once it is here."""
@@ -107,14 +205,80 @@ class BundleFetcher:
             except (OSError, TrustError):
                 # Damaged or gone meanwhile: it is fetched like any other.
                 part.unlink(missing_ok=True)
-        self.puller.want(descriptors, self._monotonic_s())
+        self._wanted, self._shortcuts = descriptors, []
+        questions = self._questions(descriptors)
+        if questions and self._network is not None:
+            self._deltas.begin(questions, self._monotonic_s())
+        else:
+            self._pull([])
+
+    def _questions(self, descriptors: list[Descriptor]) -> list[tuple[Descriptor, list[str]]]:
+        """What to ask deltas for: larger blobs of which nothing is here, and their likely bases."""
+        if self._network is None:
+            return []
+        held = self._network.held()
+        questions = []
+        for wanted in {item.digest: item for item in descriptors}.values():
+            here = self.puller.blob(wanted.digest).exists() or self.puller.begun(wanted)
+            if wanted.size < WORTH_BYTES or here:
+                continue
+            near = [h for h in held if h.media_type == wanted.media_type and h.size]
+            near = [h for h in near if wanted.size / 4 <= h.size <= 4 * wanted.size]
+            near.sort(key=lambda h, path=wanted.path: h.path != path)  # type: ignore[misc]
+            if near:
+                questions.append((wanted, list(dict.fromkeys(h.digest for h in near))))
+        return questions
+
+    def _pull(self, shortcuts: list[Shortcut]) -> None:
+        """Pull what is wanted, some of it by way of deltas."""
+        self._shortcuts = shortcuts
+        instead = {item.wanted.digest: item.delta for item in shortcuts}
+        wanted = [instead.get(item.digest, item) for item in self._wanted]
+        for item in shortcuts:
+            log.info(
+                "update: %s comes as a delta of %d of %d bytes",
+                item.wanted.path or item.wanted.digest[:19],
+                item.delta.size,
+                item.wanted.size,
+            )
+        self.puller.want(wanted, self._monotonic_s())
+
+    def _whole(self, reason: str) -> None:
+        log.warning("update: %s; the blob is fetched whole", reason)
+        self._pull([])
 
     def _step_finished(self, reason: str) -> None:
         if self._ticket is None:
             return
-        if reason:
+        if reason and self._shortcuts:
+            self._whole(reason)
+        elif reason:
             self._fail(reason, refused=False)
-            return
+        elif self._shortcuts and self._network is not None:
+            self._rebuild(self._network, self._ticket)
+        else:
+            self._next_step()
+
+    def _rebuild(self, network: Network, ticket: int) -> None:
+        shortcuts = list(self._shortcuts)
+
+        def work() -> None:
+            error = ""
+            try:
+                for item in shortcuts:
+                    base = self._in_slot(item.base)
+                    if base is None:
+                        raise AgentError(f"delta: its base {item.base[:19]}… is gone")
+                    delta, target = self.blob(item.delta.digest), self.blob(item.wanted.digest)
+                    rebuild_blob(delta, base, target, item.wanted)
+                    delta.unlink(missing_ok=True)
+            except (WherryError, OSError) as failure:
+                error = str(failure)
+            network.post(Rebuilt(ticket, error))
+
+        network.aside.start(work)
+
+    def _next_step(self) -> None:
         try:
             if self._steps:
                 self._want(self._steps.pop(0)())
@@ -126,7 +290,8 @@ class BundleFetcher:
             self._fail(f"cannot read what was fetched: {error}", refused=False)
             return
         ticket, self._ticket = self._ticket, None
-        self._post(FetchDone(ticket))
+        if ticket is not None:
+            self._post(FetchDone(ticket))
 
     def _fail(self, reason: str, *, refused: bool) -> None:
         ticket, self._ticket = self._ticket, None

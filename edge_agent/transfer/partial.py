@@ -1,6 +1,6 @@
-"""One blob on its way: a sparse file and, beside it, the map of the blocks that it holds.
+"""One blob on its way: a sparse file and, beside it, the map of the cells that it holds.
 
-The map never claims a block whose bytes might still be lost: data is flushed before the map that
+The map never claims a cell whose bytes might still be lost: data is flushed before the map that
 names it. So a transfer cut at any instant goes on from the last map.
 """
 
@@ -17,9 +17,11 @@ from edge_contract.digest import digest_of_chunks, hex_of
 from edge_contract.errors import TrustError
 from edge_contract.layout import fsync_dir, write_durably
 
-BLOCK_BYTES = 64 * 1024
-_MAP_EVERY_BLOCKS = 32
-"""2 MB between two maps: what a power cut may cost to receive twice, at most."""
+CELL_BYTES = 4 * 1024
+"""What one bit of the map stands for: the smallest block, so that the size of blocks may change."""
+_MAP_EVERY_BYTES = 2 << 20
+"""What a power cut may cost to receive twice, at most; on a slow link the puller saves by time."""
+_CHUNK_BYTES = 1 << 20
 
 
 class PartialBlob:
@@ -34,62 +36,65 @@ class PartialBlob:
         directory.mkdir(parents=True, exist_ok=True)
         self.digest = digest
         self.size_bytes = size_bytes
-        self.blocks_total = max(1, -(-size_bytes // BLOCK_BYTES))
         self.path = directory / hex_of(digest)
         self._map_path = directory / f"{hex_of(digest)}.map"
-        self._have = self._load_map()
-        self._unmapped = 0
+        # An empty blob is one empty cell: something has to come for it to be whole.
+        self._have = bytearray(max(1, -(-size_bytes // CELL_BYTES)))
+        self._left = len(self._have)
+        self._load_map()
+        self.unmapped_bytes = 0
+        """Received since the map was saved."""
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         os.ftruncate(self._file, size_bytes)
 
     @property
     def received_bytes(self) -> int:
-        """Bytes of the blocks that are here."""
-        return sum(self._block_size(index) for index in self._have)
+        """Bytes that are here."""
+        here = (len(self._have) - self._left) * CELL_BYTES
+        return here - (-self.size_bytes % CELL_BYTES if self._have[-1] else 0)
 
-    def missing(self, limit: int) -> list[tuple[int, int]]:
-        """Closed ranges of the first ``limit`` block numbers that are not here yet."""
-        ranges: list[tuple[int, int]] = []
-        wanted = 0
-        for index in range(self.blocks_total):
-            if index in self._have:
-                continue
-            if wanted == limit:
-                break
-            wanted += 1
-            if ranges and ranges[-1][1] == index - 1:
-                ranges[-1] = (ranges[-1][0], index)
-            else:
-                ranges.append((index, index))
-        return ranges
+    def next_missing(self, offset_bytes: int) -> int | None:
+        """Where the first missing cell at or after an offset begins; None: there is none."""
+        cell = self._have.find(0, offset_bytes // CELL_BYTES)
+        return None if cell < 0 else cell * CELL_BYTES
 
-    def write(self, index: int, data: bytes) -> bool:
-        """Store one block; False for a repeated, foreign or wrongly sized one, which is ignored.
+    def write(self, offset_bytes: int, data: bytes) -> int:
+        """Store what came; returns how many bytes of it are new, 0 for what cannot be of this blob.
 
         Raises:
             OSError: the disk is full.
         """
-        if not 0 <= index < self.blocks_total or index in self._have:
-            return False
-        if len(data) != self._block_size(index):
-            return False
-        os.pwrite(self._file, data, index * BLOCK_BYTES)
-        self._have.add(index)
-        self._unmapped += 1
-        if self._unmapped >= _MAP_EVERY_BLOCKS:
+        end = offset_bytes + len(data)
+        whole = end == self.size_bytes or (len(data) > 0 and len(data) % CELL_BYTES == 0)
+        if offset_bytes < 0 or offset_bytes % CELL_BYTES or end > self.size_bytes or not whole:
+            return 0
+        first, last = offset_bytes // CELL_BYTES, max(0, end - 1) // CELL_BYTES
+        if first >= len(self._have):
+            return 0
+        new_cells = [cell for cell in range(first, last + 1) if not self._have[cell]]
+        if not new_cells:
+            return 0
+        os.pwrite(self._file, data, offset_bytes)
+        before_bytes = self.received_bytes
+        for cell in new_cells:
+            self._have[cell] = 1
+        self._left -= len(new_cells)
+        new_bytes = self.received_bytes - before_bytes
+        self.unmapped_bytes += new_bytes
+        if self.unmapped_bytes >= _MAP_EVERY_BYTES:
             self.save_map()
-        return True
+        return new_bytes
 
     @property
     def complete(self) -> bool:
-        """Whether every block is here."""
-        return len(self._have) == self.blocks_total
+        """Whether every byte is here."""
+        return self._left == 0
 
     def save_map(self) -> None:
         """Make what was received durable, then the map that says so."""
         os.fsync(self._file)
-        write_durably(self._map_path, msgspec.json.encode(sorted(self._have)))
-        self._unmapped = 0
+        write_durably(self._map_path, msgspec.json.encode(self._ranges()))
+        self.unmapped_bytes = 0
 
     def finish(self, target: Path) -> None:
         """Check the whole against its digest and move it to ``target``, durably.
@@ -135,20 +140,31 @@ class PartialBlob:
         if file >= 0:
             os.close(file)
 
-    def _block_size(self, index: int) -> int:
-        return min(BLOCK_BYTES, self.size_bytes - index * BLOCK_BYTES)
+    def _ranges(self) -> list[tuple[int, int]]:
+        """Closed ranges of the cells that are here."""
+        ranges = []
+        first = self._have.find(1)
+        while first >= 0:
+            after = self._have.find(0, first)
+            after = len(self._have) if after < 0 else after
+            ranges.append((first, after - 1))
+            first = self._have.find(1, after)
+        return ranges
 
     def _read_chunks(self) -> Iterator[bytes]:
-        for offset in range(0, self.size_bytes, BLOCK_BYTES):
-            yield os.pread(self._file, BLOCK_BYTES, offset)
+        for offset in range(0, self.size_bytes, _CHUNK_BYTES):
+            yield os.pread(self._file, _CHUNK_BYTES, offset)
 
-    def _load_map(self) -> set[int]:
+    def _load_map(self) -> None:
         try:
-            indices = msgspec.json.decode(self._map_path.read_bytes(), type=list[int])
+            ranges = msgspec.json.decode(self._map_path.read_bytes(), type=list[tuple[int, int]])
             whole = self.path.stat().st_size == self.size_bytes
         except (OSError, msgspec.DecodeError):
-            return set()
-        return {i for i in indices if 0 <= i < self.blocks_total} if whole else set()
+            return
+        for first, last in ranges if whole else ():
+            if 0 <= first <= last < len(self._have):
+                self._have[first : last + 1] = b"\1" * (last + 1 - first)
+        self._left = self._have.count(0)
 
 
 def require_space(directory: Path, needed_bytes: int) -> None:

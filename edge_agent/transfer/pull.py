@@ -1,4 +1,4 @@
-"""Ask for missing blocks until every wanted blob is whole. One blob at a time, one loop owns it."""
+"""Ask for missing blocks until every wanted blob is whole. Several at a time, one loop owns it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_agent.transfer.partial import BLOCK_BYTES, PartialBlob, require_space
-from edge_contract.codec import encode_json
+from edge_agent.transfer.pace import Pace
+from edge_agent.transfer.partial import PartialBlob, require_space
 from edge_contract.digest import hex_of
 from edge_contract.errors import WherryError
 from edge_contract.manifest import Descriptor
 from edge_contract.messages import BlobAsk, BlobBlock
 
-WINDOW_BLOCKS = 32
-"""2 MB asked for at a time: enough to keep a LAN busy, little enough to lose."""
-SILENCE_S = 2.0
-"""A block that has not come by then was lost; the rest is asked for again."""
 HEADROOM_BYTES = 8 << 20
 """Left free for journal, spool and the rest of the system."""
+PULLS_MAX = 4
+"""Blobs under way at a time."""
+MAP_EVERY_S = 10.0
+"""What a power cut on a slow link costs at most."""
 
 
 @dataclass
@@ -30,6 +30,8 @@ class Progress:
     done_bytes: int = 0
     received_bytes: int = field(default=0)
     """Over the wire in this process, repeats included."""
+    repeated_bytes: int = 0
+    """Of these, what had come before."""
 
     @property
     def percent(self) -> float:
@@ -37,17 +39,37 @@ class Progress:
         return 100.0 * self.done_bytes / self.total_bytes if self.total_bytes else 100.0
 
 
+@dataclass
+class _Pull:
+    """One blob under way. ``asked``: offset -> (bytes, when) of what has not come yet."""
+
+    partial: PartialBlob
+    asked: dict[int, tuple[int, float]] = field(default_factory=dict)
+    asked_to: int = 0
+    """Everything missing below it was asked for."""
+    fresh: bool = True
+    """The next question replaces what the other side still keeps of earlier ones."""
+
+
 class BlobPuller:
     """Pulls a list of blobs into ``blobs/``.
 
     Args:
         state_dir: holds ``blobs/`` (whole, checked) and ``incoming/`` (partial).
-        ask: sends a ``BlobAsk`` payload; may be called while offline, then nothing comes back.
+        ask: sends a question; False while it cannot be sent, which is tried again.
         finished: called once with "" or with the reason for the failure.
+        pace: how much may be under way.
+        room_bytes: what a byte budget leaves for blobs now.
     """
 
     def __init__(
-        self, state_dir: Path, ask: Callable[[bytes], None], finished: Callable[[str], None]
+        self,
+        state_dir: Path,
+        ask: Callable[[BlobAsk], bool],
+        finished: Callable[[str], None],
+        *,
+        pace: Pace | None = None,
+        room_bytes: Callable[[], float] = lambda: float("inf"),
     ) -> None:
         self.blob_dir = state_dir / "blobs"
         self._incoming = state_dir / "incoming"
@@ -55,20 +77,43 @@ class BlobPuller:
             directory.mkdir(parents=True, exist_ok=True)
         self._ask = ask
         self._finished = finished
+        self._pace = pace or Pace()
+        self._room_bytes = room_bytes
         self._queue: list[Descriptor] = []
-        self._current: PartialBlob | None = None
-        self._asked: set[int] = set()
-        self._asked_s = 0.0
+        self._pulls: dict[str, _Pull] = {}
+        self._heard_s = 0.0
+        self._mapped_s = 0.0
         self.progress = Progress()
+        self.waits_for_budget = False
+        """Whether something is missing that the byte budget does not allow today."""
 
     @property
     def active(self) -> bool:
         """Whether something is being pulled."""
-        return self._current is not None
+        return bool(self._pulls)
+
+    @property
+    def digests(self) -> list[str]:
+        """What is being pulled."""
+        return list(self._pulls)
+
+    @property
+    def goodput_bytes_s(self) -> float:
+        """As measured last; 0 before anything was."""
+        return self._pace.goodput_bytes_s
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Asked for and not here yet."""
+        return sum(size for pull in self._pulls.values() for size, _ in pull.asked.values())
 
     def blob(self, digest: str) -> Path:
         """Where a whole blob lies."""
         return self.blob_dir / hex_of(digest)
+
+    def begun(self, descriptor: Descriptor) -> bool:
+        """Whether a part of this blob is here already."""
+        return (self._incoming / f"{hex_of(descriptor.digest)}.map").exists()
 
     def want(self, descriptors: list[Descriptor], now_s: float) -> None:
         """Begin. Blobs that are here already are not asked for; what came before is resumed."""
@@ -80,18 +125,19 @@ class BlobPuller:
         self.progress = Progress(total, here)
         try:
             require_space(self.blob_dir, sum(d.size for d in self._queue) + HEADROOM_BYTES)
-            self._next(now_s)
+            self._open_more(now_s)
         except (OSError, WherryError) as error:
             self._fail(error)
 
     def cancel(self) -> None:
         """Stop pulling; what was received stays for a later ``want``."""
         self._queue = []
-        if self._current is not None:
-            current, self._current = self._current, None
+        pulls, self._pulls = self._pulls, {}
+        self.waits_for_budget = False
+        for pull in pulls.values():
             # A disk that refuses the map costs a repeat: the map of before still holds.
             with contextlib.suppress(OSError):
-                current.close()
+                pull.partial.close()
 
     def clean(self) -> None:
         """Remove every blob, and every partial one but the last: only that may be asked for again,
@@ -102,60 +148,173 @@ class BlobPuller:
             if kept is None or path.parent == self.blob_dir or path.stem != kept.stem:
                 path.unlink(missing_ok=True)
 
-    def block(self, block: BlobBlock, now_s: float) -> None:
-        """One block came in. Blocks that nobody asked for are ignored."""
+    def block(self, block: BlobBlock, now_s: float, *, shared: bool = False) -> None:
+        """One block came in. Blocks of blobs that nobody wants are ignored.
+
+        ``shared``: it was sent to all that listen, and may well be here already.
+        """
         self.progress.received_bytes += len(block.data)
-        current = self._current
-        if current is None or block.digest != current.digest:
+        pull = self._pulls.get(block.digest)
+        if pull is None:
             return
         try:
-            if current.write(block.index, block.data):
-                self.progress.done_bytes += len(block.data)
-            self._asked.discard(block.index)
-            self._asked_s = now_s
-            if current.complete:
-                current.finish(self.blob(current.digest))
-                self._current = None
-                self._next(now_s)
-            elif not self._asked:
-                self._send(now_s)
+            new_bytes = pull.partial.write(block.offset_bytes, block.data)
+            self.progress.done_bytes += new_bytes
+            self._heard_s = now_s
+            asked = pull.asked.pop(block.offset_bytes, None)
+            waited_s = None if asked is None else now_s - asked[1]
+            if new_bytes < len(block.data):
+                self.progress.repeated_bytes += len(block.data) - new_bytes
+                if not shared:
+                    self._pace.repeated()
+            self._pace.arrived(len(block.data), waited_s, now_s)
+            if pull.partial.complete:
+                self._complete(pull)
+                self._open_more(now_s)
+            else:
+                self._pump(now_s)
         except (OSError, WherryError) as error:
             self._fail(error)
 
     def refused(self, digest: str, reason: str) -> None:
         """The manager does not serve this blob."""
-        if self._current is not None and digest == self._current.digest:
+        if digest in self._pulls:
             self._fail(WherryError(f"the fleet refused blob {digest[:19]}…: {reason}"))
 
+    def reconnected(self, now_s: float) -> None:
+        """What was under way is lost with the connection: ask for what is missing, at once."""
+        self._ask_anew()
+        self._guarded_pump(now_s)
+
     def tick(self, now_s: float, *, online: bool) -> None:
-        """Ask again for what is still missing after a silence or a reconnect."""
-        if self._current is not None and online and now_s - self._asked_s >= SILENCE_S:
-            self._send(now_s)
+        """Ask again for what is still missing after a silence; keep the maps from growing old."""
+        if not self._pulls:
+            return
+        if now_s - self._mapped_s >= MAP_EVERY_S:
+            self._mapped_s = now_s
+            self._save_maps()
+        if not online:
+            return
+        if now_s - self._heard_s >= self._pace.silence_s:
+            if self.in_flight_bytes:
+                self._ask_anew()
+            self._heard_s = now_s
+        self._guarded_pump(now_s)
 
-    def _next(self, now_s: float) -> None:
-        while self._queue:
+    def _save_maps(self) -> None:
+        try:
+            for pull in self._pulls.values():
+                if pull.partial.unmapped_bytes:
+                    pull.partial.save_map()
+        except OSError as error:
+            self._fail(error)
+
+    def _open_more(self, now_s: float) -> None:
+        """Begin the next blobs; without any, all is done."""
+        while self._queue and len(self._pulls) < PULLS_MAX:
             descriptor = self._queue.pop(0)
-            self._current = PartialBlob(self._incoming, descriptor.digest, descriptor.size)
-            self.progress.done_bytes += self._current.received_bytes
-            if not self._current.complete:
-                self._send(now_s)
-                return
-            self._current.finish(self.blob(descriptor.digest))
-            self._current = None
-        self._finished("")
+            partial = PartialBlob(self._incoming, descriptor.digest, descriptor.size)
+            self.progress.done_bytes += partial.received_bytes
+            self._pulls[descriptor.digest] = _Pull(partial)
+            if partial.complete:
+                self._complete(self._pulls[descriptor.digest])
+        if self._pulls:
+            self._pump(now_s)
+        else:
+            self._finished("")
 
-    def _send(self, now_s: float) -> None:
-        assert self._current is not None
-        ranges = self._current.missing(WINDOW_BLOCKS)
-        self._asked = {index for a, b in ranges for index in range(a, b + 1)}
-        self._asked_s = now_s
-        self._ask(
-            encode_json(
-                BlobAsk(digest=self._current.digest, block_bytes=BLOCK_BYTES, missing=ranges)
+    def _complete(self, pull: _Pull) -> None:
+        del self._pulls[pull.partial.digest]
+        try:
+            pull.partial.finish(self.blob(pull.partial.digest))
+        except OSError:
+            # A full disk: the bytes stay, only the file is let go.
+            pull.partial.close()
+            raise
+
+    def _ask_anew(self) -> None:
+        self._pace.rested()
+        for pull in self._pulls.values():
+            pull.asked.clear()
+            pull.asked_to, pull.fresh = 0, True
+
+    def _guarded_pump(self, now_s: float) -> None:
+        try:
+            self._pump(now_s)
+        except (OSError, WherryError) as error:
+            self._fail(error)
+
+    def _pump(self, now_s: float) -> None:
+        """Ask for as much as may be under way. Small questions wait for one another."""
+        in_flight_bytes = self.in_flight_bytes
+        window_bytes = self._pace.window_bytes
+        free_bytes = min(window_bytes - in_flight_bytes, self._pace.allowed_bytes(now_s))
+        room_bytes = self._room_bytes() - in_flight_bytes
+        block_bytes = self._pace.block_bytes
+        self.waits_for_budget = room_bytes < block_bytes and not in_flight_bytes
+        free_bytes = min(free_bytes, room_bytes)
+        if in_flight_bytes and free_bytes < window_bytes / 4:
+            return
+        if not in_flight_bytes:
+            self._pace.rested()
+        for pull in self._pulls.values():
+            if free_bytes < block_bytes:
+                return
+            ranges, size_bytes, asked_block_bytes = _next_blocks(
+                pull, block_bytes, free_bytes, now_s
             )
-        )
+            if not ranges:
+                continue
+            question = BlobAsk(
+                digest=pull.partial.digest,
+                block_bytes=asked_block_bytes,
+                missing=ranges,
+                more=not pull.fresh,
+            )
+            if not self._ask(question):
+                pull.asked.clear()
+                pull.asked_to, pull.fresh = 0, True
+                return
+            if not in_flight_bytes:
+                self._heard_s = now_s
+            in_flight_bytes += size_bytes
+            pull.fresh = False
+            self._pace.asked(size_bytes)
+            free_bytes -= size_bytes
 
     def _fail(self, error: Exception) -> None:
         self.cancel()
         reason = error.message if isinstance(error, WherryError) else str(error)
         self._finished(reason or type(error).__name__)
+
+
+def _next_blocks(
+    pull: _Pull, block_bytes: int, limit_bytes: float, now_s: float
+) -> tuple[list[tuple[int, int]], int, int]:
+    """The next question: closed ranges of missing blocks, how many bytes they are, and the size of
+    a block. Marks them asked.
+
+    Blocks begin at multiples of their size, so after the size has grown a few smaller ones lead up
+    to the next multiple: nothing is asked for twice.
+    """
+    ranges: list[tuple[int, int]] = []
+    asked_bytes = 0
+    size_bytes = pull.partial.size_bytes
+    while asked_bytes + block_bytes <= limit_bytes:
+        missing = pull.partial.next_missing(pull.asked_to)
+        if missing is None:
+            break
+        if missing % block_bytes:
+            if ranges:
+                break
+            block_bytes = missing & -missing
+        index = missing // block_bytes
+        length = min(block_bytes, size_bytes - missing)
+        pull.asked[missing] = (length, now_s)
+        pull.asked_to = missing + block_bytes
+        asked_bytes += max(length, 1)
+        if ranges and ranges[-1][1] == index - 1:
+            ranges[-1] = (ranges[-1][0], index)
+        else:
+            ranges.append((index, index))
+    return ranges, asked_bytes, block_bytes

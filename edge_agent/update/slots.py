@@ -36,6 +36,7 @@ from edge_agent.update.pointer import (
 from edge_agent.update.staging import open_version, stage_version
 from edge_contract.errors import ContractError
 from edge_contract.layout import fsync_dir
+from edge_contract.manifest import Descriptor
 
 TRIAL_BOOTS_MAX = 10
 """Unannounced starts within one trial after which the slots give it up by themselves. More than
@@ -135,6 +136,17 @@ class Slots:
                 if layer.digest == digest and layer.path in content.paths and holds(file, layer):
                     return file
         return None
+
+    def layers(self) -> list[Descriptor]:
+        """The files in the slots as their bundles name them; their bytes are not looked at."""
+        found = []
+        for name in _NAMES:
+            try:
+                content, manifest = read_content(self._root / name)
+            except ContractError:
+                continue
+            found += [layer for layer in manifest.layers if layer.path in content.paths]
+        return found
 
     # --- filling the spare slot ------------------------------------------------------------------
 

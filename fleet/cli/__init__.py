@@ -8,6 +8,7 @@ from fleet.cli.command import command
 from fleet.cli.doctor import doctor
 from fleet.cli.enroll import enroll_code
 from fleet.cli.event import event
+from fleet.cli.export import export, import_receipts
 from fleet.cli.fleet_views import devices, drift
 from fleet.cli.key import key
 from fleet.cli.line import line
@@ -23,6 +24,7 @@ from fleet.cli.verify import audit, verify
 for _command in (
     *(up, broker, ca, enroll_code, publish, rollout, devices, drift, command, subscribe, doctor),
     *(key, approve, event, line, media, verify, audit, backup, restore, root, install_service),
+    *(export, import_receipts),
 ):
     main.add_command(_command)
 

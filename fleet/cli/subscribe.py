@@ -156,8 +156,8 @@ def _decoded(cls: str, name: str, payload: bytes) -> Any:
         return {**value, "sketch": _sketch(DriftSketch.decode(window.sketch))}
     if (cls, name) == ("blob", "data"):
         block = decode_msgpack(payload, BlobBlock, what="blob block")
-        value = {"digest": block.digest, "index": block.index, "blob_bytes": block.size_bytes}
-        return {**value, "data_bytes": len(block.data)}
+        value = {"digest": block.digest, "offset_bytes": block.offset_bytes}
+        return {**value, "blob_bytes": block.size_bytes, "data_bytes": len(block.data)}
     try:
         document = msgspec.json.decode(payload)
         if cls == "desired":

@@ -42,6 +42,13 @@ _STEADY_S = 60.0
     "--mqtt-port", type=click.IntRange(1, 65535), default=1883, help="Of the broker here."
 )
 @click.option("--console-port", type=click.IntRange(0, 65535), default=8470, help="0: a free one.")
+@click.option(
+    "--transfer-max-mb-s",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="What all devices may pull together. [default: 0, no limit]",
+)
+@click.option("--blob-http", default="", help="Serve blobs by digest at HOST:PORT as well.")
 @click.option("--no-console", is_flag=True, help="The API alone, without the pages.")
 @state_option
 @json_option
@@ -50,6 +57,8 @@ def up(
     broker: str,
     mqtt_port: int,
     console_port: int,
+    transfer_max_mb_s: float,
+    blob_http: str,
     no_console: bool,
     state: StateDir,
     as_json: bool,
@@ -67,6 +76,7 @@ def up(
     from fleet.repository.tuf_repository import Repository
     from fleet.service import FleetService
     from fleet.store import open_store
+    from fleet.transfer.http_blobs import bind_blobs, build_blob_app
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -92,6 +102,8 @@ def up(
             address=address,
             clock=clock,
             issuers=Issuers(state.identity, name),
+            delta_dir=state.path / "deltas",
+            blob_total_bytes_s=transfer_max_mb_s * 1e6,
         )
         stack.callback(manager.stop)
         manager.start()
@@ -104,6 +116,10 @@ def up(
         stack.callback(manager.feed.close)  # open event streams end before the server does
         state.announce(ApiAddress(url=server.url, pid=os.getpid(), fleet=name, broker=str(address)))
         stack.callback(state.retract)
+        if blob_http:
+            blobs = HttpServer(build_blob_app(manager.blob_path), bind_blobs(blob_http))
+            blobs.start()
+            stack.callback(blobs.stop)
         kind = keeper.kind if keeper else "yours"
         value = {
             "fleet": name,

@@ -87,9 +87,10 @@ _FROM_DEVICE = (
     "event/+",
     "ask/time",
     "blob/ask",
+    "blob/delta-ask",
     "enroll/renew",
 )
-_TO_DEVICE = ("desired/+", "cmd/+", "rsp/+", "blob/data", "blob/refused")
+_TO_DEVICE = ("desired/+", "cmd/+", "rsp/+", "blob/data", "blob/delta", "blob/refused")
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def devices_acl(fleet: str) -> str:
         *(f"pattern read {ROOT}/%u/{tail}" for tail in _TO_DEVICE),
         "# For all devices, read-only but for announcements, which their own key signs.",
         f"pattern read {everyone}/metadata/+",
+        f"pattern read {everyone}/blob/+",
         f"pattern write {everyone}/enroll/+",
         "",
         f"user {fleet}/{MANAGER}",
@@ -158,6 +160,7 @@ def devices_acl(fleet: str) -> str:
         "# To clear what removed devices left.",
         f"topic write {ROOT}/{fleet}/+/state/+",
         f"topic write {everyone}/metadata/+",
+        f"topic write {everyone}/blob/+",
         f"topic write {everyone}/enrolled/+",
         "",
         f"user {fleet}/{OBSERVER}",

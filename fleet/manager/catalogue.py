@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_contract.errors import ExitCode, WherryError
-from edge_contract.manifest import Manifest
+from edge_contract.manifest import Descriptor, Manifest
 from edge_contract.metadata import encode_metadata_set
-from edge_contract.model import DRIFT_REFERENCE_FILE
+from edge_contract.model import DRIFT_REFERENCE_FILE, MODEL_FILE
 from edge_contract.reference import MAX_REFERENCE_BYTES, DriftReference
 from fleet.errors import FleetError
 from fleet.manager.views import VersionView
@@ -130,6 +130,14 @@ class Catalogue:
             if layer.path in others and layer.path not in mine
         }
         return self.size_bytes(digest) - sum(skipped.values())
+
+    def needed_layers(self, digest: str, hardware: str) -> list[Descriptor]:
+        """The layers that a device of ``hardware`` fetches besides the manifest."""
+        model = self._repository.model(digest)
+        mine = [v for v in model.variants if v.target == hardware]
+        paths = {MODEL_FILE, DRIFT_REFERENCE_FILE, *(v.file for v in mine)}
+        paths |= {v.golden for v in mine}
+        return [layer for layer in self.manifest(digest).layers if layer.path in paths]
 
     def blobs_of(self, digest: str) -> set[str]:
         """The blobs that a device which is to run this bundle may ask for."""

@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_contract.errors import ExitCode, WherryError
+from edge_contract.receipt import SignedMessage
 from fleet.manager.rollout_order import RolloutOrder
 from fleet.manager.state_dir import TOKEN_HEADER
 from fleet.manager.views import Pressed
@@ -45,6 +46,12 @@ class StartBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     order: RolloutOrder
     who: str = "api"
+
+
+class ReceiptsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``POST receipts``: messages that devices signed, as a medium brought them."""
+
+    messages: list[SignedMessage]
 
 
 class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,6 +153,7 @@ class _Api:
                 "/rollouts/{rollout}", self._answer(lambda r: service.rollout(_path(r, "rollout")))
             ),
             Route("/rollouts/{rollout}/{command}", self._press, methods=["POST"]),
+            Route("/receipts", self._receipts, methods=["POST"]),
             Route("/versions", self._answer(lambda _: service.versions())),
             Route(
                 "/drift",
@@ -179,6 +187,10 @@ class _Api:
         body = await _body(request, StartBody)
         started = await run_in_threadpool(self._service.start_rollout, body.order, who=body.who)
         return _json(201, started)
+
+    async def _receipts(self, request: Request) -> Response:
+        body = await _body(request, ReceiptsBody)
+        return _json(200, await run_in_threadpool(self._service.import_receipts, body.messages))
 
     async def _plan(self, request: Request) -> Response:
         body = await _body(request, StartBody)

@@ -15,7 +15,15 @@ from sqlalchemy import Connection
 from edge_contract.codec import decode_json
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.intervals import Overlap
-from edge_contract.messages import AgentState, BlobAsk, Enrol, Event, Online, UpdateStatus
+from edge_contract.messages import (
+    AgentState,
+    BlobAsk,
+    DeltaAsk,
+    Enrol,
+    Event,
+    Online,
+    UpdateStatus,
+)
 from edge_contract.signed_time import TimeAsk, decode_time_ask
 from edge_contract.signing import verify_message
 from edge_contract.telemetry import TelemetrySummary
@@ -54,6 +62,7 @@ class Taken:
     enrolments: list[Enrolment] = field(default_factory=list)
     asks: list[tuple[str, BlobAsk]] = field(default_factory=list)
     time_asks: list[tuple[str, TimeAsk]] = field(default_factory=list)
+    delta_asks: list[tuple[str, DeltaAsk]] = field(default_factory=list)
     heard: set[str] = field(default_factory=set)
     """Devices that are known to be connected now."""
     gone: set[str] = field(default_factory=set)
@@ -235,6 +244,10 @@ class IntakePage:
             self._mark_online(row, retained=message.retained)
             blobs = decode_json(message.payload, BlobAsk, what=message.topic)
             self._taken.asks.append((topic.device, blobs))
+        elif (topic.cls, topic.name) == ("blob", "delta-ask"):
+            self._mark_online(row, retained=message.retained)
+            delta_ask = decode_json(message.payload, DeltaAsk, what=message.topic)
+            self._taken.delta_asks.append((topic.device, delta_ask))
         elif (topic.cls, topic.name) == ("ask", "time"):
             self._mark_online(row, retained=message.retained)
             question = decode_time_ask(message.payload, where=message.topic)

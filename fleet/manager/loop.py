@@ -12,15 +12,17 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import OperationalError
 
 from edge_contract.errors import ExitCode, WherryError
+from edge_contract.receipt import SignedMessage
 from edge_contract.topics import manager_filters
 from fleet.clock import Clock
 from fleet.errors import FleetError
@@ -44,6 +46,7 @@ from fleet.repository.tuf_repository import Repository
 from fleet.rollout.events import DeviceOffline
 from fleet.store import Store, devices, journal, orders
 from fleet.transfer.blob_server import BlobServer
+from fleet.transfer.delta_store import DeltaStore
 
 _BATCH = 500
 _TICK_S = 0.5
@@ -73,6 +76,8 @@ class Manager:
         address: the broker.
         clock: wall and monotonic.
         issuers: the fleet's certificates; None for a fleet that has none.
+        delta_dir: where deltas are kept; None: blobs go out whole.
+        blob_total_bytes_s: what all devices may pull together; 0 for no limit.
     """
 
     def __init__(
@@ -84,6 +89,8 @@ class Manager:
         address: BrokerAddress,
         clock: Clock,
         issuers: Issuers | None = None,
+        delta_dir: Path | None = None,
+        blob_total_bytes_s: float = 0.0,
     ) -> None:
         self.fleet = fleet
         self.store = store
@@ -112,17 +119,19 @@ class Manager:
             lambda: self.issuers.tls_context(MANAGER),
         )
         self._publisher = Publisher(fleet, self._connection, director, self.catalogue)
+        self.deltas = DeltaStore(delta_dir, self.catalogue.blob_path) if delta_dir else None
         self.blobs = BlobServer(
             fleet,
-            self.catalogue.blob_path,
+            self.blob_path,
             lambda name, payload: self._connection.publish(name, payload, qos=0),
             clock,
+            total_bytes_s=blob_total_bytes_s,
         )
         self._stopping = False
         self.turns = 0
         """How often the loop came round: what a watchdog looks at."""
         self._blob_desk = BlobDesk(
-            store, self.catalogue, self.blobs, self._publisher, self.facts, clock
+            store, self.catalogue, self.blobs, self.deltas, self._publisher, self.facts, clock
         )
         self._care = IdentityCare(self.issuers, store, self.facts, clock)
         self._roll_call = RollCall()
@@ -144,6 +153,8 @@ class Manager:
         with self.store.read() as tx:
             self._intake.load(tx)
             self._rollouts.load(tx)
+        if self.deltas is not None:
+            self.deltas.start()
         self.blobs.start()
         self._connection.start()
         self._thread.start()
@@ -155,6 +166,8 @@ class Manager:
         if self._thread.is_alive():
             self._thread.join()
         self.blobs.stop()
+        if self.deltas is not None:
+            self.deltas.stop()
         self._connection.stop()
         self.feed.close()
 
@@ -179,6 +192,16 @@ class Manager:
                 + ("it will not be done" if never else "it is under way and may still be done"),
                 hint="edge-fleet doctor",
             ) from error
+
+    def blob_path(self, digest: str) -> Path:
+        """The file of a published blob or of a delta between two.
+
+        Raises:
+            ContractError: not a digest.
+            FleetError: there is no such blob.
+        """
+        delta = self.deltas.by_digest(digest) if self.deltas else None
+        return delta.path if delta else self.catalogue.blob_path(digest)
 
     @property
     def connected(self) -> bool:
@@ -327,6 +350,28 @@ class Manager:
             self._after_commit(batch, taken)
             return
 
+    def take_in(self, messages: Iterable[SignedMessage]) -> None:
+        """Take in messages that came by hand; on the loop only (``do``).
+
+        They count as retained: a device that is told of is not for that reason online.
+        """
+        now_s = self.clock.wall_s()
+        self._ingest(
+            [
+                Inbound(
+                    topic=message.topic,
+                    payload=message.payload,
+                    signature=message.signature,
+                    retained=True,
+                    mid=0,
+                    qos=1,
+                    connection=-1,
+                    at_s=now_s,
+                )
+                for message in messages
+            ]
+        )
+
     def _commit(self, batch: list[Inbound]) -> Taken:
         with self.store.write() as tx:
             turn = self._rollouts.open(tx, self.clock.wall_s())
@@ -351,6 +396,8 @@ class Manager:
             self.feed.put(self.clock.wall_s(), kind, subject, text)
         for device, ask in taken.asks:
             self._blob_desk.answer(device, ask)
+        for device, delta_ask in taken.delta_asks:
+            self._blob_desk.answer_delta(device, delta_ask)
         self._perform()
 
     def _remind(self, here: list[str]) -> None:

@@ -11,9 +11,10 @@ from edge_contract.codec import decode_json
 from edge_contract.errors import ExitCode
 from edge_contract.messages import AgentState
 from fleet.errors import FleetError
+from fleet.manager.byte_preview import preview_lines
 from fleet.manager.catalogue import Catalogue
 from fleet.manager.rollout_order import RolloutOrder, command_line
-from fleet.manager.views import IneligibleDevice, PlannedWave, PlanView
+from fleet.manager.views import BytesPreview, IneligibleDevice, PlannedWave, PlanView
 from fleet.rollout.plan import Candidate, RolloutPlan, make_plan
 from fleet.rollout.preview import preview_text, preview_waves
 from fleet.store.devices import DeviceRow, list_devices
@@ -49,7 +50,9 @@ def make_rollout_plan(
     )
 
 
-def plan_view(catalogue: Catalogue, order: RolloutOrder, plan: RolloutPlan) -> PlanView:
+def plan_view(
+    catalogue: Catalogue, order: RolloutOrder, plan: RolloutPlan, preview: BytesPreview
+) -> PlanView:
     """The plan for people: the waves in it are the plan's own."""
     bytes_by_hardware = {
         hardware: catalogue.download_bytes(plan.digest_to, hardware)
@@ -71,8 +74,9 @@ def plan_view(catalogue: Catalogue, order: RolloutOrder, plan: RolloutPlan) -> P
         health=order.health,
         on_abort=plan.on_abort,
         bytes_total=sum(bytes_by_hardware[device.hardware] for device in plan.devices),
+        bytes=preview,
         command=command_line(order),
-        text=preview_text(plan),
+        text=f"{preview_text(plan)}\n{preview_lines(preview)}",
     )
 
 

@@ -46,8 +46,11 @@ def hear_state(
         reported_epoch=message.desired_epoch,
         reported_seq=message.desired_seq,
     )
-    if message.connection_id != row.connection_id and (
-        not retained or _newer_connection(row, message)
+    # Without a connection it came by hand, on a medium, and says nothing of being online.
+    if (
+        message.connection_id
+        and message.connection_id != row.connection_id
+        and (not retained or _newer_connection(row, message))
     ):
         row = _on_connection(row, message, message.connection_id, online=True)
     return row

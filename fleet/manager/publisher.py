@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edge_contract.codec import encode_json
-from edge_contract.messages import Ack, BlobRefused, EnrolAnswer, RecordRefused
+from edge_contract.messages import Ack, BlobRefused, DeltaOffer, EnrolAnswer, RecordRefused
 from edge_contract.topics import CA_NAME, EVERYONE, topic
 from fleet.manager.catalogue import Catalogue
 from fleet.manager.connection import Connection
@@ -100,6 +100,10 @@ class Publisher:
         """Tell a device that it does not get a blob."""
         refused = BlobRefused(digest=digest[:80], reason=reason)
         self._send(device, "blob", "refused", encode_json(refused))
+
+    def offer_delta(self, device: str, offer: DeltaOffer) -> None:
+        """Tell a device which delta it may pull, if any."""
+        self._send(device, "blob", "delta", encode_json(offer))
 
     def _send(self, device: str, cls: str, name: str, payload: bytes) -> None:
         to = topic(self._fleet, device, cls, name)

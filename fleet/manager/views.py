@@ -268,10 +268,46 @@ class PlannedWave(msgspec.Struct, frozen=True, kw_only=True):
     failure_rate_upper: float
 
 
+class ReceiptsTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import of receipts came to, counted in messages that are kept as records."""
+
+    new_count: int
+    known_count: int
+    refused_count: int
+
+
+class BytesRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Devices of one hardware that run one version.
+
+    full_bytes, delta_bytes: what each fetches without and with deltas; None: there is no delta
+        (or not yet).
+    """
+
+    hardware: str
+    version_from: str
+    device_count: int
+    full_bytes: int
+    delta_bytes: int | None
+
+
+class BytesPreview(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rollout will send: blobs only, without the overhead of the wire.
+
+    transfer_s: an estimate from measured goodput, waves one after the other; None where no device
+        was measured. measured_count: devices whose link was measured; others count as the median.
+    """
+
+    rows: list[BytesRow]
+    expected_bytes: int
+    transfer_s: float | None
+    measured_count: int
+
+
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     """A dry run: what exactly would happen. ``start_rollout`` with the same arguments does it.
 
     bytes_total: an upper bound of what all eligible devices will fetch, blobs only.
+    bytes: what they will probably fetch, and for how long.
     command: the same as a command line.
     text: the same for a terminal, several lines.
     """
@@ -286,6 +322,7 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     health: HealthSpec
     on_abort: Literal["halt", "return"]
     bytes_total: int
+    bytes: BytesPreview
     command: str
     text: str
 

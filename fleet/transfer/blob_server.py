@@ -11,12 +11,14 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from edge_contract.codec import encode_msgpack
+from edge_contract.digest import hex_of
 from edge_contract.messages import BlobBlock
-from edge_contract.topics import topic
+from edge_contract.topics import broadcast_topic, topic
 from fleet.clock import Clock
 from fleet.errors import FleetError
 from fleet.transfer.fair_queue import Block, FairQueue, Want
@@ -24,11 +26,12 @@ from fleet.transfer.fair_queue import Block, FairQueue, Want
 RATE_BYTES_S = 16e6
 """Per device; above what a device's flash takes, below what would crowd out telemetry."""
 BURST_BYTES = 4e6
-"""About one round trip's worth of a device's window (32 blocks of 64 KB) twice over."""
+"""A device's largest window."""
 UNSENT_BYTES_MAX = 2_000_000
 """Handed to paho and not written to the socket yet."""
 _WAIT_S = 0.005
 _FILES_MAX = 32
+_SAMPLE_S = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +43,15 @@ class Sent(Protocol):
         """Whether it was written to the socket, or given up."""
 
 
+@dataclass
+class _Seen:
+    """What was seen of one device's link since its last question that began anew."""
+
+    at_s: float = 0.0
+    served_bytes: int = 0
+    bytes_s: float = 0.0
+
+
 class BlobServer:
     """Answers devices' questions for blocks.
 
@@ -48,6 +60,9 @@ class BlobServer:
         path_of: the file of a blob by digest.
         publish: hands one QoS 0 message to the MQTT client; None while it is not connected.
         clock: for rates.
+        rate_bytes_s, burst_bytes: of one device.
+        total_bytes_s: of all together; 0 for no limit.
+        unsent_bytes_max: handed to the MQTT client and not written out yet.
     """
 
     def __init__(
@@ -59,6 +74,7 @@ class BlobServer:
         *,
         rate_bytes_s: float = RATE_BYTES_S,
         burst_bytes: float = BURST_BYTES,
+        total_bytes_s: float = 0.0,
         unsent_bytes_max: int = UNSENT_BYTES_MAX,
     ) -> None:
         self._fleet = fleet
@@ -66,15 +82,20 @@ class BlobServer:
         self._publish = publish
         self._clock = clock
         self._unsent_bytes_max = unsent_bytes_max
-        self._queue = FairQueue(rate_bytes_s=rate_bytes_s, burst_bytes=burst_bytes)
+        self._queue = FairQueue(
+            rate_bytes_s=rate_bytes_s, burst_bytes=burst_bytes, total_bytes_s=total_bytes_s
+        )
         self._changed = threading.Condition()
         self._unsent: deque[tuple[Sent, int]] = deque()
         self._unsent_bytes = 0
         self._files: OrderedDict[str, int] = OrderedDict()
+        self._seen: dict[str, _Seen] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="blob-server", daemon=True)
         self.bytes_sent = 0
         """Payload bytes of blocks since the start."""
+        self.bytes_delivered = 0
+        """The same, a broadcast counted once a device that waited for it."""
 
     def start(self) -> None:
         """Begin to serve."""
@@ -91,8 +112,26 @@ class BlobServer:
     def ask(self, device: str, want: Want) -> None:
         """Take a checked question of a device that may have this blob."""
         with self._changed:
-            self._queue.ask(device, want, self._clock.monotonic_s())
+            now_s = self._clock.monotonic_s()
+            self._measure(device, want, now_s)
+            self._queue.ask(device, want, now_s)
             self._changed.notify()
+
+    def goodput_bytes_s(self) -> dict[str, float]:
+        """What each device's link was seen to carry, by how soon it asked for more."""
+        with self._changed:
+            return {device: seen.bytes_s for device, seen in self._seen.items() if seen.bytes_s}
+
+    def _measure(self, device: str, want: Want, now_s: float) -> None:
+        seen = self._seen.setdefault(device, _Seen())
+        served_bytes = self._queue.served_bytes[device]
+        lasted_s = now_s - seen.at_s
+        if want.more and lasted_s < _SAMPLE_S:
+            return
+        if want.more and served_bytes > seen.served_bytes:
+            sample = (served_bytes - seen.served_bytes) / lasted_s
+            seen.bytes_s = sample if not seen.bytes_s else 0.7 * seen.bytes_s + 0.3 * sample
+        seen.at_s, seen.served_bytes = now_s, served_bytes
 
     def forget(self, device: str) -> None:
         """The device is gone."""
@@ -135,14 +174,23 @@ class BlobServer:
             _log.error("cannot read blob %s: %s", block.digest, error)
             return
         message = BlobBlock(
-            digest=block.digest, index=block.index, size_bytes=block.size_bytes, data=data
+            digest=block.digest,
+            offset_bytes=block.offset_bytes,
+            size_bytes=block.size_bytes,
+            data=data,
         )
         payload = encode_msgpack(message)
-        sent = self._publish(topic(self._fleet, block.device, "blob", "data"), payload)
+        to = (
+            topic(self._fleet, block.device, "blob", "data")
+            if block.device
+            else broadcast_topic(self._fleet, hex_of(block.digest))
+        )
+        sent = self._publish(to, payload)
         if sent is not None:
             self._unsent.append((sent, len(payload)))
             self._unsent_bytes += len(payload)
             self.bytes_sent += len(data)
+            self.bytes_delivered += len(data) * block.shared_count
 
     def _open(self, digest: str) -> int:
         handle = self._files.get(digest)

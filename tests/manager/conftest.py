@@ -60,6 +60,7 @@ class FleetUnderTest:
             repository=self.repository,
             address=BrokerAddress("127.0.0.1", self.port),
             clock=self.clock,
+            delta_dir=self.directory / "deltas",
         )
         self.manager.start()
         wait_until(lambda: self.manager and self.manager.connected, what="for the manager")

@@ -28,6 +28,8 @@ from edge_contract.messages import (
     BlobAsk,
     BlobBlock,
     BlobRefused,
+    DeltaAsk,
+    DeltaOffer,
     DriftWindow,
     Enrol,
     EnrolAnswer,
@@ -97,6 +99,7 @@ class SimulatedDevice:
         self.documents: list[tuple[str, bytes]] = []
         """(class, envelope) of commands and of answers to questions for the time."""
         self.records_refused: list[RecordRefused] = []
+        self.offers: list[DeltaOffer] = []
         self.spooled: dict[tuple[str, str], set[int]] = defaultdict(set)
         self._outbox: dict[tuple[str, str, int], tuple[str, bytes]] = {}
         self._seqs: dict[str, Any] = defaultdict(lambda: itertools.count(1))
@@ -270,6 +273,14 @@ class SimulatedDevice:
         ask = BlobAsk(digest=digest, block_bytes=block_bytes, missing=missing)
         self.send(self._own("blob", "ask"), encode_json(ask))
 
+    def ask_delta(self, digest: str, *have: str) -> DeltaOffer:
+        """``blob/delta-ask``, and the answer."""
+        before = len(self.offers)
+        ask = DeltaAsk(digest=digest, have=list(have))
+        self.send(self._own("blob", "delta-ask"), encode_json(ask))
+        wait_until(lambda: len(self.offers) > before, what="for an offer")
+        return self.offers[-1]
+
     def send(
         self, to: str, payload: bytes, *, retain: bool = False, key: Ed25519PrivateKey | None = None
     ) -> None:
@@ -342,6 +353,8 @@ class SimulatedDevice:
                 self.records_refused.append(decode_json(payload, RecordRefused, what="refusal"))
             elif kind == ("blob", "refused"):
                 self.refused.append(decode_json(payload, BlobRefused, what="refusal"))
+            elif kind == ("blob", "delta"):
+                self.offers.append(decode_json(payload, DeltaOffer, what="offer"))
 
     def _verified(self, envelope: bytes) -> Desired:
         payload, _ = verify_document(envelope, DESIRED_TYPE, [self.director], what="desired")

@@ -19,7 +19,9 @@ BLOCK = 4096
 
 
 def received(device: SimulatedDevice, digest: str) -> dict[int, bytes]:
-    return {block.index: block.data for block in device.blocks if block.digest == digest}
+    return {
+        block.offset_bytes // BLOCK: block.data for block in device.blocks if block.digest == digest
+    }
 
 
 def test_a_device_pulls_its_bundle_and_resumes(fleet: FleetUnderTest) -> None:

@@ -120,3 +120,63 @@ def test_the_blocks_of_a_blob_are_the_blob(size_bytes: int, block_bytes: int) ->
 def test_a_question_outside_the_blob_is_refused(ask: BlobAsk) -> None:
     with pytest.raises(ContractError):
         check_ask(ask, 10 * BLOCK)
+
+
+def shared_queue(*devices: str) -> FairQueue:
+    fair = queue()
+    for device in devices:
+        fair.ask(device, Want(A, 1000 * BLOCK, BLOCK, [(0, 3)], listening=True), 0.0)
+    return fair
+
+
+def test_what_a_wave_waits_for_goes_out_once() -> None:
+    fair = shared_queue("a", "b", "c", "d")
+    blocks = drain(fair)
+    assert [(block.device, block.index, block.shared_count) for block in blocks] == [
+        ("", index, 4) for index in range(4)
+    ]
+    assert not fair
+
+
+def test_what_one_device_of_many_lacks_is_sent_to_it_alone() -> None:
+    fair = shared_queue("a", "b", "c", "d")
+    fair.ask("late", Want(A, 1000 * BLOCK, BLOCK, [(9, 9)], listening=True), 0.0)
+    fair.ask("deaf", want(A, (0, 0)), 0.0)
+    alone = {(block.device, block.index) for block in drain(fair) if block.device}
+    assert alone == {("late", 9), ("deaf", 0)}
+
+
+def test_two_devices_are_not_a_wave() -> None:
+    assert {block.device for block in drain(shared_queue("a", "b"))} == {"a", "b"}
+
+
+def test_asking_for_more_adds_to_what_waits() -> None:
+    fair = queue()
+    fair.ask("cam", want(A, (0, 3)), 0.0)
+    fair.ask("cam", Want(A, 1000 * BLOCK, 2 * BLOCK, [(2, 3)], more=True), 0.0)
+    offsets = [(block.offset_bytes, block.length_bytes) for block in drain(fair)]
+    assert offsets == [(i * BLOCK, BLOCK) for i in range(4)] + [
+        (i * 2 * BLOCK, 2 * BLOCK) for i in (2, 3)
+    ]
+
+
+def test_all_devices_together_keep_to_the_limit() -> None:
+    fair = FairQueue(rate_bytes_s=1e12, burst_bytes=4 * BLOCK_BYTES_MAX, total_bytes_s=1e6)
+    for device in "abcdef":
+        fair.ask(device, want(A, (0, 999)), 0.0)
+    drain(fair, 0.0)
+    sent = 0
+    for tick in range(1, 101):
+        sent += sum(block.length_bytes for block in drain(fair, tick / 10))
+    assert 0.8e6 <= sent / 10 <= 1.1e6
+
+
+def test_what_is_on_its_way_to_all_is_not_sent_again() -> None:
+    fair = shared_queue("a", "b", "c")
+    assert len(drain(fair, 1.0)) == 4
+    late = Want(A, 1000 * BLOCK, BLOCK, [(0, 5)], more=True, listening=True)
+    fair.ask("a", late, 2.0)
+    assert [block.index for block in drain(fair, 2.0)] == [4, 5]
+    # Lost after all: the device asks anew.
+    fair.ask("a", Want(A, 1000 * BLOCK, BLOCK, [(0, 5)], listening=True), 5.0)
+    assert [block.index for block in drain(fair, 5.0)] == [0, 1, 2, 3, 4, 5]

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SERVER_PACKAGES = (
     "onnx", "sqlalchemy", "alembic", "starlette", "uvicorn", "rich", "click", "jinja2", "scipy",
-    "httpx", "iotcore", "cv2", "serial",
+    "httpx", "iotcore", "cv2", "serial", "bsdiff4",
 )  # fmt: skip
 
 

@@ -1,0 +1,174 @@
+"""Installing what a medium brings, on a device whose agent runs; the answer carries a receipt.
+
+First the bundle is copied into the blob store, checked by its digests: a medium that is pulled out
+then costs nothing. Only then the medium's documents are verified and its sequence is spent. From
+there it is an order like any other. Owned by the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_agent.api import Request
+from edge_agent.apply import receipt_body
+from edge_agent.errors import AgentError
+from edge_agent.orders import OrderDesk
+from edge_agent.transfer.fetch import BundleFetcher, import_bundle
+from edge_agent.update.events import Event, Ordered
+from edge_agent.update.order import Order
+from edge_agent.update.ports import Aside
+from edge_agent.update.state import UpdateState
+from edge_contract.errors import ExitCode, WherryError
+from edge_contract.health import HealthSpec, tighten
+from edge_contract.layout import BundleDir
+from edge_contract.media import MEDIA_FILE, MediaSet, decode_media_set
+from edge_contract.messages import TERMINAL_PHASES, Phase
+from edge_contract.receipt import Receipt, SignedMessage
+
+_READ_MAX_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class MediumCopied:
+    """The worker has copied a medium's bundle into the blob store, or could not (``error``)."""
+
+    media: MediaSet | None
+    digest: str
+    error: WherryError | None
+
+
+class MediumInstall:
+    """Serves ``edge-agent apply``.
+
+    Args:
+        device: its id, for the receipt.
+        desk: verifies the medium's documents.
+        fetcher: whose blob store takes the bundle.
+        aside: copies it.
+        post: receives ``MediumCopied``.
+        order: hands an update event to the update machine.
+        state: the update machine's state.
+        health: the device's own policy.
+        status: the status message that was spooled last, as (topic, payload).
+        facts: the device's state, as (topic, payload).
+        sign: the device's signature over (topic, payload).
+    """
+
+    def __init__(
+        self,
+        device: str,
+        desk: OrderDesk,
+        fetcher: BundleFetcher,
+        aside: Aside,
+        *,
+        post: Callable[[MediumCopied], None],
+        order: Callable[[Event], None],
+        state: Callable[[], UpdateState],
+        health: HealthSpec,
+        status: Callable[[], tuple[str, bytes]],
+        facts: Callable[[], tuple[str, bytes]],
+        sign: Callable[[str, bytes], str],
+    ) -> None:
+        self._device = device
+        self._desk = desk
+        self._fetcher = fetcher
+        self._aside = aside
+        self._post = post
+        self._order = order
+        self._state = state
+        self._health = health
+        self._status = status
+        self._facts = facts
+        self._sign = sign
+        self._request: Request | None = None
+        self._key: tuple[int, int] = (-1, -1)
+        self._sequence = 0
+        self._messages: list[SignedMessage] = []
+
+    def begin(self, request: Request) -> None:
+        """A client asks to apply the medium at ``medium``.
+
+        Raises:
+            AgentError: another one is under way.
+        """
+        if self._request is not None and not self._request.given_up:
+            raise AgentError("another medium is being applied")
+        medium = Path(str(request.body.get("medium", "")))
+        self._request, self._key, self._messages = request, (-1, -1), []
+        self._aside.start(lambda: self._copy(medium))
+
+    def copied(self, event: MediumCopied) -> None:
+        """The bundle is here: verify the medium, and order what it orders."""
+        if self._request is None:
+            return
+        try:
+            if event.error is not None or event.media is None:
+                raise event.error or AgentError("the medium could not be read")
+            accepted = self._desk.medium(event.media)
+            wanted = accepted.order
+            if wanted.manifest_digest != event.digest:
+                raise AgentError(
+                    f"the medium holds bundle {event.digest[:19]}…, its order names"
+                    f" {wanted.manifest_digest[:19]}…: export it again"
+                )
+        except WherryError as error:
+            self._finish(error.as_json())
+            return
+        state = self._state()
+        epoch, seq = max(state.seen, (self._desk.desired_epoch, self._desk.desired_seq), (0, 0))
+        order = Order(
+            epoch=epoch,
+            seq=seq + 1,
+            digest=wanted.manifest_digest,
+            line=wanted.line,
+            version=wanted.version,
+            rollout=wanted.rollout,
+            health=tighten(wanted.health, self._health),
+        )
+        self._key, self._sequence = order.key, accepted.sequence
+        self._order(Ordered(order))
+
+    def hear(self, order: Order, phase: Phase, text: str) -> None:
+        """The update machine reports a step, which was spooled: it goes into the receipt, too."""
+        if self._request is None or order.key != self._key:
+            return
+        self._messages.append(self._signed(*self._status()))
+        if phase not in TERMINAL_PHASES:
+            self._request.say(phase=phase, text=text)
+            return
+        self._messages.append(self._signed(*self._facts()))
+        receipt = Receipt(device=self._device, messages=self._messages)
+        body = {"phase": phase, "text": text, **receipt_body(receipt, str(self._sequence))}
+        if phase != "committed":
+            body |= {"error": text, "code": int(ExitCode.FAILURE)}
+        self._finish(body)
+
+    def _signed(self, topic: str, payload: bytes) -> SignedMessage:
+        return SignedMessage(topic=topic, payload=payload, signature=self._sign(topic, payload))
+
+    def _copy(self, medium: Path) -> None:
+        media: MediaSet | None = None
+        digest = ""
+        error: WherryError | None = None
+        try:
+            with (medium / MEDIA_FILE).open("rb") as file:
+                media = decode_media_set(file.read(_READ_MAX_BYTES), where=str(file.name))
+            bundle = BundleDir(medium / "bundle")
+            digest = bundle.digest
+            import_bundle(bundle, self._fetcher.blob)
+        except WherryError as trouble:
+            error = trouble
+        except OSError as trouble:
+            error = AgentError(
+                f"cannot read the medium at {medium}: {trouble.strerror}; was it pulled out?",
+                hint="nothing was changed: put it in again and repeat",
+            )
+        self._post(MediumCopied(media, digest, error))
+
+    def _finish(self, body: dict[str, Any]) -> None:
+        request, self._request = self._request, None
+        if request is not None:
+            request.finish(**body)

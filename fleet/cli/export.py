@@ -1,0 +1,143 @@
+"""``edge-fleet export`` and ``import-receipts``: for devices that no network reaches."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from edge_contract.errors import ExitCode
+from edge_contract.health import HealthSpec
+from fleet.cli.repository_options import open_repository, who_option
+from fleet.cli.terminal import emit, json_option, say, state_option
+from fleet.errors import FleetError
+from fleet.manager.rollout_order import HEALTH_OPTIONS
+from fleet.manager.state_dir import StateDir
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _health_options(command: F) -> F:
+    """Every setting of the health spec; one left out keeps its default."""
+    for field, (option, text) in reversed(HEALTH_OPTIONS.items()):
+        kind = type(getattr(HealthSpec(), field))
+        command = click.option(option, field, type=kind, help=f"Trial: {text}.")(command)
+    return command
+
+
+@click.command()
+@click.argument("line")
+@click.argument("version")
+@click.option(
+    "--usb",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    required=True,
+    help="Where the medium is mounted.",
+)
+@click.option("--devices", required=True, help="Who may install it: names joined by commas.")
+@_health_options
+@who_option
+@state_option
+@json_option
+def export(
+    line: str,
+    version: str,
+    directory: Path,
+    devices: str,
+    who: str,
+    state: StateDir,
+    as_json: bool,
+    **limits: Any,
+) -> None:
+    """Write VERSION of LINE to a medium, for a set of devices.
+
+    The medium carries the bundle, the offline signatures and an order that names the devices.
+    """
+    from edge_contract.codec import DOCUMENT_LIMIT_BYTES
+    from edge_contract.digest import hex_of
+    from edge_contract.media import MediaDevice
+    from edge_contract.signing import fingerprint
+    from fleet.repository.media_desk import MediaDesk
+    from fleet.store import open_store
+    from fleet.store.devices import get_device
+    from fleet.transfer.usb import write_medium
+
+    repository = open_repository(state)
+    published = repository.find(line, version)
+    wanted = list(dict.fromkeys(name.strip() for name in devices.split(",") if name.strip()))
+    store = open_store(state.store, fleet=state.prepare())
+    try:
+        with store.read() as tx:
+            rows = {name: get_device(tx, name) for name in wanted}
+    finally:
+        store.close()
+    named = []
+    for name, row in rows.items():
+        if row is None or row.line != line:
+            where = "not enrolled" if row is None else f"of line {row.line}"
+            raise FleetError(
+                f"{name} is {where}", hint="edge-fleet devices", exit_code=ExitCode.NOT_FOUND
+            )
+        key = fingerprint(bytes.fromhex(row.public_key))
+        named.append(MediaDevice(device=name, device_key=key, hardware=row.hardware))
+    target = directory / f"wherry-{line}-{version}"
+    path = repository.blob_path(published.digest)
+    with path.open("rb") as file:
+        manifest_bytes = file.read(DOCUMENT_LIMIT_BYTES)
+    size_bytes = write_medium(
+        target,
+        media=lambda: MediaDesk(repository, who).media_set(
+            line,
+            version,
+            named,
+            rollout=f"media-{hex_of(published.digest)[:12]}",
+            health=HealthSpec(**{k: v for k, v in limits.items() if v is not None}),
+        ),
+        manifest_bytes=manifest_bytes,
+        manifest=repository.manifest(published.digest),
+        version=version,
+        blob_path=repository.blob_path,
+    )
+    value = {"medium": str(target), "devices": wanted, "bytes": size_bytes}
+    text = f"{line} {version} for {len(named)} devices written to {target}: {size_bytes:,} bytes"
+    emit(value, text, as_json=as_json)
+    say(f"next, on each device: edge-agent apply {target}; then edge-fleet import-receipts")
+
+
+@click.command("import-receipts")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@state_option
+@json_option
+def import_receipts(directory: Path, state: StateDir, as_json: bool) -> int:
+    """Take in what devices wrote to the medium in DIRECTORY; twice does no harm.
+
+    Every message is checked against the key of the device that it is of. Exits with 4 when one was
+    refused; the others count.
+    """
+    from fleet.cli.api_client import ApiClient
+    from fleet.transfer.usb import read_receipts
+
+    receipts = read_receipts(directory)
+    messages = [
+        {
+            "topic": message.topic,
+            "payload": base64.b64encode(message.payload).decode(),
+            "signature": message.signature,
+        }
+        for receipt in receipts
+        for message in receipt.messages
+    ]
+    taken = ApiClient(state).post("receipts", {"messages": messages})
+    text = (
+        f"{len(receipts)} receipts: {taken['new_count']} steps new,"
+        f" {taken['known_count']} known already, {taken['refused_count']} refused"
+    )
+    emit(taken, text, as_json=as_json)
+    if taken["refused_count"]:
+        say("try: edge-fleet doctor")
+        return ExitCode.AUTH
+    return ExitCode.OK

@@ -1,0 +1,149 @@
+"""Blobs over HTTP Range: a real server, and servers that do not do what they should."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config import TransferSection
+from edge_agent.errors import AgentError
+from edge_agent.transfer.http_source import HttpBlock, HttpFailed, HttpSource
+from edge_agent.transfer.pull import BlobPuller
+from edge_contract.digest import digest_of, hex_of
+from edge_contract.errors import ContractError
+from edge_contract.manifest import WEIGHT, Descriptor
+from edge_contract.messages import BlobAsk
+from fleet.errors import FleetError
+from fleet.manager.http_server import HttpServer
+from fleet.transfer.http_blobs import bind_blobs, build_blob_app
+
+DATA = os.urandom(700_001)
+DIGEST = digest_of(DATA)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "blob").write_bytes(DATA)
+
+    def path_of(digest: str) -> Path:
+        if digest != DIGEST:
+            raise FleetError("no such blob")
+        return tmp_path / "blob"
+
+    http = HttpServer(build_blob_app(path_of), bind_blobs("127.0.0.1:0"))
+    http.start()
+    yield http.url
+    http.stop()
+
+
+def pull(base: str, state_dir: Path, *, size: int = len(DATA)) -> tuple[str, BlobPuller]:
+    """Pull ``DATA`` through the agent's own puller; returns the reason for a failure or ""."""
+    events: queue.Queue[HttpBlock | HttpFailed] = queue.Queue()
+    source = HttpSource(base, events.put, lambda: 0.0)
+    ended: list[str] = []
+    puller = BlobPuller(state_dir, source.ask, ended.append)
+    puller.want([Descriptor(media_type=WEIGHT, digest=DIGEST, size=size)], 0.0)
+    now_s = 0.0
+    while not ended:
+        event = events.get(timeout=10)
+        now_s += 0.01
+        if isinstance(event, HttpFailed):
+            ended.append(event.reason)
+        else:
+            puller.block(event.block, now_s)
+    source.stop()
+    return ended[0], puller
+
+
+def test_a_blob_comes_over_http_and_only_once(server: str, tmp_path: Path) -> None:
+    reason, puller = pull(server, tmp_path / "state")
+    assert reason == ""
+    assert puller.blob(DIGEST).read_bytes() == DATA
+    assert puller.progress.received_bytes == len(DATA)
+
+
+def test_unknown_names_are_not_found(server: str, tmp_path: Path) -> None:
+    import httpx
+
+    for name in ("0" * 64, "..%2f..%2fkeys", "x", hex_of(DIGEST)[:-1], "%00"):
+        assert httpx.get(f"{server}/{name}", trust_env=False).status_code == 404
+    part = httpx.get(f"{server}/{hex_of(DIGEST)}", headers={"range": "bytes=5-9"}, trust_env=False)
+    assert (part.status_code, part.content) == (206, DATA[5:10])
+
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def bad(answer: Answer) -> tuple[ThreadingHTTPServer, str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    return http, f"http://127.0.0.1:{http.server_address[1]}/cdn"
+
+
+def not_found(request: BaseHTTPRequestHandler) -> None:
+    request.send_error(404)
+
+
+def whole_instead_of_a_range(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(DATA)))
+    request.end_headers()
+    request.wfile.write(DATA[:1000])
+
+
+def another_range(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(206)
+    request.send_header("Content-Range", f"bytes 4096-8191/{len(DATA)}")
+    request.send_header("Content-Length", "4096")
+    request.end_headers()
+
+
+def cut_short(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(206)
+    request.send_header("Content-Range", f"bytes 0-65535/{len(DATA)}")
+    request.send_header("Content-Length", "65536")
+    request.end_headers()
+    request.wfile.write(DATA[:5000])
+    request.wfile.flush()
+    request.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("answer", [not_found, whole_instead_of_a_range, another_range, cut_short])
+def test_a_server_that_answers_wrongly_is_left_for_mqtt(answer: Answer, tmp_path: Path) -> None:
+    http, url = bad(answer)
+    reason, puller = pull(url, tmp_path)
+    http.shutdown()
+    assert "127.0.0.1" in reason
+    assert not puller.blob(DIGEST).exists()
+
+
+def test_after_a_failure_http_rests(tmp_path: Path) -> None:
+    now_s = [0.0]
+    source = HttpSource("http://127.0.0.1:9", lambda event: None, lambda: now_s[0])
+    assert source.usable
+    source.failed()
+    assert not source.usable
+    now_s[0] = 301.0
+    assert source.usable
+    source.ask(BlobAsk(digest=DIGEST, block_bytes=4096, missing=[(0, 0)]))
+    source.stop()
+
+
+@pytest.mark.parametrize("url", ["ftp://x/", "cdn.example", "https://"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises((ContractError, AgentError)):
+        HttpSource(TransferSection(http=url).http, lambda event: None, lambda: 0.0)
