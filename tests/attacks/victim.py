@@ -91,7 +91,9 @@ class Victim:
     def send(self, name: str, payload: bytes, signature: str = "") -> None:
         """Deliver one message."""
         self.agent._events.put(Inbound(name, payload, signature))
-        self.agent._take(0.0)
+        # Answers of the update's own steps may stand before it in the queue.
+        while not self.agent._events.empty():
+            self.agent._take(0.0)
 
     def metadata(self, metadata: MetadataSet | bytes | None = None) -> None:
         """Deliver metadata: the publisher's present set, or what an attacker made of it."""

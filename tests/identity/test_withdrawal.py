@@ -19,7 +19,14 @@ from tests.identity.secure_fleet import FLEET
 from tests.trust.tuf_simulator import Publisher
 from tests.update.bundles import make_version
 
-EARLY = (Stage.FETCHING, Stage.PRE_INSTALL, Stage.STAGING, Stage.SELF_TEST, Stage.POST_INSTALL)
+EARLY = (
+    Stage.PRE_FETCH,
+    Stage.FETCHING,
+    Stage.PRE_INSTALL,
+    Stage.STAGING,
+    Stage.SELF_TEST,
+    Stage.POST_INSTALL,
+)
 BACK = Withdrawn("the fleet took its order back")
 
 
@@ -33,7 +40,7 @@ def test_before_the_switch_a_withdrawn_order_ends(stage: Stage) -> None:
     assert any(isinstance(effect, Cancel) for effect in effects)
     # The same order, seen again on the wire, does not begin it again; a new one does.
     assert step(state, Ordered(order))[0].stage is Stage.IDLE
-    assert step(state, Ordered(make_version("1.0.0").order(2)))[0].stage is Stage.FETCHING
+    assert step(state, Ordered(make_version("1.0.0").order(2)))[0].stage is Stage.PRE_FETCH
 
 
 @pytest.mark.parametrize("stage", [Stage.SWITCHING, Stage.TRIAL, Stage.COMMITTING])

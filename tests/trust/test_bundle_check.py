@@ -32,6 +32,7 @@ def test_approved_manifest_names_what_this_board_needs(bundle: BundleDir) -> Non
         "variants/raspberry-pi-4.onnx",
         "golden/raspberry-pi-4.msgpack",
         "drift-reference.msgpack",
+        "hooks/post-install",
     ]
 
 
