@@ -47,7 +47,8 @@ LAYER_NAME = re.compile(rf"(?:{'|'.join(LAYER_OPS)})_\d+")
 class Audit:
     """Which layers of the source were seen running in int8.
 
-    expected: layers of the source.
+    layers: of the source, with those that no scheme runs in int8.
+    expected: every Conv, Gemm and MatMul among them.
     seen: those of them that an int8 kernel runs.
     macs_share: their share of the source's multiply-accumulates, 0..1.
     """
@@ -59,7 +60,7 @@ class Audit:
     @property
     def expected(self) -> int:
         """Every Conv, Gemm and MatMul of the source."""
-        return len(self.layers)
+        return sum(layer.op in LAYER_OPS for layer in self.layers)
 
     @property
     def seen(self) -> int:
@@ -164,7 +165,11 @@ def _trace(graph: GraphProto, layers: list[Layer]) -> set[str]:
         else:
             nameless.append(is_int8)
     int8 -= in_float
-    lost = [layer.name for layer in layers if layer.name not in int8 | in_float]
+    lost = [
+        layer.name
+        for layer in layers
+        if layer.op in LAYER_OPS and layer.name not in int8 | in_float
+    ]
     if len(lost) == len(nameless):
         int8 |= {name for name, is_int8 in zip(lost, nameless, strict=True) if is_int8}
     return int8

@@ -225,6 +225,13 @@ def _manifest(
 
 def _labels(options: BuildOptions, task: Task, values: int) -> list[str]:
     if task == "classification":
+        if 1 < values <= options.limits.top_k:
+            raise CompileError(
+                f"--top-k {options.limits.top_k}: the model has {values} classes, so every answer"
+                " would be right and the gate would prove nothing",
+                hint=f"--top-k of at most {values - 1}",
+                exit_code=ExitCode.USAGE,
+            )
         return read_labels(options.labels, values)
     if options.labels is None:
         return []

@@ -1,4 +1,8 @@
-"""The layers that int8 is about: every Conv, Gemm and MatMul of the source, with its MACs."""
+"""The layers of the source that multiply, with their MACs.
+
+Int8 is about every Conv, Gemm and MatMul. Others that multiply count in the work of a frame, too:
+a share of the work in int8 that left them out would promise too much.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,11 @@ from edge_runtime.onnx_session import session_options
 
 Shape = tuple[int, ...]
 
+FLOAT_OPS = ("ConvTranspose", "LSTM", "GRU", "RNN")
+"""Operators that multiply as layers do and that no scheme runs in int8."""
+
+_RECURRENT = FLOAT_OPS[1:]
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -34,7 +43,7 @@ class Layer:
 
 
 def list_layers(graph: FloatGraph, example: npt.NDArray[np.float32]) -> list[Layer]:
-    """Every Conv, Gemm and MatMul that depends on the input, in the order of execution.
+    """Every layer that depends on the input, ``FLOAT_OPS`` among them, in the order of execution.
 
     Batch norms need no place here: folding them changes no count. What depends on constants
     alone is computed once, at load, and is left out.
@@ -51,7 +60,7 @@ def list_layers(graph: FloatGraph, example: npt.NDArray[np.float32]) -> list[Lay
     nodes = [
         node
         for node in graph.model.graph.node
-        if node.op_type in LAYER_OPS and node.output[0] not in constants
+        if node.op_type in (*LAYER_OPS, *FLOAT_OPS) and not constants & set(node.output)
     ]
     shapes = _shapes(graph, nodes, example)
     return [
@@ -66,11 +75,17 @@ def list_layers(graph: FloatGraph, example: npt.NDArray[np.float32]) -> list[Lay
 
 
 def macs(node: NodeProto, shapes: dict[str, Shape]) -> int:
-    """Multiply-accumulates of one Conv, Gemm or MatMul, from its tensors' shapes.
+    """Multiply-accumulates of one layer, from its tensors' shapes.
 
     Conv: output elements times kernel elements of one output channel (``weight[1:]``, so groups
-    count). Gemm and MatMul: output elements times the shared axis.
+    count). Gemm and MatMul: output elements times the shared axis. ConvTranspose: input elements
+    times what each is multiplied by. Recurrent ones: both weights, for each step and direction.
     """
+    if node.op_type == "ConvTranspose":
+        return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
+    if node.op_type in _RECURRENT:
+        weights = sum(math.prod(shapes[name]) for name in node.input[1:3])
+        return math.prod(shapes[node.input[0]][:2]) * weights
     output = math.prod(shapes[node.output[0]])
     if node.op_type == "Conv":
         return output * math.prod(shapes[node.input[1]][1:])
@@ -87,7 +102,9 @@ def _shapes(
     shapes.update({name: array.shape for name, array in feeds.items()})
     wanted: list[str] = []
     for node in nodes:
-        wanted += [name for name in (*node.input[:2], node.output[0]) if name not in shapes]
+        # Recurrent layers may leave their first output out, and its shape tells nothing of them.
+        named = node.input[:3] if node.op_type in _RECURRENT else (*node.input[:2], node.output[0])
+        wanted += [name for name in named if name not in shapes]
     wanted = list(dict.fromkeys(wanted))
     try:
         session = ort.InferenceSession(

@@ -8,6 +8,8 @@ put in place after it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +27,8 @@ def check_output(out: Path) -> None:
     """Refuse, before any work, an output directory that could not be replaced at the end.
 
     Raises:
-        OutputError: ``out`` is a file, or its ``bundle`` is not a bundle of ours.
+        OutputError: ``out`` is a file or cannot be written, or its ``bundle`` is not a bundle
+            of ours.
     """
     if out.exists() and not out.is_dir():
         raise OutputError(f"--out {out} is a file; expected a directory")
@@ -35,6 +38,15 @@ def check_output(out: Path) -> None:
             f"{bundle} exists and is not a bundle, so it is not replaced",
             hint="give another --out, or move it away",
         )
+    # Tried, not asked: permissions say nothing of a read-only mount, and nothing at all to root.
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    try:
+        Path(tempfile.mkdtemp(prefix=".edge-compile-", dir=nearest)).rmdir()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to --out {out}: {error.strerror}",
+            hint="give another --out, in a directory that you may write to",
+        ) from error
 
 
 class Staging:
@@ -54,6 +66,11 @@ class Staging:
         for name, data in reports.items():
             write_durably(self._scratch / name, data)
         target, retired = self._out / BUNDLE, self._scratch / "retired"
+        # Another build may end at the same moment; both together would leave parts of each.
+        with _alone(self._out):
+            return self._replace(target, retired, reports)
+
+    def _replace(self, target: Path, retired: Path, reports: dict[str, bytes]) -> bool:
         had_one = target.exists()
         for name in REPORTS:
             (self._out / name).unlink(missing_ok=True)
@@ -70,6 +87,17 @@ class Staging:
             (self._scratch / name).replace(self._out / name)
         fsync_dir(self._out)
         return had_one and not target.exists()
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the directory's lock, which ends with the process at the latest; waits for others."""
+    directory = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 @contextmanager

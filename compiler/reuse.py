@@ -63,7 +63,9 @@ def reuse_section(earlier: int) -> Section:
             else "On this machine these test data have judged no other plan."
         ),
         data={"earlier_plans": earlier, "where": "this machine"},
-        lines=(f"test data judged {earlier} other plans before",) if earlier else (),
+        lines=(f"test data judged {earlier} other plan{'s' if earlier != 1 else ''} before",)
+        if earlier
+        else (),
     )
 
 

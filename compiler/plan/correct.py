@@ -21,7 +21,7 @@ Array = npt.NDArray[np.float32]
 
 
 def corrected_biases(plan: Plan, structure: Structure, x: Array, batch: int) -> dict[str, Array]:
-    """Biases float32 ``[out]`` by layer, for the layers that have one.
+    """Biases float32 ``[out]`` by layer, for the layers that have one; none where none has.
 
     Args:
         plan: the plan to correct.
@@ -31,6 +31,8 @@ def corrected_biases(plan: Plan, structure: Structure, x: Array, batch: int) -> 
     """
     given = given_to(plan.model.graph)
     layers = [layer for layer in plan.layers.values() if layer.bias_float is not None]
+    if not layers:
+        return {}
     made = [structure.sites[layer.node].made for layer in layers]
     session = open_session(with_outputs(plan.model, made))
     # Batch by batch: memory would not hold every layer's outputs for all samples.

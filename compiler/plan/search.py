@@ -276,9 +276,11 @@ class _Bench:
             found.append(Trial(f"searched+{trial.recipe}", snr, plan, self._model, ranges))
         return max(found, key=lambda one: one.snr_db)
 
-    def correct(self, trial: Trial) -> Trial:
-        """The trial with corrected biases."""
+    def correct(self, trial: Trial) -> Trial | None:
+        """The trial with corrected biases; ``None`` where no layer has one."""
         biases = corrected_biases(trial.plan, self._structure, self._x, self._search.batch)
+        if not biases:
+            return None
         return self._drafted(trial, "bias", biases, trial.plan.weights())
 
     def round(self, trial: Trial, budget: Budget) -> Trial | None:

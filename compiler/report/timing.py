@@ -24,7 +24,7 @@ def timing_section(latency: Latency, report: TargetReport, arch: str, runtime: s
             latency,
             f"{runtime} {report.scheme}",
             len(audit.left_float),
-            audit.expected,
+            len(audit.layers),
             sum(layer.macs for layer in audit.layers),
         )
         if latency.slower

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compiler.audit import LAYER_NAME, Audit
+from compiler.graphcheck import LAYER_OPS
 from compiler.layers import Layer
 from compiler.tflite.read import ABSENT, TfliteModel, TfliteOperator, read_tflite
 
@@ -77,7 +78,11 @@ def audit_tflite(data: bytes, layers: list[Layer]) -> Audit:
             nameless.append(layer.int8)
     int8 -= in_float
     # A BATCH_MATMUL has no bias; their order is that of the source.
-    lost = [layer.name for layer in layers if layer.name not in int8 | in_float]
+    lost = [
+        layer.name
+        for layer in layers
+        if layer.op in LAYER_OPS and layer.name not in int8 | in_float
+    ]
     if len(lost) == len(nameless):
         int8 |= {name for name, is_int8 in zip(lost, nameless, strict=True) if is_int8}
     return Audit(tuple(layers), frozenset(int8), dict(sorted(kernels.items())))

@@ -95,3 +95,20 @@ def scenes(rows: int, seed: int) -> tuple[Array, Array]:
 def vectors(rows: int, seed: int, width: int = WIDTH) -> Array:
     """Normal numbers ``[rows, width]``."""
     return np.random.default_rng(seed).normal(0, 1, (rows, width)).astype(np.float32)
+
+
+def recurrent() -> ModelProto:
+    """Eight steps of four readings through an LSTM of 6 units, three scores, and no bias."""
+    graph = Graph([], [])
+    random = np.random.default_rng(8)
+    graph.weight("w", random.normal(0, 0.4, (1, 24, 4)).astype(np.float32))
+    graph.weight("r", random.normal(0, 0.3, (1, 24, 6)).astype(np.float32))
+    graph.weight("h", random.normal(0, 0.5, (6, 3)).astype(np.float32))
+    graph.weight("axis", np.array([0], np.int64))
+    graph.add("Transpose", ["x"], "steps", perm=[1, 0, 2])
+    graph.nodes.append(
+        helper.make_node("LSTM", ["steps", "w", "r"], ["", "last"], name="cell", hidden_size=6)
+    )
+    graph.add("Squeeze", ["last", "axis"], "state")
+    graph.add("MatMul", ["state", "h"], "scores")
+    return _made(graph, {"x": ["n", 8, 4]}, {"scores": ["n", 3]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,39 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         staging(tmp_path / "file" / "x"),
     ):
         pass
+
+
+@pytest.mark.parametrize("place", ["file/x", "file/x/y"])
+def test_a_directory_that_cannot_be_made_is_told_before_any_work(
+    tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write to --out"):
+        check_output(tmp_path / place)
+
+
+def test_asking_whether_a_directory_can_be_written_leaves_nothing(tmp_path: Path) -> None:
+    check_output(tmp_path / "deep" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_builds_that_end_at_the_same_moment_leave_one_of_them_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build(out, "first")
+    failed: list[BaseException] = []
+
+    def repeat(mark: str) -> None:
+        try:
+            for _ in range(20):
+                build(out, mark)
+        except OutputError as error:
+            failed.append(error)
+
+    others = [threading.Thread(target=repeat, args=(mark,)) for mark in ("a", "b", "c")]
+    for one in others:
+        one.start()
+    for one in others:
+        one.join()
+    assert failed == []
+    assert set(contents(out)) == {"bundle/oci-layout", "report.json", "report.html"}
+    assert len(set(contents(out).values())) == 1

@@ -19,7 +19,7 @@ from edge_runtime.golden import check_golden
 from edge_runtime.session import ModelSession
 from tests.compiler.conftest import Ended
 from tests.compiler.models import write_npz
-from tests.compiler.task_models import detector, regressor, scenes, two_ends, vectors
+from tests.compiler.task_models import detector, recurrent, regressor, scenes, two_ends, vectors
 
 Build = Callable[..., Ended]
 
@@ -179,6 +179,37 @@ def test_top_k_is_told_and_never_worse_than_top_1(built: Build) -> None:
     two = built(model, calibration, test, "--top-k", "2").json
     assert (one["metric"], two["metric"]) == ("top-1", "top-2")
     assert two["float"]["accuracy"] > one["float"]["accuracy"]
+
+
+def test_a_top_k_that_every_answer_meets_is_refused(built: Build) -> None:
+    model = two_ends()
+    feeds = {"left": vectors(60, 3), "right": vectors(60, 4, 6).reshape(-1, 2, 3)}
+    test = {
+        "left": vectors(40, 5),
+        "right": vectors(40, 6, 6).reshape(-1, 2, 3),
+        "y": np.random.default_rng(0).integers(0, 4, 40),
+    }
+    ended = built(model, feeds, test, "--top-k", "4")
+    assert ended.code == 2
+    assert "--top-k 4: the model has 4 classes" in ended.json["error"]
+
+
+@pytest.mark.parametrize("effort", ["normal", "thorough"])
+def test_a_model_without_a_bias_is_searched_and_its_float_work_is_counted(
+    built: Build, effort: str
+) -> None:
+    def data(rows: int, seed: int) -> dict[str, Any]:
+        return {"x": vectors(rows, seed, 32).reshape(-1, 8, 4)}
+
+    ended = built(recurrent(), data(60, 1), data(80, 2), "--task", "embedding", "--effort", effort)
+    assert ended.code == 0, ended.json
+    ops = ended.json["int8_ops"]
+    assert (ops["expected"], ops["seen"]) == (1, 1)
+    # Eight steps of 24 x 4 and 24 x 6, and 6 x 3 behind them.
+    assert ops["macs"] == 8 * (24 * 4 + 24 * 6) + 18
+    assert ops["left_float"] == [{"name": "cell", "op": "LSTM", "macs": 8 * 240}]
+    assert ops["macs_share"] == pytest.approx(18 / ops["macs"], abs=1e-5)
+    assert any("LSTM 'cell' runs in float as planned" in said for said in ended.json["warnings"])
 
 
 def test_a_broken_budget_fails_with_its_own_reason(built: Build, tmp_path: Path) -> None:
