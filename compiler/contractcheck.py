@@ -327,7 +327,8 @@ def _no_better_than_chance(
     return [
         Doubt(
             f"the float model answers {given.mean():.1%} of {len(given)} labelled {role} samples"
-            f" rightly, no more than naming the commonest class always would ({share:.1%})",
+            f" rightly; naming the commonest class always would get {share:.1%},"
+            " too close to tell apart",
             "compare the labels' order and --preprocess with the training",
             False,
         )

@@ -40,7 +40,8 @@ def settle_task(wanted: Task | None, outputs: Sequence[TensorSpec], y: Labels | 
         raise CompileError(
             f"cannot tell what the model is for: it gives {shapes}, and the test data have"
             f" {labels}",
-            hint=f"--task {'|'.join(TASKS)}; a classifier's labels are whole class ids [n]",
+            hint=f"--task {'|'.join(TASKS)}; a classifier's labels are whole class ids [n], and its"
+            " first output is [n, classes] with at least 2 classes",
             exit_code=ExitCode.USAGE,
         )
     if wanted == "classification" and not scores:

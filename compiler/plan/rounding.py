@@ -173,21 +173,24 @@ def _round_layer(plan: Plan, layer: LayerPlan, patches: Patches, moments: _Momen
         missing = cross[:, span[:, None], span[None, :]] - block
         pull = _multiply(start, missing)
         held = _factorise(_ordered(block + _diagonal(HOLD / RIDGE * ridge), order))
-        target[:, :, span] = start + _unordered(_solve(held, _take(pull, order)), order)
+        moved = start + _unordered(_solve(held, _take(pull, order)), order)
+        # What is 0 was made so, by 2:4 sparsity say, and would gain nothing were it filled again.
+        target[:, :, span] = np.where(start == 0, 0.0, moved)
         blocks.append((span, order, factors[0]))
     scales = weight_scales(
         patches.weight(target).astype(np.float32), site.axis, layer.bias_float, input_scale
     )
     steps = scales.astype(np.float64).reshape(patches.groups, -1, 1)
     for span, order, lower in blocks:
-        whole = _carry(_take(target[:, :, span] / steps, order), lower)
+        kept = _take(matrix[:, :, span], order) != 0
+        whole = _carry(_take(target[:, :, span] / steps, order), lower, kept)
         chosen[:, :, span] = _unordered(whole, order)
     weight = Weight(patches.weight(chosen).astype(np.int8), scales, site.axis)
     if layer.bias_float is None:
         return replace(layer, weight=weight)
-    kept = (chosen * steps * moments.q[:, None, :]).sum(axis=2)
+    given = (chosen * steps * moments.q[:, None, :]).sum(axis=2)
     wanted = (matrix * moments.f[:, None, :]).sum(axis=2)
-    shift = (wanted - kept).reshape(-1) * (input_scale / moments.n)
+    shift = (wanted - given).reshape(-1) * (input_scale / moments.n)
     bias = (layer.bias_float.astype(np.float64) + shift).astype(np.float32)
     unit = (np.float32(input_scale) * scales).astype(np.float64)
     whole_bias = np.round(np.clip(bias / unit, -(2.0**31) + 1, 2.0**31 - 1)).astype(np.int32)
@@ -224,13 +227,14 @@ def _solve(factors: tuple[Floats, Floats], right: Floats) -> Floats:
     return found
 
 
-def _carry(target: Floats, lower: Floats) -> Floats:
-    """Whole numbers -127..127 for weights in steps, the last column first."""
+def _carry(target: Floats, lower: Floats, kept: npt.NDArray[np.bool_]) -> Floats:
+    """Whole numbers -127..127 for weights in steps, the last column first; 0 where not ``kept``."""
     whole = np.zeros_like(target)
     errors = np.zeros_like(target)
     for k in range(target.shape[2] - 1, -1, -1):
         carried = (errors[:, :, k + 1 :] * lower[:, None, k + 1 :, k]).sum(axis=2)
-        whole[:, :, k] = np.clip(np.round(target[:, :, k] + carried), -127, 127)
+        rounded = np.clip(np.round(target[:, :, k] + carried), -127, 127)
+        whole[:, :, k] = np.where(kept[:, :, k], rounded, 0.0)
         errors[:, :, k] = target[:, :, k] - whole[:, :, k]
     return whole
 

@@ -175,3 +175,32 @@ def test_rounding_does_not_depend_on_the_number_of_threads(tmp_path: Path) -> No
         )
         answers.add(done.stdout)
     assert len(answers) == 1
+
+
+@pytest.mark.parametrize("op", ["Gemm", "Conv"])
+def test_weights_that_were_made_zero_stay_zero(op: str) -> None:
+    """Else 2:4 sparsity, which was paid for with accuracy, would be gone."""
+    random = np.random.default_rng(3)
+    shape = (12, 16) if op == "Gemm" else (12, 16, 1, 1)
+    weight = random.normal(0, 0.3, shape).astype(np.float32)
+    weight[:, 1::2] = 0.0
+    mixing = random.normal(0, 1, (16, 16))
+    x = (random.normal(0, 1, (64, 16)) @ mixing).astype(np.float32).reshape(64, *(16, *shape[2:]))
+    node = helper.make_node(
+        op, ["x", "w", "b"], ["y"], name=f"{op}_0", **({"transB": 1} if op == "Gemm" else {})
+    )
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *x.shape[1:]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 12, *shape[2:]])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.zeros(12, "f4"), "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    structure = survey(model)
+    ranges = dict.fromkeys(structure.shared.values(), (float(x.min()), float(x.max())))
+    done = round_weights(draft_plan(model, structure, ranges, "asymmetric"), structure, x, 8)
+    (found,) = done.weights.values()
+    zero = weight == 0
+    assert not found.values[zero].any()
+    assert np.count_nonzero(found.values) > 0.9 * np.count_nonzero(~zero)
