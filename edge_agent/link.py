@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,7 @@ class Link:
             # Before the first attempt, so that no attempt can ever be made without.
             client.tls_set_context(TimedContext(ssl.PROTOCOL_TLS_CLIENT))
         self._asked: dict[int, tuple[str, ...]] = {}
+        self._asking = threading.Lock()
         client.username_pw_set(user)
         client.reconnect_delay_set(1, max(1, int(config.reconnect_max_s)))
         client.max_inflight_messages_set(64)
@@ -156,9 +158,11 @@ class Link:
 
     def subscribe(self, filters: list[str]) -> None:
         """Subscribe at QoS 1; what the broker refuses is posted."""
-        _, mid = self._client.subscribe([(name, 1) for name in filters])
-        if mid is not None:
-            self._asked[mid] = tuple(filters)
+        # The answer may come on the network thread before this one has noted what was asked.
+        with self._asking:
+            _, mid = self._client.subscribe([(name, 1) for name in filters])
+            if mid is not None:
+                self._asked[mid] = tuple(filters)
 
     def reconnect(self) -> None:
         """End the connection and come back at once, with the certificate that is newest."""
@@ -244,7 +248,8 @@ class Link:
     def _on_subscribe(
         self, client: mqtt.Client, userdata: Any, mid: int, reasons: list[Any], properties: Any
     ) -> None:
-        asked = self._asked.pop(mid, ())
+        with self._asking:
+            asked = self._asked.pop(mid, ())
         refused = [
             (name, str(reason))
             for name, reason in zip(asked, reasons, strict=False)

@@ -24,9 +24,9 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for all tests; each test has a context of its own."""
+    """One Chromium a module: its event loop must not outlive the tests that look at pages."""
     program = require_program("chromium")
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as home:
         environment: dict[str, Any] = {"HOME": home, "PATH": "/usr/bin:/bin"}
