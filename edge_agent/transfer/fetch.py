@@ -58,6 +58,7 @@ class Network:
     post: receives ``Rebuilt``.
     pace: how much may be under way.
     room_bytes: what a byte budget leaves for blobs now.
+    elsewhere: told why a pull failed; True if the next question goes to another source.
     """
 
     ask: Callable[[BlobAsk], bool]
@@ -67,6 +68,7 @@ class Network:
     post: Callable[[Rebuilt], None]
     pace: Pace
     room_bytes: Callable[[], float] = lambda: float("inf")
+    elsewhere: Callable[[str], bool] = lambda reason: False
 
 
 class BundleFetcher:
@@ -254,6 +256,8 @@ class BundleFetcher:
             return
         if reason and self._shortcuts:
             self._whole(reason)
+        elif reason and self._network is not None and self._network.elsewhere(reason):
+            self._pull([])
         elif reason:
             self._fail(reason, refused=False)
         elif self._shortcuts and self._network is not None:

@@ -1,4 +1,4 @@
-"""Applying a medium while disks fill, clients give up and strangers hand in what is not approved."""
+"""Applying a medium while disks fill, clients give up and strangers hand in bundles."""
 
 from __future__ import annotations
 
