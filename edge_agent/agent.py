@@ -48,6 +48,7 @@ from edge_agent.reports import AGENT_VERSION, Reports, UpdateReports
 from edge_agent.statedir import StateDir
 from edge_agent.telemetry.drift_windows import merge_windows
 from edge_agent.telemetry.spool import Spool
+from edge_agent.transfer.block_sources import BlockSources
 from edge_agent.transfer.budget import ByteBudget, message_bytes
 from edge_agent.transfer.fetch import BundleFetcher, Network, Rebuilt
 from edge_agent.transfer.http_source import HttpBlock, HttpFailed, HttpSource
@@ -63,7 +64,7 @@ from edge_agent.update.readiness import DeviceReadiness
 from edge_agent.update.slots import Slots
 from edge_agent.update.worker import Worker
 from edge_contract.errors import WherryError
-from edge_contract.messages import BlobAsk, Phase
+from edge_contract.messages import Phase
 from edge_contract.telemetry import merge_payloads
 
 TICK_S = 0.25
@@ -146,17 +147,22 @@ class Agent:
             path / "byte-budget.json", config.link.limit_bytes, clock.monotonic_s, boot
         )
         http = config.transfer.http
-        self._http = HttpSource(http, self._events.put, clock.monotonic_s) if http else None
+        self._sources = BlockSources(
+            HttpSource(http, self._events.put, clock.monotonic_s) if http else None,
+            lambda ask: self.fleet.ask_blocks(ask),
+            lambda reason: self._survived("blobs over HTTP", reason),
+        )
         self.fetcher = BundleFetcher(
             path,
             Network(
-                ask=self._ask_blocks,
+                ask=self._sources.ask,
                 ask_delta=lambda ask: self.fleet.ask_delta(ask),
                 held=slots.layers,
                 aside=self._worker,
                 post=self._events.put,
                 pace=Pace(config.transfer.rate_max_kb_s * 1e3),
                 room_bytes=self._budget.blob_room_bytes,
+                elsewhere=self._sources.leave_http,
             ),
             approved=self.desk.target,
             in_slot=slots.blob,
@@ -411,20 +417,17 @@ class Agent:
         """The device's signature; without its key there is none, and the fleet takes nothing."""
         return self._identity.sign(topic, payload) if self._identity else ""
 
-    def _ask_blocks(self, ask: BlobAsk) -> bool:
-        """Ask the web server where there is one that answers, the manager otherwise."""
-        if self._http is not None and self._http.usable:
-            return self._http.ask(ask)
-        return self.fleet.ask_blocks(ask)
-
     def _http_block(self, event: HttpBlock) -> None:
         self._budget.spend(message_bytes("", event.wire_bytes, qos=0))
-        self.fetcher.block(event.block, self.clock.monotonic_s())
+        size_bytes = self.fetcher.puller.size_bytes(event.block.digest)
+        if self._sources.counts(event, size_bytes):
+            self.fetcher.block(event.block, self.clock.monotonic_s())
+        else:
+            wrong = f"a blob of {event.block.size_bytes} bytes, approved are {size_bytes}"
+            self._http_failed(HttpFailed(wrong))
 
     def _http_failed(self, event: HttpFailed) -> None:
-        self._survived("blobs over HTTP", f"{event.reason}; MQTT takes over")
-        if self._http is not None and self._http.usable:
-            self._http.failed()
+        if self._sources.leave_http(event.reason):
             self.fetcher.reconnected(self.clock.monotonic_s())
 
     def _answered(self, event: Answered) -> None:
@@ -556,7 +559,7 @@ class Agent:
             self._take(0.05)
             self.fleet.tick(self.clock.monotonic_s())
         closing = (self._api.stop, self._worker.stop, self.fetcher.cancel, self._spool.close)
-        link = (self.fleet.stop, self._budget.close, *((self._http.stop,) if self._http else ()))
+        link = (self.fleet.stop, self._budget.close, self._sources.stop)
         for close in (*link, *closing, self._marker.end, self._state_dir.close):
             try:
                 close()

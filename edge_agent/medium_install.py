@@ -7,6 +7,7 @@ there it is an order like any other. Owned by the loop.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from edge_agent.transfer.fetch import BundleFetcher, import_bundle
 from edge_agent.update.events import Event, Ordered
 from edge_agent.update.order import Order
 from edge_agent.update.ports import Aside
-from edge_agent.update.state import UpdateState
+from edge_agent.update.state import Stage, UpdateState
 from edge_contract.errors import ExitCode, WherryError
 from edge_contract.health import HealthSpec, tighten
 from edge_contract.layout import BundleDir
@@ -35,6 +36,7 @@ _READ_MAX_BYTES = 32 << 20
 class MediumCopied:
     """The worker has copied a medium's bundle into the blob store, or could not (``error``)."""
 
+    request: Request
     media: MediaSet | None
     digest: str
     error: WherryError | None
@@ -98,12 +100,12 @@ class MediumInstall:
             raise AgentError("another medium is being applied")
         medium = Path(str(request.body.get("medium", "")))
         self._request, self._key, self._messages = request, (-1, -1), []
-        self._aside.start(lambda: self._copy(medium))
+        self._aside.start(lambda: self._copy(request, medium))
 
     def copied(self, event: MediumCopied) -> None:
         """The bundle is here: verify the medium, and order what it orders."""
-        if self._request is None:
-            return
+        if event.request is not self._request:
+            return  # its client gave up, and another medium has taken its place
         try:
             if event.error is not None or event.media is None:
                 raise event.error or AgentError("the medium could not be read")
@@ -115,7 +117,11 @@ class MediumInstall:
                     f" {wanted.manifest_digest[:19]}…: export it again"
                 )
         except WherryError as error:
-            self._finish(error.as_json())
+            self._refuse(error)
+            return
+        except OSError as error:
+            # Without an answer the client would wait for ever, and the next one be turned away.
+            self._refuse(AgentError(f"the state directory refuses: {error}"))
             return
         state = self._state()
         epoch, seq = max(state.seen, (self._desk.desired_epoch, self._desk.desired_seq), (0, 0))
@@ -146,10 +152,18 @@ class MediumInstall:
             body |= {"error": text, "code": int(ExitCode.FAILURE)}
         self._finish(body)
 
+    def _refuse(self, error: WherryError) -> None:
+        """Say why, and keep nothing of what nobody approved."""
+        state = self._state()
+        if state.stage is Stage.IDLE and state.waiting is None:
+            with contextlib.suppress(OSError):
+                self._fetcher.clean()
+        self._finish(error.as_json())
+
     def _signed(self, topic: str, payload: bytes) -> SignedMessage:
         return SignedMessage(topic=topic, payload=payload, signature=self._sign(topic, payload))
 
-    def _copy(self, medium: Path) -> None:
+    def _copy(self, request: Request, medium: Path) -> None:
         media: MediaSet | None = None
         digest = ""
         error: WherryError | None = None
@@ -166,7 +180,7 @@ class MediumInstall:
                 f"cannot read the medium at {medium}: {trouble.strerror}; was it pulled out?",
                 hint="nothing was changed: put it in again and repeat",
             )
-        self._post(MediumCopied(media, digest, error))
+        self._post(MediumCopied(request, media, digest, error))
 
     def _finish(self, body: dict[str, Any]) -> None:
         request, self._request = self._request, None

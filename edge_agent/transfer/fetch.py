@@ -11,6 +11,7 @@ nothing but time: the blob then comes whole.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from pathlib import Path
 from edge_agent.errors import AgentError
 from edge_agent.transfer.delta import rebuild_blob
 from edge_agent.transfer.pace import Pace
-from edge_agent.transfer.pull import BlobPuller
+from edge_agent.transfer.partial import require_space
+from edge_agent.transfer.pull import HEADROOM_BYTES, BlobPuller
 from edge_agent.transfer.shortcut import WORTH_BYTES, DeltaDesk, Shortcut
 from edge_agent.trust.approved import ApprovedTarget
 from edge_agent.trust.bundle_check import check_manifest, check_model
@@ -29,7 +31,7 @@ from edge_agent.update.order import Order
 from edge_agent.update.ports import Aside
 from edge_contract.codec import DOCUMENT_LIMIT_BYTES
 from edge_contract.errors import ContractError, TrustError, WherryError
-from edge_contract.layout import BundleDir, write_durably
+from edge_contract.layout import BundleDir, fsync_dir
 from edge_contract.manifest import MANIFEST_MEDIA_TYPE, Descriptor, Manifest
 from edge_contract.messages import BlobAsk, BlobBlock, DeltaAsk, DeltaOffer
 from edge_contract.model import MODEL_FILE
@@ -56,6 +58,7 @@ class Network:
     post: receives ``Rebuilt``.
     pace: how much may be under way.
     room_bytes: what a byte budget leaves for blobs now.
+    elsewhere: told why a pull failed; True if the next question goes to another source.
     """
 
     ask: Callable[[BlobAsk], bool]
@@ -65,6 +68,7 @@ class Network:
     post: Callable[[Rebuilt], None]
     pace: Pace
     room_bytes: Callable[[], float] = lambda: float("inf")
+    elsewhere: Callable[[str], bool] = lambda reason: False
 
 
 class BundleFetcher:
@@ -252,6 +256,8 @@ class BundleFetcher:
             return
         if reason and self._shortcuts:
             self._whole(reason)
+        elif reason and self._network is not None and self._network.elsewhere(reason):
+            self._pull([])
         elif reason:
             self._fail(reason, refused=False)
         elif self._shortcuts and self._network is not None:
@@ -320,13 +326,26 @@ def import_bundle(bundle: BundleDir, blob_path: Callable[[str], Path]) -> None:
 
     Raises:
         ContractError, TrustError: a blob is missing or damaged.
-        AgentError: the disk refuses.
+        AgentError: the disk refuses, or has no room for all of it.
     """
     bundle.verify()
-    for descriptor in bundle.descriptors():
+    missing = [item for item in bundle.descriptors() if not blob_path(item.digest).exists()]
+    if missing:
+        # Nothing is approved yet: whoever hands in a bundle must not fill the disk or the memory.
+        room = sum(item.size for item in {item.digest: item for item in missing}.values())
+        require_space(blob_path(missing[0].digest).parent, room + HEADROOM_BYTES)
+    for descriptor in missing:
         target = blob_path(descriptor.digest)
-        if not target.exists():
-            try:
-                write_durably(target, bundle.read_blob(descriptor.digest, descriptor.size))
-            except OSError as error:
-                raise AgentError(f"cannot copy the bundle to {target.parent}: {error}") from error
+        if target.exists():  # two files of the same content
+            continue
+        part = target.with_name(f".{target.name}.part")
+        try:
+            part.unlink(missing_ok=True)
+            copy_checked(bundle.blob_path(descriptor.digest), part, descriptor)
+            part.replace(target)
+            fsync_dir(target.parent)
+        except OSError as error:
+            raise AgentError(f"cannot copy the bundle to {target.parent}: {error}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)

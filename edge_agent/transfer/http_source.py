@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from edge_agent.errors import AgentError
 from edge_contract.digest import hex_of
-from edge_contract.errors import ContractError
+from edge_contract.errors import WherryError
 from edge_contract.messages import BlobAsk, BlobBlock
 
 TIMEOUT_S = 20.0
@@ -113,7 +113,8 @@ class HttpSource:
             try:
                 for first, last in ask.missing:
                     self._fetch(ask, first * ask.block_bytes, (last + 1) * ask.block_bytes)
-            except (OSError, http.client.HTTPException, ContractError, AgentError) as error:
+            except (OSError, ValueError, http.client.HTTPException, WherryError) as error:
+                # ValueError: a header that is no number, a host name that is none.
                 self._close()
                 self._post(HttpFailed(f"{self._host}: {error or type(error).__name__}"))
         self._close()

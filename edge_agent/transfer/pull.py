@@ -97,6 +97,11 @@ class BlobPuller:
         """What is being pulled."""
         return list(self._pulls)
 
+    def size_bytes(self, digest: str) -> int | None:
+        """How large a blob that is being pulled has to be; None for one that is not."""
+        pull = self._pulls.get(digest)
+        return None if pull is None else pull.partial.size_bytes
+
     @property
     def goodput_bytes_s(self) -> float:
         """As measured last; 0 before anything was."""

@@ -149,7 +149,9 @@ class UpdateManager:
         if self._ask_again is not None and now_s >= self._ask_again[0]:
             question, self._ask_again = self._ask_again[1], None
             if question.ticket == self.state.ticket:
-                self._perform(question)
+                # A newer order for the same version may have taken the place of the one that waits.
+                order = self.state.order or question.order
+                self._perform(RunHook(question.ticket, question.hook, order))
         self._hear_judge(now_s)
         overdue = self._overdue(now_s, wall_s)
         if overdue:

@@ -122,7 +122,31 @@ def cut_short(request: BaseHTTPRequestHandler) -> None:
     request.connection.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.parametrize("answer", [not_found, whole_instead_of_a_range, another_range, cut_short])
+def length_that_is_no_number(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(206)
+    request.send_header("Content-Range", f"bytes 0-65535/{len(DATA)}")
+    request.send_header("Content-Length", "plenty")
+    request.end_headers()
+
+
+def range_of_ten_thousand_digits(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(206)
+    request.send_header("Content-Range", f"bytes 0-65535/{'9' * 10_000}")
+    request.send_header("Content-Length", "65536")
+    request.end_headers()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        not_found,
+        whole_instead_of_a_range,
+        another_range,
+        cut_short,
+        length_that_is_no_number,
+        range_of_ten_thousand_digits,
+    ],
+)
 def test_a_server_that_answers_wrongly_is_left_for_mqtt(answer: Answer, tmp_path: Path) -> None:
     http, url = bad(answer)
     reason, puller = pull(url, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from edge_agent.update.events import Ordered
 from edge_agent.update.order import LOCAL, Order
@@ -176,6 +177,20 @@ def test_a_newer_order_wins_over_one_that_waits(tmp_path: Path) -> None:
     weather.why = ""
     device.settle()
     assert device.running == V2.digest
+
+
+def test_an_order_signed_anew_brings_its_own_window(tmp_path: Path) -> None:
+    class Windows:
+        def why_not(self, order: Order, needed_bytes: int) -> str:
+            return f"the order's window is {order.window} UTC" if order.window else ""
+
+    device = Device(tmp_path, FLEET, Clock(), readiness=Windows()).boot()
+    windowed_order = replace(V1.order(1), window="01:00-02:00")
+    device.manager.handle(Ordered(windowed_order))
+    device.settle(until=Stage.PRE_INSTALL)
+    give(device, V1, 2).settle()
+    assert device.running == V1.digest, "what waited asks under the newer order"
+    assert device.phases(2)[-1] == "committed"
 
 
 def test_a_hook_that_says_later_shows_its_reason_in_status(tmp_path: Path) -> None:
