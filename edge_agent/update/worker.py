@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
 
 from edge_agent.update.events import Event
+
+log = logging.getLogger("edge_agent")
 
 
 class Worker:
@@ -35,6 +38,12 @@ class Worker:
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
-            event = work()
+            try:
+                event = work()
+            except Exception:
+                # The thread's outermost edge: what one piece of work did not foresee must not end
+                # every later one. Its stage ends at its deadline.
+                log.exception("a piece of the update failed")
+                continue
             if event is not None:
                 self._post(event)

@@ -12,6 +12,7 @@ from fleet.manager.catalogue import Catalogue
 from fleet.manager.director import ORDER_LIFE_S, Director, next_seq
 from fleet.manager.rollouts import RolloutTurn, health_of
 from fleet.rollout.events import AskDevice
+from fleet.rollout.state import BAD
 from fleet.store import devices, journal, orders
 from fleet.store.devices import DeviceRow
 from fleet.store.orders import OrderRow, Pending
@@ -58,7 +59,7 @@ class Orders:
         of an epoch that is no longer in force."""
         renewed = []
         for order in orders.current_orders(tx):
-            if not order.envelope:
+            if not order.envelope or _is_given_up(turn, order):
                 continue
             fresh = order.expires_at_s - turn.now_s > ORDER_LIFE_S / 2
             if fresh and self._director.signed(order):
@@ -134,3 +135,12 @@ class Orders:
         devices.change_device(tx, order.device, desired_seq=order.seq)
         turn.signed(order.line, order.device, order.seq)
         return order
+
+
+def _is_given_up(turn: RolloutTurn, order: OrderRow) -> bool:
+    """Whether the device has failed at this order: signed anew, it would begin the trial again."""
+    state = turn.newest(order.line)
+    if state is None or state.plan.rollout_id != order.rollout:
+        return False
+    record = state.devices.get(order.device)
+    return record is not None and record.phase in BAD

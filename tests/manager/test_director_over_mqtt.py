@@ -44,6 +44,37 @@ def test_revoking_the_director_key_makes_the_manager_sign_its_orders_anew(
     wait_until(lambda: device.desired[-1] and device.desired[-1].epoch == 2, what="for epoch 2")
 
 
+def test_a_device_that_failed_is_not_sent_into_the_same_trial_by_a_new_signature(
+    fleet: FleetUnderTest,
+) -> None:
+    good, bad = fleet.enrolled("cam-1", "cam-2")
+    fleet.publish("1.0.0")
+    fleet.published("1.0.0")
+    gate = Gate(quorum_share=0.5, max_failures_count=1)
+    rollout = fleet.service.start_rollout(
+        RolloutOrder(line="digits", version="1.0.0", shares=[1.0], gate=gate), who="ann"
+    )
+    bad.fail(bad.order())
+    good.install(good.order())
+    wait_until(
+        lambda: fleet.service.rollout(rollout.id).rollout.status == "completed", what="for its end"
+    )
+    before = good.order()
+    assert fleet.manager is not None
+    ceremony = Ceremony(fleet.repository, "ann")
+
+    def revoke() -> None:
+        assert ceremony.revoke(fingerprint(fleet.director), None).committed
+        good.director = bad.director = public_bytes(fleet.repository.director_key())
+
+    # What is on its way under the old key would be refused under the new one.
+    wait_until(lambda: not good.unacknowledged and not bad.unacknowledged, what="for the acks")
+    heard = len(bad.desired)
+    fleet.manager.do(revoke)
+    assert good.order(seq_above=before.seq).version == "1.0.0"
+    assert len(bad.desired) == heard
+
+
 def test_manager_answers_a_question_for_the_time_with_its_nonce(fleet: FleetUnderTest) -> None:
     (device,) = fleet.enrolled("cam-1")
     nonce = "ab" * 16
