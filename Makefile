@@ -8,13 +8,13 @@ SECONDS ?= 300
 # Models and data for the compiler's benchmarks.
 DATA   ?= ../shared/data
 # Most tests wait for real processes, so more jobs than cores gain time.
-JOBS   ?= 3
+JOBS   ?= 4
 TORCH      ?= torch==2.13.0
 TORCH_VENV ?= .venv-torch
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-device test-export fuzz check bench deb install clean
+.PHONY: help demo demo-mosquitto demo-embedded test test-device test-export fuzz check bench deb install clean
 
 help:
 	@echo "make demo [BROKER=auto|mosquitto|embedded] [SERVE=1]   the whole journey, under two minutes"
@@ -40,13 +40,20 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo --broker $(BROKER) $(if $(SERVE),--serve)
 
+# The demo on one broker, with files of its own, so that both may run at a time.
+demo-mosquitto demo-embedded: demo-%: $(STAMP)
+	$(BIN)/python -m examples.demo --broker $* --out demo-out/$* --report demo-out/$*.json
+
+# A file is one worker's, in the order of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP)
 	sh tests/debian_packages.sh
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(PYTEST)
 
 test-device: $(STAMP)
 	sh tests/device/debian_packages.sh
-	$(BIN)/python -m pytest -m device -s tests/device
+	$(PYTEST) -m device -rP tests/device
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.compiler.fuzz --deep --seconds $(SECONDS)

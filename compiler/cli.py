@@ -21,6 +21,7 @@ from compiler.commands.inspect import inspect
 from compiler.commands.targets import targets
 from compiler.formats import FORMATS, Format
 from compiler.plan.effort import EFFORTS, Effort
+from edge_contract import __version__
 from edge_contract.errors import ExitCode, WherryError
 from edge_contract.model import Task
 
@@ -79,6 +80,7 @@ def _fail(message: str, code: int, hint: str, docs: str, as_json: bool) -> NoRet
 
 
 @click.group(cls=JsonErrorGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edge-compile", message="%(prog)s %(version)s")
 def main() -> None:
     """A float model in, a proven int8 bundle out."""
 

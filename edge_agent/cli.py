@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.board import DEFAULT_CONFIG, default_hardware, default_state_dir
+from edge_contract import __version__
 from edge_contract.errors import ExitCode, WherryError
 
 
@@ -19,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edge-agent", description="Runs a model on this device and keeps it honest."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="infer, update, report; until SIGTERM")

@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--broker", choices=["auto", "mosquitto", "embedded"], default="auto")
     parser.add_argument("--serve", action="store_true", help="leave the console up at the end")
     parser.add_argument("--out", type=Path, default=Path("demo-out"))
+    parser.add_argument("--report", type=Path, default=Path("demo-report.json"))
     arguments = parser.parse_args()
     out = arguments.out.absolute()
     shutil.rmtree(out, ignore_errors=True)
@@ -42,7 +43,8 @@ def main() -> int:
             serve(story, narrator)
         story.end()
         narrator.act("Audit: every figure recomputed from ledgers, journals, store and wire")
-        return subprocess.call([sys.executable, "-m", "examples.demo.audit", str(out)])
+        words = ["-m", "examples.demo.audit", out, "--report", arguments.report]
+        return subprocess.call([sys.executable, *words])
     except DemoError as error:
         print(f"\nthe demo failed: {error}\nlogs: {out / 'logs'}", file=sys.stderr)
         return 1

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from edge_contract import __version__
 from edge_contract.errors import ExitCode, WherryError
 from fleet.manager.state_dir import StateDir, default_state_dir
 
@@ -64,6 +65,7 @@ class JsonErrorGroup(click.Group):
     cls=JsonErrorGroup,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
+@click.version_option(__version__, prog_name="edge-fleet", message="%(prog)s %(version)s")
 def main() -> None:
     """Publish bundles, roll them out in gated waves, and see what devices say."""
 
