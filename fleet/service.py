@@ -73,12 +73,13 @@ class FleetService:
     def rollouts(self) -> list[RolloutView]:
         """All rollouts, newest first."""
         with self._store.read() as tx:
-            return rollout_views.all_rollouts(tx, self._catalogue)
+            return rollout_views.all_rollouts(tx, self._catalogue, self._manager.clock.wall_s())
 
     def rollout(self, rollout: str) -> RolloutDetail:
         """One rollout with its devices, failures and log."""
         with self._store.read() as tx:
-            return rollout_views.one_rollout(tx, self._catalogue, rollout)
+            now_s = self._manager.clock.wall_s()
+            return rollout_views.one_rollout(tx, self._catalogue, rollout, now_s)
 
     def plan_rollout(self, order: RolloutOrder, *, who: str) -> PlanView:
         """What ``start_rollout`` with the same order would do now. Changes nothing."""

@@ -17,7 +17,7 @@ import msgspec
 
 from edge_agent.update.order import LOCAL, Order
 from edge_contract.errors import ContractError
-from edge_contract.window import check_window, is_open
+from edge_contract.window import check_window, is_open, opens_at_s
 
 THERMAL = Path("/sys/class/thermal")
 JUMP_S = 120.0
@@ -84,6 +84,17 @@ def why_not_now(policy: UpdatePolicy, order: Order, found: Conditions, needed_by
         if not is_open(window, found.present_s):
             return f"the {whose} window is {window} UTC"
     return ""
+
+
+def next_opening_ts(policy: UpdatePolicy, order: Order | None, present_s: float | None) -> float:
+    """When the windows of device and order are both open next (unix s). Pure.
+
+    0 where both are open now, where they never are together, and where the time is not known.
+    """
+    if order is None or order.rollout == LOCAL or present_s is None:
+        return 0.0
+    opens_s = opens_at_s((policy.window, order.window), present_s)
+    return opens_s if opens_s is not None and opens_s > present_s else 0.0
 
 
 class Readiness(Protocol):

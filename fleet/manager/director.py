@@ -71,6 +71,7 @@ class Director:
         version: str,
         digest: str,
         health: HealthSpec,
+        window: str,
         timestamp_version: int,
         now_s: float,
     ) -> OrderRow:
@@ -95,6 +96,7 @@ class Director:
             manifest_digest=digest,
             rollout=rollout,
             health=health,
+            window=window,
         )
         return OrderRow(
             device=device.device,

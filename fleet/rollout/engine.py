@@ -318,7 +318,7 @@ def _judge(turn: _Turn, tallies_before: tuple[Tally, ...]) -> None:
             len(plan.waves[wave]),
             turn.state.tallies[wave],
             _soaked(turn.state),
-            turn.state.now_s - turn.state.wave_since_s,
+            verdict.waited_s(turn.state),
         )
         if judgement is Judgement.WAIT:
             return
