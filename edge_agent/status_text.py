@@ -27,6 +27,9 @@ def status_lines(status: dict[str, Any]) -> list[str]:
     ]
     if status["budget"]["metered"]:
         lines.append(("budget", _budget(status["budget"], update)))
+    lines += zip(("settings", *[""] * 99), _settings(status), strict=False)
+    if status["config_refused"]:
+        lines.append(("", f"refused: {status['config_refused']}"))
     if status["last_refusal"]:
         lines.append(("refused", status["last_refusal"]))
     return [f"{name:<10} {text}" for name, text in lines]
@@ -55,6 +58,17 @@ def _budget(budget: dict[str, Any], update: dict[str, Any]) -> str:
         f"{budget['spent_bytes'] / 1e6:.2f} of {budget['limit_bytes_per_day'] / 1e6:g} MB in 24"
         f" hours of running{waits}{damaged}"
     )
+
+
+def _settings(status: dict[str, Any]) -> list[str]:
+    number = f"{status['config_epoch']}.{status['config_seq']}"
+    rows = []
+    for row in status["configuration"]:
+        origin = f"fleet, configuration {number}" if row["from"] == "fleet" else row["from"]
+        if row["wanted"] is not None and row["from"] != "fleet":
+            origin += f" {row['wanted']}"
+        rows.append(f"{row['name']} {row['value']} ({origin})")
+    return rows
 
 
 def _inference(inference: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from edge_agent.update.order import LOCAL, Order
 from edge_contract.errors import ContractError
@@ -125,6 +126,8 @@ class DeviceReadiness:
         thermal: Path = THERMAL,
     ) -> None:
         self._policy = policy
+        self.temperature_max_c = policy.temperature_max_c
+        """May be set lower than the policy's while the agent runs."""
         self._state_dir = state_dir
         self._steady = SteadyClock(present_s, monotonic_s)
         self._thermal = thermal
@@ -141,7 +144,8 @@ class DeviceReadiness:
             temperature_c=hottest_c(self._thermal),
             present_s=self._steady.present_s(),
         )
-        return why_not_now(self._policy, order, found, needed_bytes)
+        policy = replace(self._policy, temperature_max_c=self.temperature_max_c)
+        return why_not_now(policy, order, found, needed_bytes)
 
 
 class SteadyClock:
