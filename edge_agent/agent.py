@@ -45,7 +45,7 @@ from edge_agent.medium_install import MediumCopied, MediumInstall
 from edge_agent.memory import limit_arenas
 from edge_agent.orders import OrderDesk, Refusal
 from edge_agent.remote_config import RemoteConfig
-from edge_agent.reports import AGENT_VERSION, Reports, UpdateReports
+from edge_agent.reports import AGENT_VERSION, Reports, UpdateReports, printable
 from edge_agent.settings import own_settings, setters
 from edge_agent.statedir import StateDir
 from edge_agent.telemetry.drift_windows import merge_windows
@@ -568,7 +568,7 @@ class Agent:
             "desired_epoch": ordered[0],
             "desired_seq": ordered[1],
             "held": state.held,
-            "update_waits_for": self.update.waits_for[:500],
+            "update_waits_for": printable(self.update.waits_for),
             "update_opens_ts": self._opens_ts(),
             **self.remote.facts(),
         }

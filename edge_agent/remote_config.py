@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_agent.errors import DamagedTrustError
+from edge_agent.reports import printable
 from edge_agent.trust.configuration import (
     KeptConfiguration,
     load_configuration,
@@ -120,7 +121,7 @@ class RemoteConfig:
         return {
             "config_epoch": kept.epoch if kept else 0,
             "config_seq": kept.seq if kept else 0,
-            "config_refused": self.refused[:500],
+            "config_refused": printable(self.refused),
             "settings": dict(self._holds),
             "settings_limited": list(self._limited),
         }

@@ -32,6 +32,7 @@ from fleet.identity.issuers import Issuers
 from fleet.manager.blob_desk import BlobDesk
 from fleet.manager.broker_address import BrokerAddress
 from fleet.manager.catalogue import Catalogue
+from fleet.manager.configurations import Configurations
 from fleet.manager.connection import Connected, Connection, Disconnected, Inbound
 from fleet.manager.director import Director
 from fleet.manager.facts import Facts
@@ -45,6 +46,7 @@ from fleet.manager.rollouts import Rollouts, RolloutTurn
 from fleet.repository.tuf_repository import Repository
 from fleet.rollout.events import DeviceOffline
 from fleet.store import Store, devices, journal, orders
+from fleet.store.configurations import ConfigurationRow, all_configurations
 from fleet.transfer.blob_server import BlobServer
 from fleet.transfer.delta_store import DeltaStore
 
@@ -106,6 +108,7 @@ class Manager:
         director = Director(fleet, repository.director_key, repository.director_epoch)
         self._director = director
         self._orders = Orders(director, self.catalogue)
+        self.configurations = Configurations(director)
         self.issuers = issuers or Issuers(None, fleet)
         self._intake = Intake(fleet, IdentityDesk(self.issuers))
         self._rollouts = Rollouts()
@@ -272,6 +275,12 @@ class Manager:
         )
         self._publisher.command(device, name, envelope)
 
+    def give_configurations(self, rows: Sequence[ConfigurationRow]) -> None:
+        """Publish what is wanted of devices' settings, once it is committed; on the loop only."""
+        self._publisher.configurations(rows)
+        for row in rows:
+            self.feed.put(self.clock.wall_s(), "device", row.device)
+
     # The loop. ----------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -419,6 +428,9 @@ class Manager:
             ]
         )
         self._publisher.orders(issued)
+        self.give_configurations(
+            self.transact(lambda turn: self.configurations.renew(turn.tx, replaced, turn.now_s))
+        )
 
     # Time. --------------------------------------------------------------------------------------
 
@@ -473,10 +485,12 @@ class Manager:
         """Sign anew what is old, or by a director key that was revoked."""
         try:
             issued = self.transact(lambda turn: self._orders.renew_due(turn.tx, turn))
+            renewed = self.transact(lambda turn: self.configurations.renew_due(turn.tx, turn.now_s))
         except WherryError as error:
             self.facts.trouble("signing", error.message)
             return
         self._publisher.orders(issued)
+        self.give_configurations(renewed)
 
     def _mark_offline(self, gone: list[str]) -> None:
         def mark(turn: RolloutTurn) -> None:
@@ -513,8 +527,10 @@ class Manager:
             self._publisher.authority(self.issuers.ca_pem)
         with self.store.read() as tx:
             current = orders.current_orders(tx)
+            wanted = list(all_configurations(tx).values())
             online = [row.device for row in devices.list_devices(tx) if row.online]
         self._publisher.orders(current)
+        self._publisher.configurations(wanted)
         self._roll_call.begin(online, self.clock.monotonic_s())
         self.feed.put(now_s, "broker", str(self.address), "connected to the broker")
 

@@ -54,7 +54,12 @@ def one_rollout(tx: Connection, catalogue: Catalogue, rollout: str, now_s: float
     plan = row.state.plan
     hardware = {device.device: device.hardware for device in plan.devices}
     newest = {other.id for other in rollouts.newest_rollouts(tx)}
-    states = {device.device: last_state(device) for device in devices.list_devices(tx)}
+    busy = {name for name, record in row.state.devices.items() if record.phase in IN_FLIGHT}
+    states = {
+        device.device: last_state(device)
+        for device in (devices.list_devices(tx) if busy else ())
+        if device.device in busy
+    }
     log = journal.read_log(tx, kind="rollout", subject=rollout, limit=_LOG_MAX)
     return RolloutDetail(
         rollout=_rollout_view(row, catalogue, now_s, newest=rollout in newest),
