@@ -125,7 +125,7 @@ def check_settings(settings: Mapping[str, Value], *, what: str) -> None:
                 f"{what}: no setting {name[:60]!r}; there are {', '.join(SETTINGS)}"
             )
         if not setting.holds(value):
-            raise ContractError(f"{what}: {name}: expected {setting.form}, got {str(value)[:60]!r}")
+            raise ContractError(f"{what}: {name}: expected {setting.form}, got {repr(value)[:60]}")
 
 
 def parse_setting(name: str, text: str) -> Value:
