@@ -17,7 +17,7 @@ from fleet.errors import FleetError
 from fleet.manager import configuring, device_views, identities, planning, rollout_views
 from fleet.manager.byte_preview import preview_bytes
 from fleet.manager.configuration_view import PlannedConfiguration
-from fleet.manager.configurations import ConfigureOrder
+from fleet.manager.configure_order import ConfigureOrder
 from fleet.manager.loop import Manager
 from fleet.manager.rollout_order import RolloutOrder, command_line, parse_waves
 from fleet.manager.rollouts import RolloutTurn

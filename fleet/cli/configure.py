@@ -11,6 +11,7 @@ from edge_contract.errors import ContractError, ExitCode
 from fleet.cli.repository_options import who_option
 from fleet.cli.terminal import emit, json_option, say, state_option, table
 from fleet.errors import FleetError
+from fleet.manager.configure_order import ConfigureOrder
 from fleet.manager.state_dir import StateDir
 
 _EPILOG = "\n\n".join(
@@ -50,22 +51,21 @@ def configure(
 
     The director signs for each device; one that is away gets it when it comes back.
     """
+    import msgspec
+
     from fleet.cli.api_client import ApiClient
 
     devices = [word for word in words if "=" not in word]
     if bool(devices) == bool(everything or line or hardware):
         raise _usage("name devices, or say --all, --line or --hardware")
-    body = {
-        "order": {
-            "devices": devices or None,
-            "line": line,
-            "hardware": hardware,
-            "settings": _settings([word for word in words if "=" in word]),
-            "unset": list(unset),
-        },
-        "who": who,
-        "dry_run": dry_run,
-    }
+    order = ConfigureOrder(
+        devices=devices or None,
+        line=line,
+        hardware=hardware,
+        settings=_settings([word for word in words if "=" in word]),
+        unset=list(unset),
+    )
+    body = {"order": msgspec.to_builtins(order), "who": who, "dry_run": dry_run}
     rows = ApiClient(state).post("configurations", body)
     emit(rows, _text(rows), as_json=as_json)
     if not dry_run:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import secrets
 
-import msgspec
 from sqlalchemy import Connection
 
-from edge_contract.configuration import SETTINGS, Value, check_settings
-from edge_contract.errors import ContractError, ExitCode
+from edge_contract.configuration import Value
+from edge_contract.errors import ExitCode
 from fleet.errors import FleetError
 from fleet.manager.configuration_view import PlannedConfiguration
+from fleet.manager.configure_order import ConfigureOrder
 from fleet.manager.device_views import last_state
 from fleet.manager.director import ORDER_LIFE_S, Director
 from fleet.store import devices
@@ -25,37 +25,6 @@ from fleet.store.configurations import (
     put_configuration,
 )
 from fleet.store.devices import DeviceRow
-
-_DOCS = "how-to/configure-devices.md"
-
-
-class ConfigureOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an operator wants changed.
-
-    devices: these; None for every device that ``line`` and ``hardware`` ("" for any) leave.
-    settings: to set; what is wanted already of other settings stays wanted.
-    unset: settings of which nothing is wanted any more; the device's own value comes back.
-
-    Raises:
-        FleetError: nothing to change, an unknown setting, or a value out of its bounds.
-    """
-
-    devices: list[str] | None = None
-    line: str = ""
-    hardware: str = ""
-    settings: dict[str, Value] = {}
-    unset: list[str] = []
-
-    def __post_init__(self) -> None:
-        try:
-            check_settings(self.settings, what="configure")
-        except ContractError as error:
-            raise _refused(error.message) from error
-        for name in self.unset:
-            if name not in SETTINGS or name in self.settings:
-                raise _refused(f"--unset {name[:60]}: expected a setting that is not set as well")
-        if not self.settings and not self.unset:
-            raise _refused(f"nothing to change; there are the settings {', '.join(SETTINGS)}")
 
 
 class Configurations:
@@ -172,12 +141,3 @@ def _chosen(tx: Connection, order: ConfigureOrder) -> list[DeviceRow]:
             exit_code=ExitCode.NOT_FOUND,
         )
     return found
-
-
-def _refused(message: str) -> FleetError:
-    return FleetError(
-        message,
-        hint="edge-fleet configure --help lists settings and bounds",
-        exit_code=ExitCode.USAGE,
-        docs=_DOCS,
-    )

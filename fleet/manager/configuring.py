@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge_contract.errors import WherryError
 from fleet.manager.configuration_view import PlannedConfiguration
-from fleet.manager.configurations import ConfigureOrder
+from fleet.manager.configure_order import ConfigureOrder
 from fleet.manager.loop import Manager
 from fleet.manager.rollouts import RolloutTurn
 from fleet.store import journal

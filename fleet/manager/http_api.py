@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_contract.errors import ExitCode, WherryError
 from edge_contract.receipt import SignedMessage
-from fleet.manager.configurations import ConfigureOrder
+from fleet.manager.configure_order import ConfigureOrder
 from fleet.manager.rollout_order import RolloutOrder
 from fleet.manager.state_dir import TOKEN_HEADER
 from fleet.manager.views import Pressed

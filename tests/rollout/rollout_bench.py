@@ -36,7 +36,7 @@ def candidates(count: int, hardware: str = "pi4", online: bool = True) -> list[C
 
 def plan_of(count: int, waves: tuple[int, ...] = (1,), **settings: object) -> RolloutPlan:
     """A plan for ``count`` devices; what is no plan setting is a setting of the gate."""
-    named = {k: settings.pop(k) for k in ("on_abort", "seed") if k in settings}
+    named = {k: settings.pop(k) for k in ("on_abort", "seed", "window") if k in settings}
     return make_plan(
         "r1",
         "digits",
