@@ -337,6 +337,7 @@ class IntakePage:
                     device=row.device,
                     digest=state.active_digest,
                     seq=state.desired_seq,
+                    opens_at_s=state.update_opens_ts,
                 )
                 self._turn.feed(row.line, facts)
         else:

@@ -47,7 +47,12 @@ def over_limit(gate: Gate, planned_count: int, tally: Tally) -> bool:
 
 
 def judge_wave(
-    gate: Gate, planned_count: int, tally: Tally, soaked_count: int, waited_s: float
+    gate: Gate,
+    planned_count: int,
+    tally: Tally,
+    soaked_count: int,
+    waited_s: float,
+    excused_count: int = 0,
 ) -> Judgement:
     """Judge the open wave.
 
@@ -58,6 +63,8 @@ def judge_wave(
     Args:
         soaked_count: devices that have run the new version for ``soak_s``.
         waited_s: seconds in which the wave could have got on (``waited_s``).
+        excused_count: devices at work that are late only because they waited for a window of
+            their own.
     """
     if over_limit(gate, planned_count, tally):
         return Judgement.FAIL
@@ -68,7 +75,7 @@ def judge_wave(
         return Judgement.FAIL
     if over and soaked_count >= needed:
         return Judgement.PASS
-    if tally.committed >= needed:
+    if tally.committed + excused_count >= needed:
         return Judgement.WAIT
     if late or tally.committed + tally.waiting + tally.may_answer < needed:
         return Judgement.INSUFFICIENT

@@ -397,6 +397,32 @@ def test_a_deadline_longer_than_the_window_goes_on_in_the_next_night():
     assert drive.state.status is Status.PAUSED
 
 
+def test_a_device_that_waits_for_a_window_of_its_own_is_not_late_either():
+    drive = Drive(plan_of(3, wave_deadline_s=HOUR_S))
+    (name,) = drive.wave(1)
+    opens_s = drive.now_s + 10 * HOUR_S
+    drive.facts(name, opens_at_s=opens_s)
+    drive.wait(10 * HOUR_S)
+    assert drive.state.status is Status.RUNNING
+    drive.facts(name, opens_at_s=0.0)  # it waits no more: it installs, and has an hour for that
+    drive.wait(HOUR_S - 1)
+    assert drive.state.status is Status.RUNNING
+    drive.wait(1)
+    assert drive.state.status is Status.PAUSED
+
+
+def test_a_wait_of_an_earlier_order_or_of_a_device_that_is_gone_excuses_nothing():
+    for gone in (False, True):
+        drive = Drive(plan_of(3, wave_deadline_s=HOUR_S))
+        (name,) = drive.wave(1)
+        seq = None if gone else drive.signed[name] - 1
+        drive.facts(name, seq=seq, opens_at_s=drive.now_s + 10 * HOUR_S)
+        if gone:
+            drive.offline(name)
+        drive.wait(HOUR_S)
+        assert drive.state.status is Status.PAUSED
+
+
 def test_the_way_back_waits_for_no_window():
     drive = at_noon()
     drive.commit(*drive.wave(1))
