@@ -1,8 +1,8 @@
 """Fails when the docs and the code have come apart.
 
 Checked: every command and option of the three tools, every configuration key of the agent, every
-setting that a fleet may change, topic class, hook and ADR is documented; every relative link leads somewhere; no page
-of the docs is unreachable.
+setting that a fleet may change, every topic class, every hook and every ADR is documented; every
+relative link leads somewhere; no page of the docs is unreachable.
 """
 
 from __future__ import annotations

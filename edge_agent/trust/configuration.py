@@ -18,7 +18,6 @@ from edge_agent.trust.approved import ApprovedLine
 from edge_agent.trust.order import (
     DeviceFacts,
     check_addressee,
-    refused,
     require_epoch,
     require_in_force,
 )
@@ -30,7 +29,7 @@ from edge_contract.configuration import (
     Value,
     decode_configuration,
 )
-from edge_contract.errors import ContractError
+from edge_contract.errors import ContractError, TrustError
 from edge_contract.layout import write_durably
 from edge_contract.signing import raw_public_key, verify_document
 
@@ -83,8 +82,8 @@ def accept_configuration(
     check_addressee(found, facts)
     require_epoch(found.epoch, approved)
     if last is not None and (found.epoch, found.seq) <= (last.epoch, last.seq):
-        raise refused(
-            f"replay: expected a configuration after epoch {last.epoch} seq {last.seq}, got epoch"
+        raise TrustError(
+            f"configuration: replay: expected one after epoch {last.epoch} seq {last.seq}, got epoch"
             f" {found.epoch} seq {found.seq}"
         )
     return KeptConfiguration(found.epoch, found.seq, document, found.settings)
