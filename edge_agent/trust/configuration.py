@@ -83,8 +83,8 @@ def accept_configuration(
     require_epoch(found.epoch, approved)
     if last is not None and (found.epoch, found.seq) <= (last.epoch, last.seq):
         raise TrustError(
-            f"configuration: replay: expected one after epoch {last.epoch} seq {last.seq}, got epoch"
-            f" {found.epoch} seq {found.seq}"
+            f"configuration: replay: expected one after epoch {last.epoch} seq {last.seq}, got"
+            f" epoch {found.epoch} seq {found.seq}"
         )
     return KeptConfiguration(found.epoch, found.seq, document, found.settings)
 
