@@ -484,13 +484,14 @@ class Manager:
     def _renew_orders(self) -> None:
         """Sign anew what is old, or by a director key that was revoked."""
         try:
-            issued = self.transact(lambda turn: self._orders.renew_due(turn.tx, turn))
-            renewed = self.transact(lambda turn: self.configurations.renew_due(turn.tx, turn.now_s))
+            self._publisher.orders(
+                self.transact(lambda turn: self._orders.renew_due(turn.tx, turn))
+            )
+            self.give_configurations(
+                self.transact(lambda turn: self.configurations.renew_due(turn.tx, turn.now_s))
+            )
         except WherryError as error:
             self.facts.trouble("signing", error.message)
-            return
-        self._publisher.orders(issued)
-        self.give_configurations(renewed)
 
     def _mark_offline(self, gone: list[str]) -> None:
         def mark(turn: RolloutTurn) -> None:
