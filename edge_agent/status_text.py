@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 
@@ -23,7 +24,7 @@ def status_lines(status: dict[str, Any]) -> list[str]:
                 f" {spool['cap_bytes'] / 1e6:.0f} MB, {spool['dropped_count']} dropped"
             ),
         ),
-        ("update", _update(update)),
+        ("update", _update(update, status["update_opens_ts"])),
     ]
     if status["budget"]["metered"]:
         lines.append(("budget", _budget(status["budget"], update)))
@@ -81,11 +82,14 @@ def _inference(inference: dict[str, Any]) -> str:
     )
 
 
-def _update(update: dict[str, Any]) -> str:
+def _update(update: dict[str, Any], opens_ts: float) -> str:
     held = "held; " if update["held"] else ""
     if update["stage"] == "idle":
         return held + "none under way"
     order = update["order"] or {"version": "?"}
     waits = f"; waits: {update['waits_for']}" if update["waits_for"] else ""
+    if waits and opens_ts:
+        opens = datetime.fromtimestamp(opens_ts, timezone.utc)
+        waits += f", open from {opens:%Y-%m-%d %H:%M}"
     progress = f"({update['progress_percent']:.0f} %)"
     return f"{held}{update['stage']} {order['version']} {progress}{waits}"

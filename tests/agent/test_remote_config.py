@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import edge_agent.trust.configuration
+from edge_agent.clock import SystemClock
+from edge_agent.infer.engine import InferenceEngine
+from edge_agent.infer.recorder import Recorder
 from edge_agent.remote_config import AGAIN_S, FORBIDDEN, GRACE_S, RemoteConfig
-from edge_agent.trust.configuration import KeptConfiguration
-from edge_contract.configuration import Value
+from edge_agent.settings import setters
+from edge_agent.transfer.budget import ByteBudget
+from edge_agent.trust.configuration import KeptConfiguration, load_configuration
+from edge_agent.update.readiness import DeviceReadiness, UpdatePolicy
+from edge_contract.configuration import SETTINGS, Value
 from edge_contract.errors import TrustError
+from edge_contract.layout import write_durably
+from tests.update.bundles import make_version
 
 OWN: dict[str, Value] = {
     "log.level": "info",
@@ -116,11 +129,8 @@ def test_nothing_counts_that_the_disk_did_not_take(
 ) -> None:
     device = Device(tmp_path)
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "no space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(edge_agent.trust.configuration, "write_durably", full)
+        patch.setattr(edge_agent.trust.configuration, "write_durably", _refuse)
         with pytest.raises(OSError, match="no space"):
             device.gets(1, telemetry__window_s=5.0)
         assert device.applied == OWN
@@ -203,3 +213,70 @@ def test_an_older_release_leaves_out_what_it_does_not_know(tmp_path: Path) -> No
     device = Device(tmp_path)
     assert device.applied == {**OWN, "telemetry.window_s": 5.0}
     assert device.remote.facts()["config_seq"] == 4
+
+
+@given(st.lists(st.one_of(st.integers(1, 6), st.sampled_from(["restart", "full", "space"]))))
+def test_whatever_happens_numbers_only_grow_and_what_holds_is_what_is_kept(
+    steps: list[int | str],
+) -> None:
+    with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
+        device, newest, full = Device(Path(path)), 0, False
+        for now, step in enumerate(steps):
+            if step == "restart":
+                device.boot()
+            elif isinstance(step, str):
+                full = step == "full"
+                patch.setattr(
+                    edge_agent.trust.configuration,
+                    "write_durably",
+                    _refuse if full else write_durably,
+                )
+            else:
+                with contextlib.suppress(OSError):
+                    device.gets(step, 1000.0 * now, telemetry__window_s=float(step))
+                newest = newest if full else max(newest, step)
+            kept = load_configuration(Path(path) / "configuration.json")
+            assert (kept.seq if kept else 0) == device.remote.facts()["config_seq"] == newest
+            assert device.applied["telemetry.window_s"] == (newest or 300.0)
+
+
+def _refuse(path: Path, data: bytes) -> None:
+    raise OSError(errno.ENOSPC, "no space left on device")
+
+
+@pytest.mark.parametrize(("metered_bytes", "limit_bytes"), [(1_000_000, 250_000), (0, 0)])
+def test_each_setting_moves_the_running_agent(
+    metered_bytes: int, limit_bytes: int, tmp_path: Path
+) -> None:
+    recorder = Recorder(
+        InferenceEngine(iter(()), 1.0, SystemClock()),  # type: ignore[arg-type]
+        None,
+        None,
+        window_s=300.0,
+        drift_window_s=3600.0,
+        post=lambda _: None,
+        clock=SystemClock(),
+    )
+    budget = ByteBudget(tmp_path / "budget", metered_bytes, lambda: 0.0, "boot")
+    zone = tmp_path / "thermal_zone0"
+    zone.mkdir()
+    (zone / "temp").write_text("80000")
+    readiness = DeviceReadiness(UpdatePolicy(), tmp_path, lambda: None, lambda: 0.0, tmp_path)
+    moves = setters(recorder, budget, readiness)
+    assert set(moves) == set(SETTINGS)
+    logger = logging.getLogger("edge_agent")
+    before = logger.level
+    try:
+        moves["log.level"]("warning")
+        assert not logger.isEnabledFor(logging.INFO)
+    finally:
+        logger.setLevel(before)
+    moves["telemetry.window_s"](5.0)
+    moves["drift.window_s"](6.0)
+    assert (recorder.window_s, recorder.drift_window_s) == (5.0, 6.0)
+    moves["link.budget_mb_per_day"](0.25)
+    assert budget.limit_bytes == limit_bytes
+    order = make_version("1.0.0").order(1)
+    assert readiness.why_not(order, 0) == ""
+    moves["update.temperature_max_c"](70.0)
+    assert readiness.why_not(order, 0) == "the device is at 80 °C, the limit is 70 °C"
