@@ -65,10 +65,12 @@ class Orders:
             if fresh and self._director.signed(order):
                 continue
             device = devices.get_device(tx, order.device)
-            if device is not None and device.line == order.line:
-                renewed.append(
-                    self._sign(tx, turn, device, order.rollout, order.version, order.digest)
-                )
+            if device is None or device.line != order.line:
+                continue
+            if (device.reported_epoch, device.reported_seq) > (order.epoch, order.seq):
+                # A restored store does not know what came after: not to be undone by a signature.
+                continue
+            renewed.append(self._sign(tx, turn, device, order.rollout, order.version, order.digest))
         return renewed
 
     def _issue(self, tx: Connection, turn: RolloutTurn, item: Pending) -> OrderRow | None:
