@@ -189,7 +189,9 @@ def _install_service(arguments: argparse.Namespace) -> ExitCode:
     if arguments.dry_run:
         print(json.dumps({"name": service.NAME, "unit": text}) if arguments.json else text, end="")
         return ExitCode.OK
-    path = service.install(text, start=not arguments.no_start, say=say)
+    path = service.install(
+        text, arguments.config, user=arguments.user, start=not arguments.no_start, say=say
+    )
     if arguments.json:
         print(json.dumps({"name": service.NAME, "path": str(path)}))
     else:
