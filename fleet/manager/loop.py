@@ -490,8 +490,14 @@ class Manager:
             self.give_configurations(
                 self.transact(lambda turn: self.configurations.renew_due(turn.tx, turn.now_s))
             )
+            problem = self.transact(lambda turn: self._orders.epoch_problem(turn.tx))
         except WherryError as error:
             self.facts.trouble("signing", error.message)
+            return
+        if problem:
+            self.facts.trouble("epoch", problem)
+        else:
+            self.facts.well("epoch")
 
     def _mark_offline(self, gone: list[str]) -> None:
         def mark(turn: RolloutTurn) -> None:

@@ -73,6 +73,20 @@ class Orders:
             renewed.append(self._sign(tx, turn, device, order.rollout, order.version, order.digest))
         return renewed
 
+    def epoch_problem(self, tx: Connection) -> str:
+        """What is wrong where devices obey a later epoch than offline keys signed here; "" where
+        all is well. They refuse whatever this manager orders."""
+        told = [row for row in devices.list_devices(tx) if row.reported_epoch]
+        ahead = [row for row in told if row.reported_epoch > self._director.epoch]
+        if not ahead:
+            return ""
+        return (
+            f"{len(ahead)} devices ({ahead[0].device} …) obey epoch"
+            f" {max(row.reported_epoch for row in ahead)}, this fleet's keys have signed"
+            f" {self._director.epoch}, so they refuse its orders: was a backup restored? next:"
+            " edge-fleet key epoch"
+        )
+
     def _issue(self, tx: Connection, turn: RolloutTurn, item: Pending) -> OrderRow | None:
         effect = item.effect
         device = devices.get_device(tx, effect.device)

@@ -92,6 +92,7 @@ class SimulatedDevice:
         self.fallback_digest = ""
         self.update_phase = ""
         self.held = False
+        self.desired_epoch = 1
         self.desired_seq = 0
         self.enrolled: list[EnrolAnswer] = []
         self.desired: list[Desired | None] = []
@@ -188,7 +189,7 @@ class SimulatedDevice:
             fallback_digest=self.fallback_digest,
             active_slot="a",
             update_phase=self.update_phase,
-            desired_epoch=1,
+            desired_epoch=self.desired_epoch,
             desired_seq=self.desired_seq,
             held=self.held,
             spool_used_bytes=0,

@@ -101,3 +101,26 @@ def test_a_rollout_that_ran_at_the_backup_waits_for_a_person(
     first = asked if asked.desired else late
     first.install(first.order())
     assert [bool(device.desired) for device in (asked, late)].count(True) == 1
+
+
+def test_devices_that_obey_a_later_epoch_than_the_backup_are_told_of(
+    fleet: FleetUnderTest,
+) -> None:
+    (device,) = fleet.enrolled("cam-1")
+    manager = fleet.manager
+    assert manager is not None
+    fleet.publish("1.0.0")
+    fleet.published("1.0.0")
+    device.say_state(desired_epoch=2, desired_seq=7)
+
+    def problem() -> str:
+        manager.do(manager._renew_orders)
+        return fleet.service.health().problem
+
+    assert "obey epoch 2" in wait_until(problem, what="for the problem")
+    assert "edge-fleet key epoch" in problem()
+    assert Ceremony(fleet.repository, "ann").raise_epoch().committed
+    roll_out(fleet, "1.0.0")
+    order = device.order()
+    assert (order.epoch, order.seq) == (2, 8)
+    assert not fleet.service.health().problem
