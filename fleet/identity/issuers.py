@@ -256,7 +256,8 @@ class Issuers:
         return made, chain.decode()
 
     def write_crl(self, revoked: Sequence[Revoked], *, now_s: float) -> None:
-        """Write the lists of all issuers in force.
+        """Write the lists of all issuers in force; where none is, by this clock, the old lists stay:
+        no broker starts with an empty file.
 
         Args:
             revoked: everything revoked.
@@ -268,6 +269,8 @@ class Issuers:
             mine = [(int(serial, 16), at_s) for by, serial, at_s in revoked if by == issuer.id]
             made = build_crl(issuer.certificate, issuer.key, mine, now_s)
             lists.append(made.public_bytes(Encoding.PEM))
+        if not lists:
+            return
         write_public(self.crl_path, b"".join(lists))
 
     def renew_own(self, now_s: float, *, force: bool = False) -> bool:

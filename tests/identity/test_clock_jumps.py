@@ -68,9 +68,27 @@ def test_a_manager_beyond_its_issuer_says_so_and_comes_back(desk: Desk) -> None:
     key = enrolled(desk)
     in_2038 = 2_147_483_648.0
     assert "expired" in refused(desk.ask(None, key, now_s=in_2038))
-    desk.desk.issuers.write_crl([], now_s=in_2038)
+    issuers = desk.desk.issuers
+    issuers.write_crl([], now_s=NOW_S)
+    before = issuers.crl_path.read_bytes()
+    issuers.write_crl([], now_s=in_2038)
+    assert issuers.crl_path.read_bytes() == before, "no broker starts with an empty list"
     with pytest.raises(FleetError, match="expired"):
         desk.desk.issuers.renew_own(in_2038)
     desk.desk.issuers.write_crl([], now_s=NOW_S + DAY_S)
     assert desk.desk.issuers.crl_path.read_bytes()
     assert desk.ask(None, key, now_s=NOW_S + DAY_S).answer.accepted
+
+
+@pytest.mark.parametrize("now_s", [60.0, NOW_S, AHEAD_S])
+def test_a_list_of_what_is_revoked_is_in_force_whenever_it_was_written(
+    desk: Desk, now_s: float
+) -> None:
+    """A broker refuses everybody whose issuer's list begins in the future."""
+    issuers = desk.desk.issuers
+    issuers.write_crl([(issuers.issuers[0].id, "ab", now_s)], now_s=now_s)
+    made = x509.load_pem_x509_crl(issuers.crl_path.read_bytes())
+    assert made.last_update_utc.timestamp() <= NOW_S
+    assert made.next_update_utc is not None
+    assert made.next_update_utc.timestamp() > AHEAD_S
+    assert made.get_revoked_certificate_by_serial_number(0xAB) is not None
