@@ -256,7 +256,7 @@ class Issuers:
         return made, chain.decode()
 
     def write_crl(self, revoked: Sequence[Revoked], *, now_s: float) -> None:
-        """Write the lists of all issuers in force; where none is, by this clock, the old lists stay:
+        """Write the lists of all issuers in force. Where none is, by this clock, the old ones stay:
         no broker starts with an empty file.
 
         Args:

@@ -23,6 +23,7 @@ _FILES = ("fleet", "audit.jsonl", "media-sequence.json")
 _FOLDERS = ("keys", "tuf", "signing", "identity")
 """Without ``identity`` a restored fleet with certificates would be one that asks for no codes."""
 _STORE = "fleet.db"
+_SCRATCH = "backup-"
 _SMALL_BYTES = 1 << 20
 """Documents (manifests, model.json, directors lists) are always part of a backup."""
 
@@ -40,7 +41,9 @@ def make_backup(state_dir: Path, target: Path, passphrase: str, *, blobs: bool) 
         raise FleetError(f"{state_dir} holds no repository", exit_code=ExitCode.NOT_FOUND)
     if target.exists():
         raise FleetError(f"{target} exists already", hint="choose another name")
-    with tempfile.TemporaryDirectory(prefix="backup-", dir=state_dir) as scratch:
+    for left in state_dir.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(left)  # of one that was killed: keys in the clear
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=state_dir) as scratch:
         archive = Path(scratch) / "backup.tar"
         # What a link leads to is kept: a restore takes plain files and folders only.
         with tarfile.open(archive, "w", dereference=True) as tar:

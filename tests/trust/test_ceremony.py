@@ -23,6 +23,7 @@ from edge_contract.signing import ed25519_key, public_bytes
 from fleet.errors import FleetError
 from fleet.identity.authority import make_authority, open_authority
 from fleet.identity.issuers import Issuers
+from fleet.repository import backup
 from fleet.repository.audit_log import AuditLog, verify_audit
 from fleet.repository.backup import make_backup, restore_backup
 from fleet.repository.ceremony import Ceremony
@@ -608,6 +609,18 @@ def test_restore_appears_in_one_step_or_not_at_all(
     restore_backup(office.home / "b", link, PASSPHRASE)
     assert link.is_symlink()
     assert (new / "tuf" / "timestamp.json").is_file()
+
+
+def test_backup_that_was_killed_leaves_no_keys_in_the_clear_for_good(office: Office) -> None:
+    state = office.home / "state"
+    pid = os.fork()
+    if pid == 0:
+        backup.seal = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        make_backup(state, office.home / "b", PASSPHRASE, blobs=True)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    assert len(list(state.rglob("backup.tar"))) == 1
+    make_backup(state, office.home / "b", PASSPHRASE, blobs=True)
+    assert list(state.rglob("backup*")) == []
 
 
 def test_backup_takes_what_links_lead_to(office: Office) -> None:
