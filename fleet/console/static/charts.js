@@ -19,7 +19,7 @@ function options(box, series) {
     grid: { stroke: colour("line"), width: 1 },
   };
   return {
-    width: box.clientWidth, height: box.clientHeight, padding: [8, 4, 0, 0],
+    width: box.clientWidth, height: box.clientHeight, padding: [8, 30, 0, 0],
     cursor: { y: false }, legend: { show: false },
     scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.15 : 1] } },
     axes: [{ ...axis, size: 28, space: 70, values: (_, ticks, __, ___, step) => ticks.map((at) => clock(at, step)) }, { ...axis, size: 52, values: (_, ticks) => ticks.map((v) => `${v} ${series.unit}`) }],
