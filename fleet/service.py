@@ -323,7 +323,7 @@ class FleetService:
         def audited(turn: RolloutTurn) -> str:
             rollout = work(turn)
             # Before the commit: what was ordered and cut off is better told than not.
-            self._manager.record(who, action, subject, reason)
+            self._manager.audit.record(who, action, subject, reason)
             journal.add_audit(turn.tx, turn.now_s, who, action, subject, reason, "done")
             return rollout
 
@@ -333,7 +333,7 @@ class FleetService:
             try:
                 return self._manager.transact(audited)
             except FleetError as error:
-                self._manager.record_refusal(who, action, subject, reason, error.message)
+                self._manager.audit.record_refusal(who, action, subject, reason, error.message)
                 raise
 
         rollout = self._manager.do(run)
