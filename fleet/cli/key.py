@@ -258,10 +258,10 @@ def status(state: StateDir, as_json: bool) -> int:
 
     Exit code 5 when something has to be signed soon.
     """
-    from fleet.repository.ceremony import Ceremony, local_date
+    from fleet.repository.key_status import key_status, local_date
 
     repository = open_repository(state)
-    rows = Ceremony(repository, "").status()
+    rows = key_status(repository.archive)
     due = [row for row in rows if row.action]
     head = ("role", "needs", "of", "expires", "days left", "next")
     cells = [

@@ -23,6 +23,7 @@ from fleet.repository.audit_log import AuditLog, verify_audit
 from fleet.repository.backup import make_backup, restore_backup
 from fleet.repository.ceremony import Ceremony
 from fleet.repository.key_files import HeldKey, new_key_file, open_key_file
+from fleet.repository.key_status import key_status
 from fleet.repository.outsider import verify_approval
 from fleet.repository.signer_desk import SignerDesk
 from fleet.repository.signing_event import SigningEvent
@@ -370,17 +371,17 @@ def test_oldest_versions_are_retired_beyond_the_limit(tmp_path: Path) -> None:
 
 
 def test_status_reminds_before_people_s_signatures_expire(office: Office) -> None:
-    assert not [row for row in office.ceremony.status() if row.action]
+    assert not [row for row in key_status(office.repository.archive) if row.action]
     office.now_s = NOW_S + 310 * DAY_S
     assert office.repository.refresh_timestamp()
-    due = [row for row in office.ceremony.status() if row.action]
+    due = [row for row in key_status(office.repository.archive) if row.action]
     assert {row.action for row in due} == {"edge-fleet key renew"}
     assert {"root", "targets", "line-digits"} <= {row.role for row in due}
     office.ceremony.renew()
     kinds = {change.kind for change in office.desk("ada").review(office.event()).changes}
     assert kinds == {"expiry"}
     office.sign("ada", "bob")
-    assert not [row for row in office.ceremony.status() if row.action]
+    assert not [row for row in key_status(office.repository.archive) if row.action]
     assert office.device() == {"1.0.0"}
 
 
