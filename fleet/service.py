@@ -19,26 +19,15 @@ from fleet.manager.byte_preview import preview_bytes
 from fleet.manager.loop import Manager
 from fleet.manager.rollout_order import RolloutOrder, command_line, parse_waves
 from fleet.manager.rollouts import RolloutTurn
-from fleet.manager.views import (
-    Changes,
-    DeviceDetail,
-    DeviceView,
-    DriftView,
-    Finding,
-    HealthView,
-    LogLine,
-    PlanView,
-    Pressed,
-    ReceiptsTaken,
-    RolloutDetail,
-    RolloutView,
-    VersionView,
-)
 from fleet.rollout.events import Abort, Event, Exclude, Pause, Promote, Resume, Rollback, Start
 from fleet.rollout.state import new_rollout
 from fleet.store import devices, journal, records
 from fleet.store.rollouts import RolloutRow
 from fleet.telemetry import queries
+from fleet.views.device import DeviceDetail, DeviceView, Finding
+from fleet.views.drift import DriftView
+from fleet.views.manager import Changes, HealthView, ReceiptsTaken, VersionView
+from fleet.views.rollout import LogLine, PlanView, Pressed, RolloutDetail, RolloutView
 
 __all__ = ["FleetService", "RolloutOrder", "parse_waves"]
 

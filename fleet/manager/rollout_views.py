@@ -8,7 +8,12 @@ from sqlalchemy import Connection
 
 from fleet.manager.catalogue import Catalogue
 from fleet.manager.rollouts import no_rollout
-from fleet.manager.views import (
+from fleet.rollout.state import RolloutState, Status
+from fleet.rollout.table import MOVES
+from fleet.rollout.verdict import failure_groups, phase_counts
+from fleet.store import journal, rollouts
+from fleet.store.rollouts import RolloutRow
+from fleet.views.rollout import (
     FailureGroup,
     IneligibleDevice,
     LogLine,
@@ -18,11 +23,6 @@ from fleet.manager.views import (
     RolloutView,
     WaveView,
 )
-from fleet.rollout.state import RolloutState, Status
-from fleet.rollout.table import MOVES
-from fleet.rollout.verdict import failure_groups, phase_counts
-from fleet.store import journal, rollouts
-from fleet.store.rollouts import RolloutRow
 
 _LOG_MAX = 1000
 _PRESSED: tuple[Pressed, ...] = get_args(Pressed)
