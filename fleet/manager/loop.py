@@ -40,6 +40,7 @@ from fleet.manager.intake import Intake, Taken
 from fleet.manager.orders import Orders
 from fleet.manager.publisher import Publisher
 from fleet.manager.repository_watch import RepositoryWatch
+from fleet.manager.retention import DEFAULT_S, Retention
 from fleet.manager.rollout_desk import RolloutDesk
 from fleet.manager.rollouts import RolloutTurn
 from fleet.repository.tuf_repository import Repository
@@ -70,6 +71,7 @@ class Manager:
         issuers: the fleet's certificates; None for a fleet that has none.
         delta_dir: where deltas are kept; None: blobs go out whole.
         blob_total_bytes_s: what all devices may pull together; 0 for no limit.
+        records_kept_s: for how long records are kept from their receipt; 0 for ever.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Manager:
         issuers: Issuers | None = None,
         delta_dir: Path | None = None,
         blob_total_bytes_s: float = 0.0,
+        records_kept_s: float = DEFAULT_S,
     ) -> None:
         self.fleet = fleet
         self.store = store
@@ -141,6 +144,7 @@ class Manager:
             store, self.catalogue, self.blobs, self.deltas, publisher, self.facts, clock
         )
         self._care = IdentityCare(self.issuers, store, self.facts, clock)
+        self._retention = Retention(store, clock, records_kept_s)
         self._poll_due_s = 0.0
         self._hourly_due_s = 0.0
         self._thread = threading.Thread(target=self._run, name="manager", daemon=True)
@@ -363,6 +367,7 @@ class Manager:
             self._session.mark_missing()
             self._care.note_floods(self._connection.quota.take_dropped())
             self._desk.tick(connected=self.connected)
+            self._retention.tick()
         except OperationalError as error:
             self.facts.store_refuses(error)
 
