@@ -1,8 +1,8 @@
 """Fails when the docs and the code have come apart.
 
 Checked: every command and option of the three tools, every configuration key of the agent, every
-topic class, every hook and every ADR is documented; every relative link leads somewhere; no page
-of the docs is unreachable.
+setting that a fleet may change, every topic class, every hook and every ADR is documented; every
+relative link leads somewhere; no page of the docs is unreachable.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import compiler.cli
 import edge_agent.cli
 import fleet.cli
 from edge_agent.config import AgentConfig
+from edge_contract.configuration import SETTINGS
 from edge_contract.topics import CLASSES
 from firmware_hooks.protocol import RULES
 
@@ -113,6 +114,7 @@ def main() -> int:
         ),
         *missing_words("docs/reference/edge-agent.md", config_keys(AgentConfig)),
         *missing_words("docs/protocols/mqtt.md", list(CLASSES - {"cmd"})),
+        *missing_words("docs/how-to/configure-devices.md", list(SETTINGS)),
         *missing_words("firmware_hooks/PROTOCOL.md", list(RULES)),
         *missing_words("docs/adr/README.md", [p.name for p in (ROOT / "docs/adr").glob("0*.md")]),
         *broken_links(),

@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from device_configs.loader import load_profile
 from device_configs.service.notify import ProgressWatchdog, Systemd
@@ -44,7 +44,9 @@ from edge_agent.local_install import Imported, LocalInstall
 from edge_agent.medium_install import MediumCopied, MediumInstall
 from edge_agent.memory import limit_arenas
 from edge_agent.orders import OrderDesk, Refusal
-from edge_agent.reports import AGENT_VERSION, Reports, UpdateReports
+from edge_agent.remote_config import RemoteConfig
+from edge_agent.reports import AGENT_VERSION, Reports, UpdateReports, printable
+from edge_agent.settings import own_settings, setters
 from edge_agent.statedir import StateDir
 from edge_agent.telemetry.drift_windows import merge_windows
 from edge_agent.telemetry.spool import Spool
@@ -60,7 +62,7 @@ from edge_agent.update.executor import Ports
 from edge_agent.update.journal import Journal
 from edge_agent.update.manager import UpdateManager
 from edge_agent.update.order import Order, order_from
-from edge_agent.update.readiness import DeviceReadiness
+from edge_agent.update.readiness import DeviceReadiness, next_opening_ts
 from edge_agent.update.slots import Slots
 from edge_agent.update.worker import Worker
 from edge_contract.errors import WherryError
@@ -172,6 +174,7 @@ class Agent:
             monotonic_s=clock.monotonic_s,
         )
         host = Host(self.engine, self._worker, hardware=device.hardware, threads=profile.threads)
+        readiness = DeviceReadiness(config.update, path, self.desk.present_s, clock.monotonic_s)
         hooks_dir = Path(config.hooks.directory) if config.hooks.directory else None
         (path / "update").mkdir(exist_ok=True)
         self.update = UpdateManager(
@@ -188,7 +191,7 @@ class Agent:
                 aside=self._worker,
             ),
             clock.monotonic_s,
-            readiness=DeviceReadiness(config.update, path, self.desk.present_s, clock.monotonic_s),
+            readiness=readiness,
         )
         self.recorder = Recorder(
             self.engine,
@@ -199,6 +202,15 @@ class Agent:
             post=self._events.put,
             clock=clock,
         )
+        self.remote = RemoteConfig(
+            path / "trust" / "configuration.json",
+            own_settings(config),
+            setters(self.recorder, self._budget, readiness),
+            allowed=config.trust.remote_config,
+            accept=self.desk.configuration,
+            tell=self._tell,
+            changed=lambda: self.fleet.state_changed(),
+        )
         self.fleet = FleetLink(
             config,
             self._identity,
@@ -207,6 +219,7 @@ class Agent:
             self.desk,
             self.fetcher,
             self._budget,
+            configure=self.remote.received,
             post=self._events.put,
             clock=clock,
         )
@@ -239,6 +252,7 @@ class Agent:
         self._watchdog = ProgressWatchdog(self._systemd, lambda: self.engine.turns)
         self._flushed_s = clock.monotonic_s()
         self._told: set[str] = set()
+        self._told_wait = ""
         self._survived_last = ""
         self._survived_s = 0.0
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -282,6 +296,7 @@ class Agent:
         if self.desk.damage is not None:
             log.error("%s. %s", self.desk.damage.message, self.desk.damage.hint)
             self.reports.event("trust-damaged", "alarm", self.desk.damage.message)
+        self.remote.start()
         self.engine.start()
         self.recorder.start()
         self._api.start()
@@ -316,7 +331,13 @@ class Agent:
     def _tick(self) -> None:
         now_s = self.clock.monotonic_s()
         # Each on its own: an order that cannot be written down must not keep a trial from its end.
-        for turn in (self._obey, self._tick_update, self.fleet.tick, self._flush):
+        for turn in (
+            self._obey,
+            self._tick_update,
+            self.remote.tick,
+            self.fleet.tick,
+            self._flush,
+        ):
             try:
                 turn(now_s)
             except (WherryError, OSError) as error:
@@ -329,6 +350,10 @@ class Agent:
     def _tick_update(self, now_s: float) -> None:
         # What a signature or a synchronised clock proves: a wrong clock ends no order.
         self.update.tick(now_s, self.desk.reference_s())
+        if self.update.waits_for != self._told_wait:
+            self._told_wait = self.update.waits_for
+            log.info("update waits: %s", self._told_wait or "no more")
+            self.fleet.state_changed()
 
     def _flush(self, now_s: float) -> None:
         if now_s - self._flushed_s >= FLUSH_S:
@@ -404,6 +429,11 @@ class Agent:
             self._told.add(name)
             log.error("%s", text)
             self.reports.event(name, "alarm", text)
+
+    def _tell(self, name: str, severity: Literal["info", "warning"], text: str) -> None:
+        """One event, for the fleet and for the log."""
+        log.log(logging.WARNING if severity == "warning" else logging.INFO, "%s", text)
+        self.reports.event(name, severity, text)
 
     def _inbound(self, event: Inbound) -> None:
         withdrawals_count = self.desk.withdrawals_count
@@ -518,6 +548,7 @@ class Agent:
                 "waits_for_budget": self.fetcher.puller.waits_for_budget,
             },
             "budget": self._budget.status(),
+            "configuration": self.remote.status(),
             "last_refusal": self.desk.last_refusal,
         }
 
@@ -537,7 +568,17 @@ class Agent:
             "desired_epoch": ordered[0],
             "desired_seq": ordered[1],
             "held": state.held,
+            "update_waits_for": printable(self.update.waits_for),
+            "update_opens_ts": self._opens_ts(),
+            **self.remote.facts(),
         }
+
+    def _opens_ts(self) -> float:
+        """When the windows that the update waits for are open next; 0 where it waits for none."""
+        if not self.update.waits_for:
+            return 0.0
+        order = self.update.state.order
+        return next_opening_ts(self.config.update, order, self.desk.present_s())
 
     def _held(self) -> frozenset[str]:
         """Digests in the slots: what may come back below a line's signed floor."""

@@ -42,9 +42,13 @@ class DeviceSection(_Section, frozen=True, kw_only=True):
 
 
 class TrustSection(_Section, frozen=True, kw_only=True):
-    """``root``: the TUF root that this device starts from (``edge-fleet root`` prints it)."""
+    """``root``: the TUF root that this device starts from (``edge-fleet root`` prints it).
+
+    ``remote_config``: the fleet may change the few settings of ``edge_contract.configuration``.
+    """
 
     root: str
+    remote_config: bool = True
 
 
 class MqttSection(_Section, frozen=True, kw_only=True):

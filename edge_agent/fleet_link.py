@@ -64,6 +64,7 @@ class FleetLink:
         desk: verifies what comes in.
         fetcher: takes the blocks.
         budget: counts every byte and says what has to wait.
+        configure: takes a configuration's envelope and monotonic seconds.
         post: receives link events, from the network thread.
         clock: the device's clocks.
     """
@@ -78,6 +79,7 @@ class FleetLink:
         fetcher: BundleFetcher,
         budget: ByteBudget,
         *,
+        configure: Callable[[bytes, float], None],
         post: Callable[[LinkEvent], None],
         clock: SystemClock,
     ) -> None:
@@ -87,6 +89,7 @@ class FleetLink:
         self._desk = desk
         self._fetcher = fetcher
         self._budget = budget
+        self._configure = configure
         self._listening: set[str] = set()
         # A broadcast brings what others lack, too: not where bytes are counted or held back.
         self._may_listen = not budget.metered and not config.transfer.rate_max_kb_s
@@ -261,6 +264,8 @@ class FleetLink:
         match (topic.cls, topic.name):
             case ("desired", "model") if message.payload:
                 self._desk.desired(message.payload, now_s)
+            case ("desired", "config") if message.payload:
+                self._configure(message.payload, now_s)
             case ("cmd", _):
                 self._carry_out(self._desk.command(message.payload))
             case ("rsp", "time"):

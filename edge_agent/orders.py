@@ -26,6 +26,7 @@ from edge_agent.trust.commands import (
     load_nonces,
     save_nonces,
 )
+from edge_agent.trust.configuration import KeptConfiguration, accept_configuration
 from edge_agent.trust.media import AcceptedMedia, verify_media
 from edge_agent.trust.order import AcceptedOrder, DeviceFacts, LastOrder, accept_order
 from edge_agent.trust.time_floor import TimeFloor, accept_time, load_floor, save_floor
@@ -250,6 +251,15 @@ class OrderDesk:
         save_nonces(self._nonces_path, accepted.used)
         self._nonces = accepted.used
         return accepted.command
+
+    def configuration(self, envelope: bytes, last: KeptConfiguration | None) -> KeptConfiguration:
+        """A configuration that counts on this device; ``last`` where it is that one again.
+
+        Raises:
+            ContractError, TrustError: refused.
+        """
+        self._require_sound()
+        return accept_configuration(envelope, self._current(), self._facts(), last)
 
     def medium(self, media: MediaSet) -> AcceptedMedia:
         """Verify what an offline medium carries beside its bundle, and keep its sequence.

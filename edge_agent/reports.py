@@ -270,6 +270,11 @@ class UpdateReports:
         self._reports.event("update-alarm", "warning", text)
 
 
+def printable(text: str) -> str:
+    """A sentence of somebody else's (a hook's, a refusal's), fit for the state: one line, short."""
+    return "".join(c if c.isprintable() else " " for c in text[:500])
+
+
 def drift_words(
     found: DriftEvent,
 ) -> tuple[str, Literal["info", "warning", "alarm"], str, dict[str, Any]]:

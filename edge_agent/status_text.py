@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 
@@ -23,10 +24,13 @@ def status_lines(status: dict[str, Any]) -> list[str]:
                 f" {spool['cap_bytes'] / 1e6:.0f} MB, {spool['dropped_count']} dropped"
             ),
         ),
-        ("update", _update(update)),
+        ("update", _update(update, status["update_opens_ts"])),
     ]
     if status["budget"]["metered"]:
         lines.append(("budget", _budget(status["budget"], update)))
+    lines += zip(("settings", *[""] * 99), _settings(status), strict=False)
+    if status["config_refused"]:
+        lines.append(("", f"refused: {status['config_refused']}"))
     if status["last_refusal"]:
         lines.append(("refused", status["last_refusal"]))
     return [f"{name:<10} {text}" for name, text in lines]
@@ -57,6 +61,17 @@ def _budget(budget: dict[str, Any], update: dict[str, Any]) -> str:
     )
 
 
+def _settings(status: dict[str, Any]) -> list[str]:
+    number = f"{status['config_epoch']}.{status['config_seq']}"
+    rows = []
+    for row in status["configuration"]:
+        origin = f"fleet, configuration {number}" if row["from"] == "fleet" else row["from"]
+        if row["wanted"] is not None and row["from"] != "fleet":
+            origin += f" {row['wanted']}"
+        rows.append(f"{row['name']} {row['value']} ({origin})")
+    return rows
+
+
 def _inference(inference: dict[str, Any]) -> str:
     runs_on = f"{inference['runs_on']}: " if inference.get("runs_on") else ""
     if not inference["answered_count"]:
@@ -67,11 +82,14 @@ def _inference(inference: dict[str, Any]) -> str:
     )
 
 
-def _update(update: dict[str, Any]) -> str:
+def _update(update: dict[str, Any], opens_ts: float) -> str:
     held = "held; " if update["held"] else ""
     if update["stage"] == "idle":
         return held + "none under way"
     order = update["order"] or {"version": "?"}
     waits = f"; waits: {update['waits_for']}" if update["waits_for"] else ""
+    if waits and opens_ts:
+        opens = datetime.fromtimestamp(opens_ts, timezone.utc)
+        waits += f", open from {opens:%Y-%m-%d %H:%M}"
     progress = f"({update['progress_percent']:.0f} %)"
     return f"{held}{update['stage']} {order['version']} {progress}{waits}"

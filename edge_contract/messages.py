@@ -40,7 +40,16 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentState(Header, frozen=True, kw_only=True):
-    """``state/agent``, retained: what the device is and runs now."""
+    """``state/agent``, retained: what the device is and runs now.
+
+    update_waits_for: why the update under way waits, a sentence ("": it does not).
+    update_opens_ts: when the maintenance windows that it waits for are open next, unix seconds; 0
+        where it waits for none, or does not know the time.
+    config_epoch, config_seq: number of the configuration in force (0: none of the fleet's).
+    config_refused: why the newest configuration was refused ("": it was not).
+    settings: what holds now, by name (``edge_contract.configuration``); the unit is in the name.
+    settings_limited: those where the device's own, stricter value holds against the fleet's.
+    """
 
     connection_id: str
     agent_version: str
@@ -56,6 +65,13 @@ class AgentState(Header, frozen=True, kw_only=True):
     held: bool
     spool_used_bytes: int
     spool_dropped_count: int
+    update_waits_for: str = ""
+    update_opens_ts: float = 0.0
+    config_epoch: int = 0
+    config_seq: int = 0
+    config_refused: str = ""
+    settings: dict[str, str | float] = {}
+    settings_limited: list[str] = []
 
 
 class Online(Header, frozen=True, kw_only=True):

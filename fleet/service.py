@@ -14,8 +14,10 @@ from edge_contract import __version__
 from edge_contract.errors import ExitCode
 from edge_contract.receipt import SignedMessage
 from fleet.errors import FleetError
-from fleet.manager import device_views, identities, planning, rollout_views
+from fleet.manager import configuring, device_views, identities, planning, rollout_views
 from fleet.manager.byte_preview import preview_bytes
+from fleet.manager.configuration_view import PlannedConfiguration
+from fleet.manager.configure_order import ConfigureOrder
 from fleet.manager.loop import Manager
 from fleet.manager.rollout_order import RolloutOrder, command_line, parse_waves
 from fleet.manager.rollouts import RolloutTurn
@@ -62,12 +64,13 @@ class FleetService:
     def rollouts(self) -> list[RolloutView]:
         """All rollouts, newest first."""
         with self._store.read() as tx:
-            return rollout_views.all_rollouts(tx, self._catalogue)
+            return rollout_views.all_rollouts(tx, self._catalogue, self._manager.clock.wall_s())
 
     def rollout(self, rollout: str) -> RolloutDetail:
         """One rollout with its devices, failures and log."""
         with self._store.read() as tx:
-            return rollout_views.one_rollout(tx, self._catalogue, rollout)
+            now_s = self._manager.clock.wall_s()
+            return rollout_views.one_rollout(tx, self._catalogue, rollout, now_s)
 
     def plan_rollout(self, order: RolloutOrder, *, who: str) -> PlanView:
         """What ``start_rollout`` with the same order would do now. Changes nothing."""
@@ -241,6 +244,14 @@ class FleetService:
     def command(self, device: str, name: str, *, who: str) -> None:
         """Send one device a signed command, which counts once and for an hour."""
         self._manager.do(lambda: self._manager.send_command(device, name, who=who))
+
+    def plan_configuration(self, order: ConfigureOrder, *, who: str) -> list[PlannedConfiguration]:
+        """What ``configure`` with the same order would do now. Changes nothing."""
+        return configuring.plan(self._manager, order)
+
+    def configure(self, order: ConfigureOrder, *, who: str) -> list[PlannedConfiguration]:
+        """Want settings of devices, signed; those that are away get it when they come back."""
+        return configuring.configure(self._manager, order, who=who)
 
     def make_codes(
         self, *, who: str, count: int = 1, expires_s: float = 3600.0, device: str = ""

@@ -15,6 +15,7 @@ import msgspec
 
 from edge_contract import (
     command,
+    configuration,
     desired,
     manifest,
     media,
@@ -35,6 +36,7 @@ DOCUMENTS: dict[str, Any] = {
     "desired": desired.Desired,
     "directors": desired.Directors,
     "command": command.Command,
+    "configuration": configuration.Configuration,
     "time-ask": signed_time.TimeAsk,
     "time-reply": signed_time.TimeReply,
     "media-order": media.MediaOrder,

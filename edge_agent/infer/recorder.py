@@ -101,7 +101,8 @@ class Recorder:
         engine: whose answers to drain.
         predictions: where each answer is written, or None.
         drift: watches samples, or None where drift is off.
-        window_s, drift_window_s: lengths of the telemetry and the drift windows.
+        window_s, drift_window_s: lengths of the telemetry and the drift windows; the loop may set
+            them while it runs.
         post: receives every ``RecorderEvent``, from the recorder thread.
         clock: the device's clocks.
     """
@@ -120,8 +121,8 @@ class Recorder:
         self._engine = engine
         self._predictions = predictions
         self._drift = drift
-        self._window_s = window_s
-        self._drift_window_s = drift_window_s
+        self.window_s = window_s
+        self.drift_window_s = drift_window_s
         self._post = post
         self._clock = clock
         self._window: _Window | None = None
@@ -173,13 +174,13 @@ class Recorder:
                 self._report("predictions_unwritable", trouble)
         self._post_outcomes(batch)
         now_s = self._clock.monotonic_s()
-        if self._window and now_s - self._window.begin_s >= self._window_s:
+        if self._window and now_s - self._window.begin_s >= self.window_s:
             self._close_window()
         if self._drift is None:
             return
         for answer in batch:
             self._watch(self._drift, answer)
-        if now_s - self._drift_begin_s >= self._drift_window_s:
+        if now_s - self._drift_begin_s >= self.drift_window_s:
             self._close_sketch()
             self._drift.save()
 

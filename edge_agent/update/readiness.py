@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from edge_agent.update.order import LOCAL, Order
 from edge_contract.errors import ContractError
-from edge_contract.window import check_window, is_open
+from edge_contract.window import check_window, is_open, opens_at_s
 
 THERMAL = Path("/sys/class/thermal")
 JUMP_S = 120.0
@@ -86,6 +87,17 @@ def why_not_now(policy: UpdatePolicy, order: Order, found: Conditions, needed_by
     return ""
 
 
+def next_opening_ts(policy: UpdatePolicy, order: Order | None, present_s: float | None) -> float:
+    """When the windows of device and order are both open next (unix s). Pure.
+
+    0 where both are open now, where they never are together, and where the time is not known.
+    """
+    if order is None or order.rollout == LOCAL or present_s is None:
+        return 0.0
+    opens_s = opens_at_s((policy.window, order.window), present_s)
+    return opens_s if opens_s is not None and opens_s > present_s else 0.0
+
+
 class Readiness(Protocol):
     """What the update manager asks before a step."""
 
@@ -114,6 +126,8 @@ class DeviceReadiness:
         thermal: Path = THERMAL,
     ) -> None:
         self._policy = policy
+        self.temperature_max_c = policy.temperature_max_c
+        """May be set lower than the policy's while the agent runs."""
         self._state_dir = state_dir
         self._steady = SteadyClock(present_s, monotonic_s)
         self._thermal = thermal
@@ -130,7 +144,8 @@ class DeviceReadiness:
             temperature_c=hottest_c(self._thermal),
             present_s=self._steady.present_s(),
         )
-        return why_not_now(self._policy, order, found, needed_bytes)
+        policy = replace(self._policy, temperature_max_c=self.temperature_max_c)
+        return why_not_now(policy, order, found, needed_bytes)
 
 
 class SteadyClock:

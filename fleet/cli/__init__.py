@@ -5,6 +5,7 @@ from fleet.cli.backup import backup, restore
 from fleet.cli.broker import broker
 from fleet.cli.ca import ca
 from fleet.cli.command import command
+from fleet.cli.configure import configure
 from fleet.cli.doctor import doctor
 from fleet.cli.enroll import enroll_code
 from fleet.cli.event import event
@@ -24,7 +25,7 @@ from fleet.cli.verify import audit, verify
 for _command in (
     *(up, broker, ca, enroll_code, publish, rollout, devices, drift, command, subscribe, doctor),
     *(key, approve, event, line, media, verify, audit, backup, restore, root, install_service),
-    *(export, import_receipts),
+    *(export, import_receipts, configure),
 ):
     main.add_command(_command)
 

@@ -159,6 +159,7 @@ def _device_text(detail: dict[str, Any]) -> str:
         "repeats": str(detail["duplicates_count"]),
     }
     lines = [f"{name + ':':11}{value}" for name, value in facts.items()]
+    lines += _settings_lines(device["configuration"])
     lines += [f"alarm:     {_when(a['ts'])} {a['text']}" for a in detail["alarms"][:5]]
     lines += [
         f"finding:   {f['count']} x {f['kind']} ({f['cls']}): {f['detail']}"
@@ -166,6 +167,20 @@ def _device_text(detail: dict[str, Any]) -> str:
     ]
     lines += [f"{_when(e['ts'])} {e['name']}: {e['text']}" for e in reversed(detail["events"][:10])]
     return "\n".join(lines)
+
+
+def _settings_lines(view: dict[str, Any]) -> list[str]:
+    """Every setting that the device has or the fleet wants."""
+    lines = []
+    for name in sorted({*view["wanted"], *view["has"]}):
+        wanted, has = view["wanted"].get(name), view["has"].get(name, "?")
+        wish = "" if wanted is None else f", wanted {wanted}"
+        limit = " (its own limit is stricter)" if name in view["limited"] else ""
+        lines.append(f"setting:   {name} {has}{wish}{limit}")
+    if view["status"] in ("waiting", "refused"):
+        why = view["reason"] or "the device has not taken it yet"
+        lines.append(f"settings:  {view['status']}: {why}")
+    return lines
 
 
 def _drift_text(row: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -63,6 +64,7 @@ def rollout() -> None:
     default="halt",
     help="What an abort by a gate does with devices that committed.",
 )
+@click.option("--window", default="", help="Hours to install in, UTC, such as 02:00-05:00.")
 @click.option("--seed", default="", show_default="the rollout's id", help="Draws the order.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
 @click.option("--wait", is_flag=True, help="Wait for its end: exit 0, 6 aborted, 5 insufficient.")
@@ -76,6 +78,7 @@ def rollout_start(
     waves: str,
     devices: tuple[str, ...],
     on_abort: str,
+    window: str,
     seed: str,
     dry_run: bool,
     wait: bool,
@@ -104,6 +107,7 @@ def rollout_start(
         devices=list(devices) or None,
         on_abort="return" if on_abort == "return" else "halt",
         seed=seed,
+        window=window,
     )
     api = ApiClient(state)
     body = {"order": msgspec.to_builtins(order), "who": who}
@@ -292,7 +296,7 @@ def _rollouts_text(rows: list[dict[str, Any]]) -> str:
 
 def _detail_text(detail: dict[str, Any]) -> str:
     view = detail["rollout"]
-    lines = [_rollout_text(view)]
+    lines = [_rollout_text(view), *_window_lines(view)]
     for wave in view["waves"]:
         counts = ", ".join(
             f"{wave[name]} {name.replace('_', ' ')}"
@@ -311,9 +315,27 @@ def _detail_text(detail: dict[str, Any]) -> str:
         )
     lines += [f"  not {item['device']}: {item['why']}" for item in detail["ineligible"]]
     rows = [
-        (d["device"], str(d["wave"]), d["phase"], d["version_from"] or "-", d["reason"])
+        (d["device"], str(d["wave"]), d["phase"], d["version_from"] or "-", _why(d))
         for d in detail["devices"]
     ]
     lines += [table(("device", "wave", "phase", "from", "reason"), rows)]
     lines += [line["text"] for line in detail["log"][-20:]]
     return "\n".join(lines)
+
+
+def _window_lines(view: dict[str, Any]) -> list[str]:
+    if not view["window"]:
+        return []
+    opens = f", opens {_utc(view['opens_at_s'])}" if view["opens_at_s"] else ", open now"
+    return [f"  installs only {view['window']} UTC{opens}; deadlines count only these hours"]
+
+
+def _why(device: dict[str, Any]) -> str:
+    if not device["waits_for"]:
+        return str(device["reason"])
+    opens = f" (next {_utc(device['opens_at_s'])})" if device["opens_at_s"] else ""
+    return f"waits: {device['waits_for']}{opens}"
+
+
+def _utc(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

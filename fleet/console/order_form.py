@@ -54,6 +54,7 @@ _NAMES = (
     "waves",
     "devices",
     "on_abort",
+    "window",
     *(field.name for field in (*GATE_FIELDS, *HEALTH_FIELDS)),
 )
 
@@ -119,6 +120,7 @@ def read_order(texts: Mapping[str, str]) -> RolloutOrder:
                 "health": _read_health(texts),
                 "devices": texts["devices"].replace(",", " ").split() or None,
                 "on_abort": texts["on_abort"],
+                "window": texts["window"],
             },
             RolloutOrder,
         )
@@ -130,7 +132,8 @@ def fingerprint(plan: PlanView) -> str:
     """Of what a plan would do: the same for the same devices in the same waves under the same
     gates, whoever makes it and when. What is offline meanwhile does not count."""
     waves = [wave.devices for wave in plan.waves]
-    said = (plan.line, plan.version, plan.digest, waves, plan.gate, plan.health, plan.on_abort)
+    how = (plan.gate, plan.health, plan.on_abort, plan.window)
+    said = (plan.line, plan.version, plan.digest, waves, *how)
     return hashlib.sha256(msgspec.json.encode(said)).hexdigest()
 
 

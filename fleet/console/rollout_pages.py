@@ -85,6 +85,7 @@ def again_command(detail: RolloutDetail) -> str:
         gate=detail.gate,
         health=detail.health,
         on_abort=detail.on_abort,
+        window=rollout.window,
     )
     return command_line(order)
 
@@ -95,4 +96,5 @@ def _rollout_text(rollout: RolloutView) -> str:
 
 def _device_text(device: RolloutDevice) -> str:
     label = words.PHASE[shown_phase(device)].label
-    return f"{device.device} {device.hardware} {label} {device.reason} wave {device.wave}"
+    why = device.waits_for or device.reason
+    return f"{device.device} {device.hardware} {label} {why} wave {device.wave}"

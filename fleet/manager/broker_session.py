@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from fleet.clock import Clock
 from fleet.identity.issuers import Issuers
 from fleet.manager.broker_address import BrokerAddress
+from fleet.manager.configuration_desk import ConfigurationDesk
 from fleet.manager.facts import Facts
 from fleet.manager.feed import Feed
 from fleet.manager.publisher import Publisher
@@ -29,6 +30,7 @@ class BrokerSession:
         issuers: the fleet's CA, for devices that hold nothing but a code.
         publisher: gives the broker what is retained.
         desk: is told of devices that are gone.
+        configurations: gives the broker what is wanted of settings.
         facts: where trouble is told.
         feed: what people see.
         clock: wall and monotonic.
@@ -41,6 +43,7 @@ class BrokerSession:
         issuers: Issuers,
         publisher: Publisher,
         desk: RolloutDesk,
+        configurations: ConfigurationDesk,
         facts: Facts,
         feed: Feed,
         clock: Clock,
@@ -50,6 +53,7 @@ class BrokerSession:
         self._issuers = issuers
         self._publisher = publisher
         self._desk = desk
+        self._configurations = configurations
         self._facts = facts
         self._feed = feed
         self._clock = clock
@@ -73,6 +77,7 @@ class BrokerSession:
             current = orders.current_orders(tx)
             online = [row.device for row in devices.list_devices(tx) if row.online]
         self._publisher.orders(current)
+        self._configurations.give_all()
         self._roll_call.begin(online, self._clock.monotonic_s())
         self._feed.put(now_s, "broker", str(self._address), "connected to the broker")
 

@@ -10,7 +10,9 @@ from edge_contract.messages import AgentState
 from edge_contract.signing import fingerprint
 from edge_contract.telemetry import TelemetrySummary, decode_summary
 from fleet.errors import FleetError
+from fleet.manager.configuration_view import configuration_view
 from fleet.store import devices, journal, orders, records
+from fleet.store.configurations import ConfigurationRow, all_configurations, get_configuration
 from fleet.store.devices import DeviceRow
 from fleet.store.orders import OrderRow
 from fleet.telemetry import queries
@@ -25,11 +27,12 @@ _UPDATING = frozenset({"accepted", "downloading", "staged", "self_test", "trial"
 def all_devices(tx: Connection) -> list[DeviceView]:
     """Every device, by id."""
     current = {order.device: order for order in orders.current_orders(tx)}
+    wanted = all_configurations(tx)
     alarms: dict[str, list[DriftAlarm]] = {}
     for alarm in queries.drift_alarms(tx):
         alarms.setdefault(alarm.device, []).append(alarm)
     return [
-        _view(row, current.get(row.device), alarms.get(row.device, []))
+        _view(row, current.get(row.device), alarms.get(row.device, []), wanted.get(row.device))
         for row in devices.list_devices(tx)
     ]
 
@@ -43,7 +46,7 @@ def one_device(tx: Connection, device: str) -> DeviceDetail:
     row = require_device(tx, device)
     alarms = queries.drift_alarms(tx, device)
     return DeviceDetail(
-        device=_view(row, orders.current_order(tx, device), alarms),
+        device=_view(row, orders.current_order(tx, device), alarms, get_configuration(tx, device)),
         key_fingerprint=fingerprint(bytes.fromhex(row.public_key)),
         connection_id=row.connection_id,
         committed=records.committed_counts(tx, device),
@@ -106,7 +109,12 @@ def last_state(row: DeviceRow) -> AgentState | None:
     return decode_json(row.state, AgentState, what=f"stored state of {row.device}")
 
 
-def _view(row: DeviceRow, order: OrderRow | None, alarms: list[DriftAlarm]) -> DeviceView:
+def _view(
+    row: DeviceRow,
+    order: OrderRow | None,
+    alarms: list[DriftAlarm],
+    wanted: ConfigurationRow | None,
+) -> DeviceView:
     state = last_state(row)
     telemetry = _telemetry(row)
     version = state.model_version if state else ""
@@ -138,6 +146,7 @@ def _view(row: DeviceRow, order: OrderRow | None, alarms: list[DriftAlarm]) -> D
         latency_p95_ms=telemetry.infer_latency_p95_ms if telemetry else None,
         errors_count=telemetry.errors_count if telemetry else 0,
         alarms_count=sum(alarm.model_version == version for alarm in alarms),
+        configuration=configuration_view(wanted, state),
     )
 
 

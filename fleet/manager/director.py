@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_contract.codec import encode_json
 from edge_contract.command import COMMAND_TYPE, Command
+from edge_contract.configuration import CONFIGURATION_TYPE, Configuration, Value
 from edge_contract.desired import DESIRED_TYPE, Desired
 from edge_contract.health import HealthSpec
 from edge_contract.signed_time import TIME_TYPE, TimeReply
@@ -60,8 +61,16 @@ class Director:
         Raises:
             FleetError: the director key is missing.
         """
+        return self.signed_by_me(order.epoch, order.envelope)
+
+    def signed_by_me(self, epoch: int, envelope: bytes) -> bool:
+        """Whether a document is by the key and of the epoch that are in force now.
+
+        Raises:
+            FleetError: the director key is missing.
+        """
         keyid = fingerprint(public_bytes(self._signer()))
-        return order.epoch == self.epoch and keyid in signers_of(order.envelope)
+        return epoch == self.epoch and keyid in signers_of(envelope)
 
     def order(
         self,
@@ -71,6 +80,7 @@ class Director:
         version: str,
         digest: str,
         health: HealthSpec,
+        window: str,
         timestamp_version: int,
         now_s: float,
     ) -> OrderRow:
@@ -95,6 +105,7 @@ class Director:
             manifest_digest=digest,
             rollout=rollout,
             health=health,
+            window=window,
         )
         return OrderRow(
             device=device.device,
@@ -145,6 +156,33 @@ class Director:
             arguments=arguments,
         )
         return sign_document(self._signer(), COMMAND_TYPE, encode_json(command))
+
+    def configuration(
+        self,
+        device: DeviceRow,
+        settings: dict[str, Value],
+        *,
+        seq: int,
+        nonce: str,
+        now_s: float,
+    ) -> bytes:
+        """A signed configuration for one device; ``seq`` is above all that it has seen.
+
+        Raises:
+            FleetError: the director key is missing.
+        """
+        configuration = Configuration(
+            fleet=self._fleet,
+            device=device.device,
+            device_key=fingerprint(bytes.fromhex(device.public_key)),
+            epoch=self.epoch,
+            seq=seq,
+            nonce=nonce,
+            issued_at=now_s,
+            expires=now_s + ORDER_LIFE_S,
+            settings=settings,
+        )
+        return sign_document(self._signer(), CONFIGURATION_TYPE, encode_json(configuration))
 
     def sign(self, topic: str, payload: bytes) -> str:
         """The signature property of one live message to a device.

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_contract.errors import ExitCode, WherryError
 from edge_contract.receipt import SignedMessage
+from fleet.manager.configure_order import ConfigureOrder
 from fleet.manager.rollout_order import RolloutOrder
 from fleet.manager.state_dir import TOKEN_HEADER
 from fleet.service import FleetService
@@ -71,6 +72,14 @@ class IdentityBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: int = 1
     expires_s: float = 3600.0
     device: str = ""
+
+
+class ConfigureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``POST configurations``."""
+
+    order: ConfigureOrder
+    who: str = "api"
+    dry_run: bool = False
 
 
 def build_app(
@@ -145,6 +154,7 @@ class _Api:
             Route("/devices/{device}", self._answer(lambda r: service.device(_path(r, "device")))),
             Route("/devices/{device}/commands/{name}", self._send, methods=["POST"]),
             Route("/devices/{device}/{order}", self._identity, methods=["POST"]),
+            Route("/configurations", self._configure, methods=["POST"]),
             Route("/codes", self._codes, methods=["POST"]),
             Route("/rollouts", self._answer(lambda _: service.rollouts()), methods=["GET"]),
             Route("/rollouts", self._start, methods=["POST"]),
@@ -202,6 +212,11 @@ class _Api:
         device, name = _path(request, "device"), _path(request, "name")
         await run_in_threadpool(self._service.command, device, name, who=body.who)
         return _json(202, {"device": device, "command": name})
+
+    async def _configure(self, request: Request) -> Response:
+        body = await _body(request, ConfigureBody)
+        work = self._service.plan_configuration if body.dry_run else self._service.configure
+        return _json(200, await run_in_threadpool(work, body.order, who=body.who))
 
     async def _codes(self, request: Request) -> Response:
         body = await _body(request, IdentityBody)

@@ -53,6 +53,8 @@ from fleet.telemetry.record import (
 
 _DETAIL_CHARS = 300
 _CONNECTION_ID_CHARS = 80
+_REASON_CHARS = 500
+_SETTINGS_MAX = 32
 
 
 @dataclass
@@ -335,6 +337,7 @@ class IntakePage:
                     device=row.device,
                     digest=state.active_digest,
                     seq=state.desired_seq,
+                    opens_at_s=state.update_opens_ts,
                 )
                 self._turn.feed(row.line, facts)
         else:
@@ -392,6 +395,15 @@ def _check_state(state: AgentState, where: str) -> None:
     check_order_number(state.desired_epoch, where)
     check_text(state.connection_id, _CONNECTION_ID_CHARS, where)
     check_text(state.agent_version, AGENT_VERSION_CHARS, where)
+    check_order_number(state.config_seq, where)
+    check_order_number(state.config_epoch, where)
+    for text in (state.update_waits_for, state.config_refused):
+        check_text(text, _REASON_CHARS, where)
+    if len(state.settings) > _SETTINGS_MAX or len(state.settings_limited) > _SETTINGS_MAX:
+        raise ContractError(f"{where}: more than {_SETTINGS_MAX} settings")
+    words = (value for value in state.settings.values() if isinstance(value, str))
+    for text in (*state.settings, *state.settings_limited, *words):
+        check_text(text, _CONNECTION_ID_CHARS, where)
     for digest in (state.active_digest, state.fallback_digest):
         check_text(digest, DIGEST_CHARS, where)
 

@@ -30,6 +30,8 @@ from fleet.manager.blob_desk import BlobDesk
 from fleet.manager.broker_address import BrokerAddress
 from fleet.manager.broker_session import BrokerSession
 from fleet.manager.catalogue import Catalogue
+from fleet.manager.configuration_desk import ConfigurationDesk
+from fleet.manager.configurations import Configurations
 from fleet.manager.connection import Connected, Connection, Disconnected, Inbound
 from fleet.manager.director import Director
 from fleet.manager.facts import Facts
@@ -116,18 +118,31 @@ class Manager:
         self._desk = RolloutDesk(
             store, Orders(director, self.catalogue), publisher, self.facts, self.feed, clock
         )
+        self.configurations = Configurations(director)
+        self.configuration_desk = ConfigurationDesk(
+            self.configurations, store, self._desk, publisher, self.facts, self.feed, clock
+        )
         self._watch = RepositoryWatch(
             repository,
             self.catalogue,
             director,
             publisher,
             self._desk,
+            self.configuration_desk,
             self.facts,
             self.feed,
             clock,
         )
         self._session = BrokerSession(
-            address, store, self.issuers, publisher, self._desk, self.facts, self.feed, clock
+            address,
+            store,
+            self.issuers,
+            publisher,
+            self._desk,
+            self.configuration_desk,
+            self.facts,
+            self.feed,
+            clock,
         )
         self.deltas = DeltaStore(delta_dir, self.catalogue.blob_path) if delta_dir else None
         self.blobs = BlobServer(
@@ -254,8 +269,7 @@ class Manager:
             self._desk.perform()  # what was decided before a crash
             while not self._stopping:
                 self.turns += 1
-                now_s = self.clock.monotonic_s()
-                self._handle(self._inbox.take(max(0.0, tick_due_s - now_s)))
+                self._handle(self._inbox.take(max(0.0, tick_due_s - self.clock.monotonic_s())))
                 if self.clock.monotonic_s() >= tick_due_s:
                     tick_due_s = self.clock.monotonic_s() + _TICK_S
                     self._tick()
@@ -343,6 +357,7 @@ class Manager:
         if replaced:
             self.identities_changed()
             self._desk.renew(replaced)
+            self.configuration_desk.renew(replaced)
         self._desk.remind([enrolment.device for enrolment in taken.enrolments])
         for (kind, subject), text in taken.changes.items():
             self.feed.put(self.clock.wall_s(), kind, subject, text)
@@ -374,8 +389,6 @@ class Manager:
     def poll_repository(self) -> None:
         """Notice what was published meanwhile; on the loop only (``do``)."""
         self._watch.poll()
-
-    # Towards the broker. ------------------------------------------------------------------------
 
     def _give_all(self, event: Connected) -> None:
         """The broker may have forgotten everything: give it all that is retained, once more."""

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from fleet.manager.catalogue import Catalogue
 from fleet.manager.director import ORDER_LIFE_S, Director, next_seq
-from fleet.manager.rollouts import RolloutTurn, health_of
+from fleet.manager.rollouts import RolloutTurn, health_of, window_of
 from fleet.rollout.events import AskDevice
 from fleet.rollout.state import BAD
 from fleet.store import devices, journal, orders
@@ -107,6 +107,7 @@ class Orders:
             version=version,
             digest=digest,
             health=health_of(tx, rollout),
+            window=window_of(tx, rollout, digest),
             timestamp_version=self._catalogue.edition.timestamp_version,
             now_s=turn.now_s,
         )

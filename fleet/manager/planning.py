@@ -47,6 +47,7 @@ def make_rollout_plan(
         on_abort=order.on_abort,
         seed=order.seed,
         planned_by=who,
+        window=order.window,
     )
 
 
@@ -73,6 +74,7 @@ def plan_view(
         gate=plan.gate,
         health=order.health,
         on_abort=plan.on_abort,
+        window=plan.window,
         bytes_total=sum(bytes_by_hardware[device.hardware] for device in plan.devices),
         bytes=preview,
         command=command_line(order),

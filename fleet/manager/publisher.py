@@ -11,9 +11,10 @@ from fleet.manager.catalogue import Catalogue
 from fleet.manager.connection import Connection
 from fleet.manager.director import Director
 from fleet.manager.intake import Taken
+from fleet.store.configurations import ConfigurationRow
 from fleet.store.orders import OrderRow
 
-RETAINED = (("desired", "model"), ("state", "agent"), ("state", "online"))
+RETAINED = (("desired", "model"), ("desired", "config"), ("state", "agent"), ("state", "online"))
 """(class, name) of what is retained for one device."""
 
 
@@ -42,6 +43,12 @@ class Publisher:
             # An order is signed by itself; an empty one has nothing to sign but its topic.
             signature = "" if order.envelope else self._director.sign(name, b"")
             self._connection.publish(name, order.envelope, qos=1, retain=True, signature=signature)
+
+    def configurations(self, rows: Iterable[ConfigurationRow]) -> None:
+        """Retain what is wanted of each device's settings."""
+        for row in rows:
+            name = topic(self._fleet, row.device, "desired", "config")
+            self._connection.publish(name, row.envelope, qos=1, retain=True)
 
     def authority(self, ca_pem: bytes) -> None:
         """Retain the CA certificate for devices that hold nothing but a code."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edge_contract.errors import WherryError
 from fleet.clock import Clock
 from fleet.manager.catalogue import Catalogue
+from fleet.manager.configuration_desk import ConfigurationDesk
 from fleet.manager.director import Director
 from fleet.manager.facts import Facts
 from fleet.manager.feed import Feed
@@ -22,6 +23,7 @@ class RepositoryWatch:
         director: its key may have been replaced.
         publisher: tells devices the new metadata.
         desk: signs orders anew.
+        configurations: signs settings anew.
         facts: where trouble is told.
         feed: what people see.
         clock: wall.
@@ -34,6 +36,7 @@ class RepositoryWatch:
         director: Director,
         publisher: Publisher,
         desk: RolloutDesk,
+        configurations: ConfigurationDesk,
         facts: Facts,
         feed: Feed,
         clock: Clock,
@@ -43,6 +46,7 @@ class RepositoryWatch:
         self._director = director
         self._publisher = publisher
         self._desk = desk
+        self._configurations = configurations
         self._facts = facts
         self._feed = feed
         self._clock = clock
@@ -63,7 +67,7 @@ class RepositoryWatch:
             self._publisher.metadata()
             for line in self._catalogue.edition.metadata:
                 self._feed.put(self._clock.wall_s(), "repository", line)
-            self._desk.renew_due()
+            self._renew()
 
     def hourly(self) -> None:
         """Sign a fresh timestamp where the old one ages, and the orders that are due."""
@@ -72,7 +76,11 @@ class RepositoryWatch:
         except WherryError as error:
             self._facts.trouble("signing", error.message)
             return
+        self._renew()
+
+    def _renew(self) -> None:
         self._desk.renew_due()
+        self._configurations.renew_due()
 
     def _load(self) -> bool:
         try:

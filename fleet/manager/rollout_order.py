@@ -11,8 +11,9 @@ from typing import Literal
 
 import msgspec
 
-from edge_contract.errors import ExitCode
+from edge_contract.errors import ContractError, ExitCode
 from edge_contract.health import HealthSpec
+from edge_contract.window import check_window
 from fleet.errors import FleetError
 from fleet.rollout.gate import Gate
 
@@ -34,6 +35,10 @@ class RolloutOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         on_abort: what a gate's abort does with devices that committed: ``halt`` leaves them,
             ``return`` sends them back.
         seed: what the order of the devices is drawn from; the rollout's id when empty.
+        window: ``HH:MM-HH:MM`` in UTC, on every day, in which devices may install ("" for always).
+
+    Raises:
+        FleetError: a window of another form, or an empty one.
     """
 
     line: str
@@ -45,6 +50,18 @@ class RolloutOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     devices: list[str] | None = None
     on_abort: Literal["halt", "return"] = "halt"
     seed: str = ""
+    window: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            check_window(self.window, what="window")
+        except ContractError as error:
+            raise FleetError(
+                error.message,
+                hint='for instance --window 02:00-05:00, or "22:00-04:00" over midnight',
+                exit_code=ExitCode.USAGE,
+                docs="explanation/rollout.md",
+            ) from error
 
 
 def parse_waves(text: str) -> tuple[list[float] | None, list[int] | None]:
@@ -111,6 +128,8 @@ def command_line(order: RolloutOrder) -> str:
         value = getattr(order.health, field)
         if value != getattr(HealthSpec(), field):
             words += [option, _plain(value)]
+    if order.window:
+        words += ["--window", order.window]
     if order.on_abort != "halt":
         words += ["--on-abort", order.on_abort]
     for device in order.devices or ():

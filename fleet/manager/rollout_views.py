@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 from sqlalchemy import Connection
 
+from edge_contract.messages import AgentState
+from edge_contract.window import is_open, opens_at_s
 from fleet.manager.catalogue import Catalogue
+from fleet.manager.device_views import last_state
 from fleet.manager.rollouts import no_rollout
-from fleet.rollout.state import RolloutState, Status
+from fleet.rollout.state import IN_FLIGHT, DeviceRecord, RolloutState, Status
 from fleet.rollout.table import MOVES
 from fleet.rollout.verdict import failure_groups, phase_counts
-from fleet.store import journal, rollouts
+from fleet.store import devices, journal, rollouts
 from fleet.store.rollouts import RolloutRow
 from fleet.views.rollout import (
     FailureGroup,
@@ -28,18 +31,18 @@ _LOG_MAX = 1000
 _PRESSED: tuple[Pressed, ...] = get_args(Pressed)
 
 
-def all_rollouts(tx: Connection, catalogue: Catalogue) -> list[RolloutView]:
+def all_rollouts(tx: Connection, catalogue: Catalogue, now_s: float) -> list[RolloutView]:
     """All rollouts, newest first."""
     newest: set[str] = set()
     views = []
     for row in rollouts.list_rollouts(tx):
         line = row.state.plan.model_line
-        views.append(rollout_view(row, catalogue, newest=line not in newest))
+        views.append(_rollout_view(row, catalogue, now_s, newest=line not in newest))
         newest.add(line)
     return views
 
 
-def one_rollout(tx: Connection, catalogue: Catalogue, rollout: str) -> RolloutDetail:
+def one_rollout(tx: Connection, catalogue: Catalogue, rollout: str, now_s: float) -> RolloutDetail:
     """One rollout with its devices, failures and log.
 
     Raises:
@@ -51,9 +54,15 @@ def one_rollout(tx: Connection, catalogue: Catalogue, rollout: str) -> RolloutDe
     plan = row.state.plan
     hardware = {device.device: device.hardware for device in plan.devices}
     newest = {other.id for other in rollouts.newest_rollouts(tx)}
+    busy = {name for name, record in row.state.devices.items() if record.phase in IN_FLIGHT}
+    states = {
+        device.device: last_state(device)
+        for device in (devices.list_devices(tx) if busy else ())
+        if device.device in busy
+    }
     log = journal.read_log(tx, kind="rollout", subject=rollout, limit=_LOG_MAX)
     return RolloutDetail(
-        rollout=rollout_view(row, catalogue, newest=rollout in newest),
+        rollout=_rollout_view(row, catalogue, now_s, newest=rollout in newest),
         phases=phase_counts(row.state),
         devices=[
             RolloutDevice(
@@ -67,6 +76,7 @@ def one_rollout(tx: Connection, catalogue: Catalogue, rollout: str) -> RolloutDe
                 version_from=catalogue.version_of(plan.model_line, record.digest_from),
                 reason=record.reason,
                 seq=record.seq,
+                **_waits(states.get(name), record, now_s),
             )
             for name, record in sorted(
                 row.state.devices.items(), key=lambda item: (item[1].wave, item[0])
@@ -93,7 +103,9 @@ def one_rollout(tx: Connection, catalogue: Catalogue, rollout: str) -> RolloutDe
     )
 
 
-def rollout_view(row: RolloutRow, catalogue: Catalogue, *, newest: bool) -> RolloutView:
+def _rollout_view(
+    row: RolloutRow, catalogue: Catalogue, now_s: float, *, newest: bool
+) -> RolloutView:
     """One rollout as a row; only the newest of a line takes commands."""
     state = row.state
     plan = state.plan
@@ -109,6 +121,8 @@ def rollout_view(row: RolloutRow, catalogue: Catalogue, *, newest: bool) -> Roll
         outcome=state.outcome,
         sentence=state.sentence,
         wave=state.wave + 1,
+        window=plan.window,
+        opens_at_s=None if is_open(plan.window, now_s) else opens_at_s([plan.window], now_s),
         waves=[_wave(state, index) for index in range(len(plan.waves))],
         device_count=len(plan.devices),
         committed_count=sum(tally.committed for tally in state.tallies),
@@ -118,6 +132,19 @@ def rollout_view(row: RolloutRow, catalogue: Catalogue, *, newest: bool) -> Roll
         updated_at_s=row.updated_at_s,
         commands=[command for command in _PRESSED if newest and command in moves],
     )
+
+
+class _Waits(TypedDict):
+    waits_for: str
+    opens_at_s: float | None
+
+
+def _waits(state: AgentState | None, record: DeviceRecord, now_s: float) -> _Waits:
+    """What an unfinished device last said that its update waits for."""
+    if state is None or record.phase not in IN_FLIGHT or not state.update_waits_for:
+        return _Waits(waits_for="", opens_at_s=None)
+    opens_s = state.update_opens_ts
+    return _Waits(waits_for=state.update_waits_for, opens_at_s=opens_s if opens_s > now_s else None)
 
 
 def log_line(row: journal.LogRow) -> LogLine:

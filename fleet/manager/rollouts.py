@@ -167,6 +167,12 @@ def health_of(tx: Connection, rollout: str) -> HealthSpec:
     return row.health if row else HealthSpec()
 
 
+def window_of(tx: Connection, rollout: str, digest: str) -> str:
+    """The window of a rollout's own version. The way back to another one is open at all hours."""
+    row = get_rollout(tx, rollout)
+    return row.state.plan.window if row and row.state.plan.digest_to == digest else ""
+
+
 def no_rollout(rollout: str) -> FleetError:
     """There is no rollout of this id."""
     return FleetError(

@@ -54,6 +54,8 @@ from fleet.rollout.table import after, heard, stepped
 from fleet.rollout.verdict import Judgement
 
 _WATCHED = (Status.RUNNING, Status.PAUSED, Status.COMPLETED)
+_OPENS_MAX_S = 2 * 86_400.0
+"""Windows come once a day; what opens later than this never does."""
 _HALTED = (Status.ABORTED, Status.ROLLING_BACK, Status.ROLLED_BACK)
 
 
@@ -72,6 +74,7 @@ def step(state: RolloutState, event: Event) -> tuple[RolloutState, tuple[Effect,
             _report(turn, event)
         case DeviceFacts():
             _committed(turn, event.device, event.digest, event.seq)
+            _waits(turn, event)
         case Signed():
             _signed(turn, event)
         case DeviceOnline() | DeviceOffline():
@@ -197,6 +200,15 @@ def _committed(turn: _Turn, device: str, digest: str, seq: int) -> None:
     turn.put(device, told)
 
 
+def _waits(turn: _Turn, event: DeviceFacts) -> None:
+    """A device waits for a window, its own perhaps, that the manager did not know of."""
+    record = turn.record(event.device)
+    # One that waits no more installs now: its window's hour still counts for it.
+    soon = 0 < event.opens_at_s <= turn.state.now_s + _OPENS_MAX_S
+    if record is not None and soon and event.seq >= record.floor:
+        turn.put(event.device, replace(record, opens_at_s=event.opens_at_s))
+
+
 def _with_commit(turn: _Turn, record: DeviceRecord) -> DeviceRecord:
     return replace(record, digest=turn.state.plan.digest_to, committed_at_s=turn.state.now_s)
 
@@ -318,7 +330,8 @@ def _judge(turn: _Turn, tallies_before: tuple[Tally, ...]) -> None:
             len(plan.waves[wave]),
             turn.state.tallies[wave],
             _soaked(turn.state),
-            turn.state.now_s - turn.state.wave_since_s,
+            verdict.waited_s(turn.state),
+            _excused(turn.state),
         )
         if judgement is Judgement.WAIT:
             return
@@ -368,6 +381,18 @@ def _soaked(state: RolloutState) -> int:
         record.phase is Phase.COMMITTED
         and record.committed_at_s is not None
         and state.now_s - record.committed_at_s >= soak_s
+        for record in records
+    )
+
+
+def _excused(state: RolloutState) -> int:
+    """Devices of the open wave that may be late: their window opens, or opened a deadline ago."""
+    deadline_s = state.plan.gate.wave_deadline_s
+    if verdict.waited_s(state) < deadline_s:
+        return 0  # nobody is late yet
+    records = (state.devices[name] for name in state.plan.waves[state.wave])
+    return sum(
+        bucket_of(record) == "in_flight" and state.now_s < record.opens_at_s + deadline_s
         for record in records
     )
 

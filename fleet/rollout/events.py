@@ -48,11 +48,15 @@ class DeviceReport(_Event, frozen=True):
 
 
 class DeviceFacts(_Event, frozen=True):
-    """The retained state of a device: ``digest`` is *committed*, never one that is on trial."""
+    """The retained state of a device: ``digest`` is *committed*, never one that is on trial.
+
+    ``opens_at_s``: when the maintenance windows that its update waits for open next; 0 for none.
+    """
 
     device: str
     digest: str
     seq: int
+    opens_at_s: float = 0.0
 
 
 class DeviceOnline(_Event, frozen=True):

@@ -65,7 +65,8 @@ class RolloutPlan(msgspec.Struct, frozen=True):
     """One version, the devices that get it in which order, and the gate between the waves.
 
     ``on_abort`` says what an abort *by the gate* does with devices that already committed:
-    ``halt`` leaves them on the new version, ``return`` sends them back.
+    ``halt`` leaves them on the new version, ``return`` sends them back. ``window``: the hours (UTC)
+    in which devices may install; the deadline of a wave counts these hours alone.
 
     Raises:
         FleetError: a digest of another form, no wave, a device planned twice or nowhere, or a wave
@@ -83,6 +84,7 @@ class RolloutPlan(msgspec.Struct, frozen=True):
     on_abort: Literal["halt", "return"] = "halt"
     seed: str = ""
     planned_by: str = ""
+    window: str = ""
 
     def __post_init__(self) -> None:
         if not _DIGEST.fullmatch(self.digest_to):
@@ -134,6 +136,7 @@ def make_plan(
     on_abort: Literal["halt", "return"] = "halt",
     seed: str = "",
     planned_by: str = "",
+    window: str = "",
 ) -> RolloutPlan:
     """Sort devices into eligible and not, and the eligible ones into waves.
 
@@ -141,6 +144,7 @@ def make_plan(
         hardware: the kinds that the version was built for.
         shares, counts: see ``make_waves``; with neither, one device first, then all.
         seed: what the order is drawn from; ``rollout_id`` when empty.
+        window: ``HH:MM-HH:MM`` in UTC in which devices may install, "" for always; checked already.
 
     Raises:
         FleetError: no device is eligible (each reason is in the message), a device is named
@@ -190,6 +194,7 @@ def make_plan(
         on_abort=on_abort,
         seed=seed,
         planned_by=planned_by,
+        window=window,
     )
 
 

@@ -65,6 +65,7 @@ def preview_dict(plan: RolloutPlan) -> dict[str, object]:
         "gate": msgspec.to_builtins(plan.gate),
         "on_abort": plan.on_abort,
         "seed": plan.seed,
+        "window": plan.window,
     }
 
 
@@ -88,5 +89,7 @@ def preview_text(plan: RolloutPlan) -> str:
         f"  soak {gate.soak_s:g} s, deadline {gate.wave_deadline_s:g} s a wave; "
         f"on abort: {plan.on_abort}"
     )
+    if plan.window:
+        lines.append(f"  installs only {plan.window} UTC, and the deadline counts only these hours")
     lines += [f"  not {device.device}: {device.why}" for device in plan.ineligible]
     return "\n".join(lines)

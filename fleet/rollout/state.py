@@ -89,6 +89,7 @@ class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         reached: how far it came before it failed or succeeded.
         committed_at_s: when it was first known to have committed; its soak counts from here.
         set_aside: it failed, and an operator resumed knowing that.
+        opens_at_s: when the window that it said last that it waits for opens, or did; 0 for none.
     """
 
     wave: int
@@ -102,6 +103,7 @@ class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     committed_at_s: float | None = None
     set_aside: bool = False
+    opens_at_s: float = 0.0
 
 
 class Tally(msgspec.Struct, frozen=True):

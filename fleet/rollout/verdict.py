@@ -7,6 +7,7 @@ from enum import Enum, auto
 
 import msgspec
 
+from edge_contract.window import open_for_s
 from fleet.rollout.gate import Gate
 from fleet.rollout.state import BAD, DeviceRecord, Phase, RolloutState, Tally
 
@@ -46,7 +47,12 @@ def over_limit(gate: Gate, planned_count: int, tally: Tally) -> bool:
 
 
 def judge_wave(
-    gate: Gate, planned_count: int, tally: Tally, soaked_count: int, waited_s: float
+    gate: Gate,
+    planned_count: int,
+    tally: Tally,
+    soaked_count: int,
+    waited_s: float,
+    excused_count: int = 0,
 ) -> Judgement:
     """Judge the open wave.
 
@@ -56,7 +62,9 @@ def judge_wave(
 
     Args:
         soaked_count: devices that have run the new version for ``soak_s``.
-        waited_s: seconds since the wave opened or the rollout was resumed.
+        waited_s: seconds in which the wave could have got on (``waited_s``).
+        excused_count: devices at work that are late only because they waited for a window of
+            their own.
     """
     if over_limit(gate, planned_count, tally):
         return Judgement.FAIL
@@ -67,16 +75,24 @@ def judge_wave(
         return Judgement.FAIL
     if over and soaked_count >= needed:
         return Judgement.PASS
-    if tally.committed >= needed:
+    if tally.committed + excused_count >= needed:
         return Judgement.WAIT
     if late or tally.committed + tally.waiting + tally.may_answer < needed:
         return Judgement.INSUFFICIENT
     return Judgement.WAIT
 
 
+def waited_s(state: RolloutState) -> float:
+    """Seconds since the wave opened, or the rollout was resumed, in which devices might install.
+
+    Outside of the rollout's window they wait as they were told to: that is no time lost.
+    """
+    return open_for_s(state.plan.window, state.wave_since_s, state.now_s)
+
+
 def is_busy(state: RolloutState) -> bool:
     """Whether a wave that was promoted before it was over still has connected devices at work."""
-    late = state.now_s - state.wave_since_s >= state.plan.gate.wave_deadline_s
+    late = waited_s(state) >= state.plan.gate.wave_deadline_s
     return not late and any(tally.in_flight + tally.waiting for tally in state.tallies)
 
 
@@ -153,10 +169,11 @@ def aborted_by_operator_sentence(state: RolloutState, who: str, reason: str) -> 
 def insufficient_sentence(state: RolloutState) -> str:
     """Why a wave can neither pass nor fail."""
     tally = state.tallies[state.wave]
-    gate = state.plan.gate
+    gate, window = state.plan.gate, state.plan.window
     told = (
         f"{tally.committed} of {tally.members} devices of wave {state.wave + 1} succeeded, "
         f"{gate.needed(tally.members)} needed within {gate.wave_deadline_s:g} s"
+        + (f" of the window {window} UTC" if window else "")
     )
     return f"Paused, insufficient data: {'; '.join([told, *_remainder(tally)])}"
 

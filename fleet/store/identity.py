@@ -5,7 +5,14 @@ from __future__ import annotations
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
-from fleet.store.schema import certificates, devices, enrol_codes, orders, revoked_keys
+from fleet.store.schema import (
+    certificates,
+    configurations,
+    devices,
+    enrol_codes,
+    orders,
+    revoked_keys,
+)
 
 CODES_KEPT_S = 30 * 86400.0
 """Codes are forgotten this long after they ended: their use stands in log and audit."""
@@ -115,6 +122,7 @@ def all_revoked_keys(tx: Connection) -> set[str]:
 
 
 def remove_device(tx: Connection, device: str) -> None:
-    """Forget a device's row and orders; what it reported stays, as history."""
+    """Forget a device's row, orders and settings; what it reported stays, as history."""
+    tx.execute(delete(configurations).where(configurations.c.device == device))
     tx.execute(delete(orders).where(orders.c.device == device))
     tx.execute(delete(devices).where(devices.c.device == device))

@@ -76,6 +76,19 @@ orders = Table(
 """Every ``desired`` that was signed. The one with the device's ``desired_seq`` is in force; an
 empty ``envelope`` is a withdrawal that left the device nothing to run instead."""
 
+configurations = Table(
+    "configurations",
+    metadata,
+    Column("device", String(63), primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("settings", LargeBinary, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("issued_at_s", Float, nullable=False),
+    Column("expires_at_s", Float, nullable=False),
+)
+"""What is wanted of each device's settings (JSON), and the newest document that was signed."""
+
 rollouts = Table(
     "rollouts",
     metadata,

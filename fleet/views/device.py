@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from fleet.manager.configuration_view import ConfigurationView
 from fleet.views.drift import DriftAlarm
 
 DeviceState = Literal["never_seen", "online", "offline", "updating", "held"]
@@ -23,6 +24,7 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     alarms_count: drift alarms received for the version that it runs now.
     window_s, frames_count, errors_count, latency_p50_ms, latency_p95_ms: of its newest telemetry
         summary; 0 or None before the first.
+    configuration: what the fleet wants of its settings, and what it has.
     """
 
     device: str
@@ -52,6 +54,7 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     latency_p95_ms: float | None
     errors_count: int
     alarms_count: int
+    configuration: ConfigurationView
 
 
 class TelemetryPoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,6 +44,8 @@ class RolloutView(msgspec.Struct, frozen=True, kw_only=True):
     outcome: ``""`` while undecided, ``pass``, ``fail``, ``insufficient``, ``rolled_back``.
     sentence: why it stands where it stands, for people.
     wave: number of the open wave, 0 before the start.
+    window: hours (UTC) in which devices may install, "" for always.
+    opens_at_s: when the window opens next; None while it is open, and where there is none.
     commands: what an operator may do now, out of ``Pressed``.
     """
 
@@ -56,6 +58,8 @@ class RolloutView(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     sentence: str
     wave: int
+    window: str
+    opens_at_s: float | None
     waves: list[WaveView]
     device_count: int
     committed_count: int
@@ -67,7 +71,12 @@ class RolloutView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolloutDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """One device in one rollout. ``phase`` is one of ``fleet.rollout.state.Phase``."""
+    """One device in one rollout. ``phase`` is one of ``fleet.rollout.state.Phase``.
+
+    waits_for: what its update waits for, in the device's words, as it said last.
+    opens_at_s: when the windows, the rollout's and its own, are both open next; None where it waits
+        for no window, or does not know the time.
+    """
 
     device: str
     hardware: str
@@ -79,6 +88,8 @@ class RolloutDevice(msgspec.Struct, frozen=True, kw_only=True):
     version_from: str
     reason: str
     seq: int
+    waits_for: str
+    opens_at_s: float | None
 
 
 class FailureGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,6 +202,7 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     gate: Gate
     health: HealthSpec
     on_abort: Literal["halt", "return"]
+    window: str
     bytes_total: int
     bytes: BytesPreview
     command: str

@@ -83,11 +83,11 @@ class Bench:
             *more,
         )
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, program: str = "edge_agent.cli") -> subprocess.Popen[str]:
         """Start ``edge-agent run``; its log is ``agent.log``."""
         log = (self.home / "agent.log").open("a")
         process = subprocess.Popen(
-            [sys.executable, "-m", "edge_agent.cli", "run", "--config", str(self.config)],
+            [sys.executable, "-m", program, "run", "--config", str(self.config)],
             stdout=log,
             stderr=log,
             text=True,

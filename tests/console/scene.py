@@ -19,6 +19,9 @@ from edge_contract.messages import AgentState, DriftWindow, Event, UpdateStatus
 from edge_contract.telemetry import TelemetrySummary
 from fleet.clock import SystemClock
 from fleet.manager.broker_address import BrokerAddress
+from fleet.manager.configurations import Configurations
+from fleet.manager.configure_order import ConfigureOrder
+from fleet.manager.director import Director
 from fleet.manager.loop import Manager
 from fleet.repository.tuf_repository import Repository
 from fleet.rollout.engine import step
@@ -37,6 +40,7 @@ from tests.device_words import said_state, said_summary
 FLEET = "shops"
 CAMERAS = tuple(f"cam-{number:02}" for number in range(1, 13))
 DARK = "cam-07"
+NIGHT = "02:00-05:00"
 WINDOW_S = 30.0
 
 
@@ -99,11 +103,14 @@ class Scene:
         done = self._answers(done, now_s - 2900, "committed", range(3))
         bad = self._rollout("1.2.0", now_s - 1500, "ann", counts=[1, 3], digest_from="1.1.0")
         bad = self._fail(bad, now_s - 1400, "p95 latency 31.4 ms, limit 9.3 ms (3 times 3.1 ms)")
-        running = self._rollout("1.3.0", now_s - 240, "bo", counts=[1, 3], digest_from="1.1.0")
+        running = self._rollout(
+            "1.3.0", now_s - 240, "bo", counts=[1, 3], digest_from="1.1.0", window=NIGHT
+        )
         running = self._answers(running, now_s - 200, "committed", range(1))
         second = running.plan.waves[1]
         running = self._report(running, second[0], "committed", now_s - 60)
         running = self._report(running, second[1], "trial", now_s - 20)
+        self.waiting = second[2]
         on_new = {*running.plan.waves[0], second[0]}
         with self.store.write() as tx:
             for state, at_s, who in (
@@ -122,6 +129,9 @@ class Scene:
             for index, device in enumerate(CAMERAS[:-1]):
                 version = "1.3.0" if device in on_new else "1.1.0"
                 self._records(tx, device, index, version)
+            director = Director(FLEET, self.repository.director_key, self.repository.director_epoch)
+            wish = ConfigureOrder(devices=[DARK], settings={"link.budget_mb_per_day": 5.0})
+            Configurations(director).change(tx, wish, now_s)
             for back_s, kind, subject, severity, text in (
                 (3000, "repository", LINE, "info", "1.1.0 published"),
                 (2990, "rollout", done.plan.rollout_id, "info", "Started by ann"),
@@ -143,7 +153,14 @@ class Scene:
         )
 
     def _rollout(
-        self, version: str, at_s: float, who: str, *, counts: list[int], digest_from: str
+        self,
+        version: str,
+        at_s: float,
+        who: str,
+        *,
+        counts: list[int],
+        digest_from: str,
+        window: str = "",
     ) -> RolloutState:
         candidates = [
             Candidate(
@@ -166,6 +183,7 @@ class Scene:
             counts=counts,
             gate=Gate(quorum_share=0.6, soak_s=0.0),
             planned_by=who,
+            window=window,
         )
         return step(new_rollout(plan), Start(now_s=at_s, who=who))[0]
 
@@ -215,6 +233,10 @@ class Scene:
             desired_seq=3,
             held=device == "cam-11",
             spool_used_bytes=48_000 + 7_100 * index,
+            update_waits_for=f"the order's window is {NIGHT} UTC" * (device == self.waiting),
+            settings={"link.budget_mb_per_day": 1.0, "log.level": "info"},
+            settings_limited=["link.budget_mb_per_day"] if device == DARK else [],
+            config_refused="it is for another device" if device == DARK else "",
         )
         return DeviceRow(
             device=device,

@@ -17,7 +17,7 @@ import compiler.cli
 import edge_agent.cli
 import fleet.cli
 import fleet.console
-from tests.console.scene import DARK, Scene
+from tests.console.scene import DARK, NIGHT, Scene
 from tests.console.test_pages import PAGES
 
 STATIC = Path(fleet.console.__file__).parent / "static"
@@ -48,6 +48,21 @@ def test_page_has_a_strict_policy_and_nothing_inline(client: httpx.Client, path:
     assert re.findall(r"<script(?![^>]* src=)", answer.text) == []
     assert re.findall(r"<style|\sstyle=|\son[a-z]+=", answer.text) == []
     assert re.findall(r'(?:src|href)="(?!/|#)', answer.text) == []
+
+
+def test_pages_tell_what_waits_for_a_window_and_what_is_wanted_of_settings(
+    client: httpx.Client, scene: Scene
+) -> None:
+    page = unescape(client.get(f"/rollouts/{scene.running}").text)
+    assert f"waits: the order's window is {NIGHT} UTC" in page
+    assert f"<dd>{NIGHT} UTC, " in page
+    assert f"--window {NIGHT}" in page
+    form = unescape(client.get("/rollouts/new", params={"window": NIGHT}).text)
+    assert f"Devices install only {NIGHT} UTC" in form
+    assert "is empty" in unescape(client.get("/rollouts/new?window=01:00-01:00").text)
+    device = re.sub(r"<[^>]+>|\s+", " ", client.get(f"/devices/{DARK}").text)
+    assert "link.budget_mb_per_day 5.0 1.0 its own limit is stricter" in re.sub(" +", " ", device)
+    assert "Refused: it is for another device" in device
 
 
 def test_vendored_assets_are_the_pinned_ones() -> None:

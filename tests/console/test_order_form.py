@@ -31,6 +31,7 @@ def test_every_setting_reaches_the_order() -> None:
                 "waves": "10%,100%",
                 "devices": "cam-1, cam-2",
                 "on_abort": "return",
+                "window": "22:00-04:00",
                 "max_failures": "10%",
                 "quorum_share": "80%",
                 "min_success_count": "2",
@@ -44,7 +45,7 @@ def test_every_setting_reaches_the_order() -> None:
     )
     assert order.shares == [0.1, 1.0]
     assert order.devices == ["cam-1", "cam-2"]
-    assert order.on_abort == "return"
+    assert (order.on_abort, order.window) == ("return", "22:00-04:00")
     assert order.gate == Gate(
         max_failures_share=0.1,
         quorum_share=0.8,

@@ -20,6 +20,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge_contract.codec import decode_json, decode_msgpack, encode_json, encode_msgpack
+from edge_contract.configuration import (
+    CONFIGURATION_TYPE,
+    Configuration,
+    decode_configuration,
+)
 from edge_contract.desired import DESIRED_TYPE, Desired, decode_desired
 from edge_contract.intervals import IntervalSet
 from edge_contract.messages import (
@@ -90,6 +95,9 @@ class SimulatedDevice:
         self.enrolled: list[EnrolAnswer] = []
         self.desired: list[Desired | None] = []
         """Orders as they came; None for a topic that was cleared."""
+        self.configurations: list[Configuration] = []
+        self.more: dict[str, Any] = {}
+        """Fields of its state that tests set beside those above."""
         self.metadata: list[MetadataSet] = []
         self.acked: dict[tuple[str, str], IntervalSet] = defaultdict(IntervalSet)
         """(boot_id, class) -> what the fleet said is committed."""
@@ -179,6 +187,7 @@ class SimulatedDevice:
             update_phase=self.update_phase,
             desired_seq=self.desired_seq,
             held=self.held,
+            **self.more,
         )
         self.send(self._own("state", "agent"), encode_json(state), retain=True)
 
@@ -321,6 +330,10 @@ class SimulatedDevice:
             self.metadata.append(decode_metadata_set(payload, where="test"))
         elif kind == ("desired", "model"):
             self.desired.append(self._verified(payload) if payload else None)
+        elif kind == ("desired", "config") and payload:
+            keys = [self.director]
+            said, _ = verify_document(payload, CONFIGURATION_TYPE, keys, what="configuration")
+            self.configurations.append(decode_configuration(said))
         elif where.cls == "cmd" or kind == ("rsp", "time"):
             self.documents.append((where.cls, payload))
         elif kind == ("blob", "data"):

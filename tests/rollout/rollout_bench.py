@@ -36,7 +36,7 @@ def candidates(count: int, hardware: str = "pi4", online: bool = True) -> list[C
 
 def plan_of(count: int, waves: tuple[int, ...] = (1,), **settings: object) -> RolloutPlan:
     """A plan for ``count`` devices; what is no plan setting is a setting of the gate."""
-    named = {k: settings.pop(k) for k in ("on_abort", "seed") if k in settings}
+    named = {k: settings.pop(k) for k in ("on_abort", "seed", "window") if k in settings}
     return make_plan(
         "r1",
         "digits",
@@ -95,9 +95,15 @@ class Drive:
         for device in devices:
             self.report(device, Phase.COMMITTED)
 
-    def facts(self, device: str, digest: str, seq: int | None = None) -> list[Effect]:
+    def facts(
+        self, device: str, digest: str = OLD, seq: int | None = None, opens_at_s: float = 0.0
+    ) -> list[Effect]:
         seq = self.signed[device] if seq is None else seq
-        return self.feed(DeviceFacts(now_s=self.now_s, device=device, digest=digest, seq=seq))
+        return self.feed(
+            DeviceFacts(
+                now_s=self.now_s, device=device, digest=digest, seq=seq, opens_at_s=opens_at_s
+            )
+        )
 
     def online(self, *devices: str) -> None:
         for device in devices:

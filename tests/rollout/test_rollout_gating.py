@@ -17,6 +17,7 @@ from fleet.rollout.events import (
     Rollback,
     Start,
 )
+from fleet.rollout.preview import preview_dict, preview_text
 from fleet.rollout.state import Phase, Status
 from fleet.rollout.verdict import failure_groups, phase_counts
 
@@ -358,3 +359,79 @@ def test_asks_name_only_the_digest_of_the_plan():
     drive.commit(*drive.wave(1), *drive.wave(2))
     digests = {effect.digest for effect in drive.effects if isinstance(effect, AskDevice)}
     assert digests == {drive.plan.digest_to}
+
+
+NIGHT = "02:00-05:00"
+DAY_S, HOUR_S = 86_400.0, 3600.0
+
+
+def at_noon(**settings: object) -> Drive:
+    """A rollout for the night, started at noon by a manager whose wave deadline is an hour."""
+    drive = Drive(plan_of(3, window=NIGHT, **settings), start=False)
+    drive.now_s = DAY_S * 19_000 + 12 * HOUR_S
+    drive.feed(Start(now_s=drive.now_s, who="ann"))
+    return drive
+
+
+def test_a_device_that_waits_for_the_window_is_not_late():
+    drive = at_noon(wave_deadline_s=HOUR_S)
+    drive.report(*drive.wave(1), Phase.STAGED)
+    drive.wait(14 * HOUR_S)  # 02:00
+    drive.wait(HOUR_S - 1)
+    assert drive.state.status is Status.RUNNING
+    drive.wait(1)
+    assert drive.state.status is Status.PAUSED
+    assert drive.state.sentence == (
+        "Paused, insufficient data: 0 of 1 devices of wave 1 succeeded, 1 needed within 3600 s of"
+        " the window 02:00-05:00 UTC; 1 without a result"
+    )
+
+
+def test_a_deadline_longer_than_the_window_goes_on_in_the_next_night():
+    drive = at_noon(wave_deadline_s=4 * HOUR_S)
+    drive.wait(17 * HOUR_S)  # 05:00, three hours of four
+    drive.wait(21 * HOUR_S)  # 02:00 of the next night
+    drive.wait(HOUR_S - 1)
+    assert drive.state.status is Status.RUNNING
+    drive.wait(1)
+    assert drive.state.status is Status.PAUSED
+
+
+def test_a_device_that_waits_for_a_window_of_its_own_is_not_late_either():
+    drive = Drive(plan_of(3, wave_deadline_s=HOUR_S))
+    (name,) = drive.wave(1)
+    opens_s = drive.now_s + 10 * HOUR_S
+    drive.facts(name, opens_at_s=opens_s)
+    drive.wait(10 * HOUR_S)
+    assert drive.state.status is Status.RUNNING
+    drive.facts(name, opens_at_s=0.0)  # it waits no more: it installs, and has an hour for that
+    drive.wait(HOUR_S - 1)
+    assert drive.state.status is Status.RUNNING
+    drive.wait(1)
+    assert drive.state.status is Status.PAUSED
+
+
+def test_a_wait_of_an_earlier_order_or_of_a_device_that_is_gone_excuses_nothing():
+    for gone in (False, True):
+        drive = Drive(plan_of(3, wave_deadline_s=HOUR_S))
+        (name,) = drive.wave(1)
+        seq = None if gone else drive.signed[name] - 1
+        drive.facts(name, seq=seq, opens_at_s=drive.now_s + 10 * HOUR_S)
+        if gone:
+            drive.offline(name)
+        drive.wait(HOUR_S)
+        assert drive.state.status is Status.PAUSED
+
+
+def test_the_way_back_waits_for_no_window():
+    drive = at_noon()
+    drive.commit(*drive.wave(1))
+    drive.feed(Rollback(now_s=drive.now_s, who="ann"))
+    drive.wait(HOUR_S)
+    assert drive.state.status is Status.ROLLED_BACK
+
+
+def test_a_plan_tells_its_window():
+    plan = plan_of(3, window=NIGHT)
+    assert "installs only 02:00-05:00 UTC" in preview_text(plan)
+    assert preview_dict(plan)["window"] == NIGHT

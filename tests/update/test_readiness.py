@@ -15,6 +15,7 @@ from edge_agent.update.readiness import (
     SteadyClock,
     UpdatePolicy,
     hottest_c,
+    next_opening_ts,
     why_not_now,
 )
 from edge_agent.update.state import Stage
@@ -71,6 +72,26 @@ def test_what_is_not_ready_is_said(
     why = why_not_now(policy, order, found, 5_000_000)
     assert says in why
     assert bool(why) == bool(says)
+
+
+@pytest.mark.parametrize(
+    ("own", "ordered", "present_s", "opens_h"),
+    [
+        ("", "", NOON_S, None),
+        ("", "11:00-13:00", NOON_S, None),
+        ("", "02:00-05:00", NOON_S, 26),
+        ("14:00-15:00", "", NOON_S, 14),
+        ("22:00-04:00", "02:00-05:00", NOON_S, 26),
+        ("22:00-01:00", "02:00-05:00", NOON_S, None),
+        ("", "02:00-05:00", None, None),
+    ],
+)
+def test_the_next_opening_is_that_of_both_windows(
+    own: str, ordered: str, present_s: float | None, opens_h: int | None
+) -> None:
+    found_s = next_opening_ts(UpdatePolicy(window=own), windowed(ordered), present_s)
+    assert found_s == (NOON_S + (opens_h - 12) * 3600 if opens_h else 0.0)
+    assert next_opening_ts(UpdatePolicy(window=own), windowed(ordered, LOCAL), present_s) == 0.0
 
 
 @pytest.mark.parametrize(
