@@ -176,6 +176,7 @@ class Agent:
         host = Host(self.engine, self._worker, hardware=device.hardware, threads=profile.threads)
         readiness = DeviceReadiness(config.update, path, self.desk.present_s, clock.monotonic_s)
         hooks_dir = Path(config.hooks.directory) if config.hooks.directory else None
+        self._hooks = DeviceHooks(hooks_dir, self._events.put, from_bundle=config.hooks.from_bundle)
         (path / "update").mkdir(exist_ok=True)
         self.update = UpdateManager(
             Journal(path / "update" / "journal", clock.wall_s),
@@ -184,9 +185,7 @@ class Agent:
                 fetcher=self.fetcher,
                 tester=host,
                 host=host,
-                hooks=DeviceHooks(
-                    hooks_dir, self._events.put, from_bundle=config.hooks.from_bundle
-                ),
+                hooks=self._hooks,
                 sink=UpdateReports(self.reports, self._hear_report),
                 aside=self._worker,
             ),
@@ -599,9 +598,9 @@ class Agent:
         while self.fleet.uploading and self.clock.monotonic_s() < until_s:
             self._take(0.05)
             self.fleet.tick(self.clock.monotonic_s())
-        closing = (self._api.stop, self._worker.stop, self.fetcher.cancel, self._spool.close)
+        ending = (self._api.stop, self._hooks.close, self._worker.stop, self.fetcher.cancel)
         link = (self.fleet.stop, self._budget.close, self._sources.stop)
-        for close in (*link, *closing, self._marker.end, self._state_dir.close):
+        for close in (*link, *ending, self._spool.close, self._marker.end, self._state_dir.close):
             try:
                 close()
             except (WherryError, OSError) as error:
@@ -616,6 +615,8 @@ def run_agent(config: AgentConfig, *, log_level: str) -> None:
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
     agent = Agent(config, SystemClock())
+    # Inherited as "ignored" from some supervisors; then nobody could tell how a hook ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     agent.run()

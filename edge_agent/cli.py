@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from device_configs.service.owner import hand_over
 from edge_agent.board import DEFAULT_CONFIG, default_hardware, default_state_dir
 from edge_contract import __version__
 from edge_contract.errors import ExitCode, WherryError
@@ -85,7 +86,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code of ``edge_contract.errors.ExitCode``."""
     arguments = build_parser().parse_args(argv)
     try:
-        code = int(_COMMANDS[arguments.command](arguments))
+        try:
+            code = int(_COMMANDS[arguments.command](arguments))
+        finally:
+            if arguments.command in _WRITES:
+                _hand_over(arguments)
         sys.stdout.flush()
         return code
     except WherryError as error:
@@ -184,7 +189,9 @@ def _install_service(arguments: argparse.Namespace) -> ExitCode:
     if arguments.dry_run:
         print(json.dumps({"name": service.NAME, "unit": text}) if arguments.json else text, end="")
         return ExitCode.OK
-    path = service.install(text, start=not arguments.no_start, say=say)
+    path = service.install(
+        text, arguments.config, user=arguments.user, start=not arguments.no_start, say=say
+    )
     if arguments.json:
         print(json.dumps({"name": service.NAME, "path": str(path)}))
     else:
@@ -233,8 +240,19 @@ _COMMANDS = {
 }
 
 
+_WRITES = ("run", "install", "apply", "enroll")
+
+
+def _hand_over(arguments: argparse.Namespace) -> None:
+    """What root did in the service's directory belongs to the service."""
+    try:
+        hand_over(_state_dir(arguments))
+    except WherryError:
+        return  # no configuration: the command has said so itself
+
+
 def _state_dir(arguments: argparse.Namespace) -> Path:
-    if arguments.state_dir:
+    if getattr(arguments, "state_dir", None):
         return Path(arguments.state_dir).absolute()
     if arguments.config:
         from edge_agent.config import load_config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from firmware_hooks.runner import HookResult, run_hook
 
 BUNDLE_MAY_ANSWER = frozenset({"post-install", "health", "post-commit", "post-rollback"})
 """Whether a bundle is fetched and written at all, the bundle has no say in."""
+TOLD_GRACE_S = 5.0
+"""How long a hook that is told something may go on after the agent has ended its work."""
+_END_S = 4.0
+"""A hook that is ended gets two seconds between SIGTERM and SIGKILL."""
 
 log = logging.getLogger("edge_agent")
 
@@ -27,6 +32,7 @@ class DeviceHooks:
         post: receives ``HookAnswer``.
         from_bundle: the bundle's hooks are asked as well. They came through the same signatures and
             digests as the model, and lie in its slot; both must agree.
+        monotonic_s: the clock for what is given to hooks at the end.
     """
 
     def __init__(
@@ -35,11 +41,14 @@ class DeviceHooks:
         post: Callable[[Event], None],
         *,
         from_bundle: bool = False,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._post = post
         self._from_bundle = from_bundle
+        self._monotonic_s = monotonic_s
         self._stop = threading.Event()
+        self._running: dict[threading.Thread, threading.Event] = {}
 
     def start_hook(self, ticket: int, hook: Hook, facts: Mapping[str, str]) -> None:
         """Run it; a hook that is not there answers "ok"."""
@@ -50,21 +59,43 @@ class DeviceHooks:
             result = self._ask(hook, facts, stop)
             self._post(HookAnswer(ticket, result.answer, result.reason))
 
-        threading.Thread(target=run, name=f"hook-{hook}", daemon=True).start()
+        self._start(run, hook, stop)
 
     def tell(self, notice: Notice, facts: Mapping[str, str]) -> None:
         """Run it to its end, whatever comes next; what it answers is logged."""
 
+        stop = threading.Event()
+
         def run() -> None:
-            result = self._ask(notice, facts, threading.Event())
+            result = self._ask(notice, facts, stop)
             if result.reason:
                 log.warning("%s", result.reason)
 
-        threading.Thread(target=run, name=f"hook-{notice}", daemon=True).start()
+        self._start(run, notice, stop)
 
     def cancel(self) -> None:
         """End a running hook."""
         self._stop.set()
+
+    def close(self, *, grace_s: float = TOLD_GRACE_S) -> None:
+        """Leave no hook behind: end the one that is asked, then what is still told after a while.
+
+        Args:
+            grace_s: how long that while is, all of them together.
+        """
+        self.cancel()
+        until_s = self._monotonic_s() + grace_s
+        for thread in self._running:
+            thread.join(max(0.0, until_s - self._monotonic_s()))
+        for thread, stop in self._running.items():
+            stop.set()
+            thread.join(_END_S)
+
+    def _start(self, run: Callable[[], None], hook: str, stop: threading.Event) -> None:
+        self._running = {t: e for t, e in self._running.items() if t.is_alive()}
+        thread = threading.Thread(target=run, name=f"hook-{hook}", daemon=True)
+        self._running[thread] = stop
+        thread.start()
 
     def _ask(
         self, hook: Hook | Notice, facts: Mapping[str, str], stop: threading.Event

@@ -175,6 +175,7 @@ def _install_here(
         try:
             return _drive(update, events, sink, order, clock)
         finally:
+            hooks.close()
             worker.stop()
 
 

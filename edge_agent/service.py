@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import stat
 import sys
 from pathlib import Path
 
 from device_configs.loader import load_profile
-from device_configs.service.install import Say, check_unit, install_unit, remove_unit
+from device_configs.service.account import prepare_directories, require_open
+from device_configs.service.install import (
+    Say,
+    check_unit,
+    install_unit,
+    remove_unit,
+    require_root,
+)
 from device_configs.service.unit import Service, agent_memory_max_mb, render
 from edge_agent.config import AgentConfig, load_config
 from edge_agent.errors import AgentError
@@ -38,16 +44,13 @@ def unit_text(
         memory_max_mb: the limit; None takes a share of the board's memory.
 
     Raises:
-        AgentError: the command is not installed, or a file that it needs is closed to others.
+        AgentError: the command is not installed.
         ContractError: the configuration is malformed, or asks for what the service could not do.
     """
     config_path = config_path.absolute()
     config = load_config(config_path)
     profile = load_profile(config.device.hardware)
     root = Path(config.trust.root).absolute()
-    if not user:
-        for path in (config_path, root):
-            _check_open(path)
     found, groups = _devices(config, profile, devices)
     service = Service(
         name=NAME,
@@ -55,7 +58,7 @@ def unit_text(
         config=config_path,
         state_dir=Path(config.device.state_dir),
         memory_max_mb=agent_memory_max_mb(profile) if memory_max_mb is None else memory_max_mb,
-        reads=(root, *_source_paths(config)),
+        reads=(root, *_source_paths(config), *_hooks(config)),
         writes=_written(config),
         user=user,
         devices=found,
@@ -66,12 +69,19 @@ def unit_text(
     return text
 
 
-def install(text: str, *, start: bool, say: Say) -> Path:
-    """Write the unit and start it.
+def install(text: str, config_path: Path, *, user: str, start: bool, say: Say) -> Path:
+    """Write the unit and start it, once what the service needs is open to its account.
 
     Raises:
-        ServiceError: not root, no systemd, or the agent does not get ready.
+        ServiceError: not root, no systemd, a file that is closed to the account, or the agent does
+            not get ready.
     """
+    config = load_config(config_path)
+    require_root()
+    if user:
+        prepare_directories(user, (Path(config.device.state_dir), *_written(config)))
+    else:
+        require_open((_program(), config_path.absolute(), Path(config.trust.root).absolute()))
     return install_unit(NAME, text, start=start, say=say)
 
 
@@ -95,21 +105,6 @@ def _program() -> Path:
             exit_code=ExitCode.NOT_FOUND,
         )
     return Path(found).absolute()
-
-
-def _check_open(path: Path) -> None:
-    """Whether an account that owns nothing can read ``path``."""
-    try:
-        closed = not path.stat().st_mode & stat.S_IROTH
-    except OSError as error:
-        raise AgentError(
-            f"cannot read {path}: {error.strerror}", exit_code=ExitCode.NOT_FOUND
-        ) from error
-    if closed:
-        raise AgentError(
-            f"{path} is closed to others, so the service's own account could not read it",
-            hint=f"chmod o+r {path} (it holds no secret), or name its owner: --user NAME",
-        )
 
 
 def _devices(
@@ -136,6 +131,11 @@ def _source_paths(config: AgentConfig) -> tuple[Path, ...]:
     if config.source.kind == "camera":
         return ()
     return (Path(config.source.path).absolute(),)
+
+
+def _hooks(config: AgentConfig) -> tuple[Path, ...]:
+    """In a home directory that is hidden, hooks are "not there", which refuses every update."""
+    return (Path(config.hooks.directory).absolute(),) if config.hooks.directory else ()
 
 
 def _written(config: AgentConfig) -> tuple[Path, ...]:

@@ -144,6 +144,10 @@ def _run(
     stop: threading.Event,
     monotonic_s: Callable[[], float],
 ) -> HookResult:
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        # The kernel then keeps no exit code, and none must not read as 0.
+        reason = f"hook {path} is not run: SIGCHLD is ignored, so nobody could tell how it ended"
+        return HookResult("refuse", reason, ran=False, duration_s=0.0)
     began_s = monotonic_s()
     try:
         process = subprocess.Popen(
@@ -183,7 +187,7 @@ def _judge(name: str, code: int, output: _Output) -> tuple[Word, str]:
         how = f"was ended by signal {-code}" if code < 0 else f"exited with {code}"
         return "refuse", _with(f"hook {name} {how}", output.errors)
     said = output.words.strip()
-    for word in WORDS:
+    for word in WORDS if output.whole else ():
         if said == word or (word == "ok" and not said):
             told = output.errors or word != "ok"
             return word, _with(f"hook {name} says {word}", output.errors) if told else ""
@@ -224,11 +228,15 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 
 
 class _Output:
-    """Both pipes of a hook, drained and cut to their limits."""
+    """Both pipes of a hook, drained and cut to their limits.
+
+    whole: nothing of stdout was cut off.
+    """
 
     def __init__(self, out: IO[bytes], err: IO[bytes]) -> None:
         self._kept = {out: bytearray(), err: bytearray()}
         self._out, self._err = out, err
+        self.whole = True
         self._selector = selectors.DefaultSelector()
         for pipe in self._kept:
             os.set_blocking(pipe.fileno(), False)
@@ -251,7 +259,9 @@ class _Output:
             if not data:
                 self._selector.unregister(pipe)
             kept = self._kept[pipe]
-            kept += data[: OUTPUT_LIMIT_BYTES - len(kept)]
+            room = OUTPUT_LIMIT_BYTES - len(kept)
+            kept += data[:room]
+            self.whole = self.whole and (pipe is self._err or len(data) <= room)
 
     @property
     def words(self) -> str:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that some tests need: a real broker, a real registry, a real browser.
+# Installs the Debian packages that some tests need: a real broker, a real registry, a real browser,
+# a real PKCS#11 library.
 # Where it may not, it says what is missing; those tests then skip with the same reason (and fail
 # under CI=true, where nothing may be left out).
 set -eu
@@ -12,6 +13,7 @@ need mosquitto mosquitto
 need skopeo skopeo
 need docker-registry docker-registry
 need chromium chromium
+need softhsm2-util softhsm2
 [ -z "$missing" ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then

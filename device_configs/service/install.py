@@ -50,7 +50,7 @@ def install_unit(name: str, text: str, *, start: bool, say: Say, unit_dir: Path 
     Raises:
         ServiceError: not root, no systemd, or the service does not get ready.
     """
-    _require_root()
+    require_root()
     if start:
         _require_systemd()
     check_unit(name, text)
@@ -80,7 +80,7 @@ def remove_unit(name: str, *, say: Say, unit_dir: Path = UNIT_DIR) -> None:
     Raises:
         ServiceError: not root, or there is no such unit.
     """
-    _require_root()
+    require_root()
     path = unit_dir / f"{name}.service"
     if not path.exists():
         raise ServiceError(f"there is no {path}", exit_code=ExitCode.NOT_FOUND)
@@ -93,7 +93,12 @@ def remove_unit(name: str, *, say: Say, unit_dir: Path = UNIT_DIR) -> None:
     say(f"removed {path}; the state directory was left as it is")
 
 
-def _require_root() -> None:
+def require_root() -> None:
+    """A system's services are root's to write.
+
+    Raises:
+        ServiceError: this is not root.
+    """
     if os.geteuid() != 0:
         raise ServiceError(
             "writing a system service needs root",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from device_configs.service.account import check_name
 from edge_contract.errors import ContractError, ExitCode
 from edge_contract.profile import DeviceProfile
 
@@ -14,8 +16,10 @@ AGENT_MEMORY_SHARE = 0.4
 """Of the board's memory, at most, for the agent: two loaded models, the runtime, the spool."""
 AGENT_MEMORY_MIN_MB = 200
 FLEET_MEMORY_MB = 1000
+MEMORY_MIN_MB = 100
 
 _STATE_ROOT = Path("/var/lib")
+_DEVICE = re.compile(r"(char|block)-[A-Za-z0-9*_-]+|/dev/[A-Za-z0-9/_.:-]+")
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 
 
@@ -65,6 +69,19 @@ def render(template: str, service: Service) -> str:
         _check_path(path)
     if service.config is not None:
         _check_path(service.config)
+    odd = [word for word in service.devices if not _DEVICE.fullmatch(word)]
+    if odd:
+        raise ContractError(
+            f"--device {odd[0][:80]!r}: expected a group of devices, such as char-ttyUSB, or a path"
+            " below /dev",
+            exit_code=ExitCode.USAGE,
+        )
+    if service.memory_max_mb < MEMORY_MIN_MB:
+        raise ContractError(
+            f"--memory-max-mb {service.memory_max_mb}: expected {MEMORY_MIN_MB} or more; with less"
+            " it would be ended at its start, again and again",
+            exit_code=ExitCode.USAGE,
+        )
     text = resources.files("device_configs").joinpath(f"units/{template}.service").read_text()
     return text.format(
         name=service.name,
@@ -82,6 +99,7 @@ def render(template: str, service: Service) -> str:
 
 def _user(service: Service) -> str:
     if service.user:
+        check_name(service.user)
         writes = (service.state_dir, *service.writes)
         return "\n".join(
             [f"User={service.user}", "ReadWritePaths=" + " ".join(str(path) for path in writes)]

@@ -23,7 +23,7 @@ def signer_dir(environment: Mapping[str, str]) -> Path:
 
 @click.command()
 @click.argument("event", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--key", type=click.Path(path_type=Path), help="NAME.key, or hsm:NAME for a token.")
+@click.option("--key", type=click.Path(path_type=Path), help="Your NAME.key.")
 @click.option(
     "--trust",
     type=click.Path(path_type=Path, dir_okay=False),

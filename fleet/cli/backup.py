@@ -51,17 +51,41 @@ def backup(
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @passphrase_option
+@who_option
 @state_option
 @json_option
-def restore(file: Path, passphrase_file: Path | None, state: StateDir, as_json: bool) -> None:
-    """Bring back a backup into an empty state directory."""
+def restore(
+    file: Path, passphrase_file: Path | None, who: str, state: StateDir, as_json: bool
+) -> None:
+    """Bring back a backup into an empty state directory.
+
+    Rollouts that were running are paused: devices may have gone on since.
+    """
+    from fleet.clock import SystemClock
+    from fleet.manager.after_restore import pause_rollouts
     from fleet.repository.backup import restore_backup
+    from fleet.store import open_store
 
     if state.is_locked():
         raise FleetError(
             f"a manager runs on {state.path}", hint="stop it first", exit_code=ExitCode.USAGE
         )
-    names = restore_backup(file, state.path, read_passphrase(passphrase_file))
-    emit({"restored": names}, f"restored into {state.path}: {', '.join(names)}", as_json=as_json)
+    paused: list[str] = []
+
+    def settle(unpacked: Path) -> None:
+        found = StateDir(unpacked)
+        if not found.store.exists():
+            return
+        store = open_store(found.store, fleet=found.prepare())
+        try:
+            paused.extend(pause_rollouts(store, who=who, now_s=SystemClock().wall_s()))
+        finally:
+            store.close()
+
+    names = restore_backup(file, state.path, read_passphrase(passphrase_file), settle=settle)
+    value = {"restored": names, "paused": paused}
+    emit(value, f"restored into {state.path}: {', '.join(names)}", as_json=as_json)
     if not as_json:
+        for rollout in paused:
+            say(f"paused: {rollout}; look before edge-fleet rollout resume {rollout}")
         say("next: edge-fleet key leap, so that devices which saw newer versions listen again")

@@ -11,9 +11,11 @@ import msgspec
 from edge_contract.errors import ExitCode
 from fleet.cli.proposal import Proposal, proposing
 from fleet.cli.repository_options import (
+    open_key,
     open_repository,
     passphrase_option,
     read_passphrase,
+    read_pin,
     who_option,
 )
 from fleet.cli.terminal import emit, json_option, say, state_option, table
@@ -48,23 +50,60 @@ def key() -> None:
 @key.command("new")
 @click.argument("name")
 @_dir_option
-@click.option("--hsm", is_flag=True, help="Take the public key out of a token (PKCS#11) instead.")
+@click.option(
+    "--token",
+    metavar="URI",
+    help="Make the key in a token, where it stays: pkcs11:token=LABEL (RFC 7512).",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["ed25519", "ecdsa-p256", "ecdsa-p384"]),
+    default="ed25519",
+    show_default=True,
+    help="What the token makes; the others are for tokens without Ed25519.",
+)
+@click.option(
+    "--existing", is_flag=True, help="Take the token's key that id= or object= of the URI names."
+)
 @passphrase_option
 @json_option
-def new(name: str, directory: Path, hsm: bool, passphrase_file: Path | None, as_json: bool) -> None:
-    """Make NAME.key, protected by a passphrase, and NAME.pub, to hand out."""
-    from fleet.repository.key_files import new_key_file, write_public_key
-    from fleet.repository.token_keys import import_token_key
+def new(
+    name: str,
+    directory: Path,
+    token: str | None,
+    kind: str,
+    existing: bool,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Make NAME.key, protected by a passphrase or in a token, and NAME.pub, to hand out."""
+    from fleet.repository.key_files import new_key_file, new_key_path, write_token_key_file
+    from fleet.repository.token_keys import find_token_key, make_token_key
+    from fleet.repository.token_uri import TokenUri
 
-    if hsm:
-        public = import_token_key(name)
-        write_public_key(directory / f"{name}.pub", public)
-    else:
+    new_key_path(directory, name)
+    if token is None:
+        if existing or kind != "ed25519":
+            raise FleetError(
+                "--existing and --kind are for keys in a token",
+                hint=f"edge-fleet key new {name} --token pkcs11:token=LABEL",
+                exit_code=ExitCode.USAGE,
+            )
         public = new_key_file(directory, name, read_passphrase(passphrase_file, confirm=True))
+        advice = f"keep {name}.key and its passphrase apart"
+    else:
+        place = TokenUri.parse(token)
+        pin = read_pin(passphrase_file, str(place))
+        if existing:
+            place, made = find_token_key(place, pin)
+        else:
+            place, made = make_token_key(place, name, pin, kind)
+        public = write_token_key_file(directory, name, place, made)
+        advice = f"{name}.key says where in the token the key is, and holds no secret"
     value = {"name": name, "keyid": public.keyid, "public": str(directory / f"{name}.pub")}
     emit(value, f"{name}  {public.keyid}", as_json=as_json)
     if not as_json:
-        say(f"hand out {directory / f'{name}.pub'}; keep {name}.key and its passphrase apart")
+        say(f"hand out {directory / f'{name}.pub'}; {advice}")
 
 
 @key.command("list")
@@ -72,11 +111,18 @@ def new(name: str, directory: Path, hsm: bool, passphrase_file: Path | None, as_
 @json_option
 def list_(directory: Path, as_json: bool) -> None:
     """List the key files of a folder."""
-    from fleet.repository.key_files import read_key_owner
+    from fleet.repository.key_files import read_key_owner, read_token
 
-    rows = [(*read_key_owner(path), path.name) for path in sorted(directory.glob("*.key"))]
-    value = [{"name": owner, "keyid": keyid, "file": name} for owner, keyid, name in rows]
-    text = table(("name", "key id", "file"), rows) if rows else f"no key files in {directory}"
+    rows = [
+        (*read_key_owner(path), str(read_token(path) or ""), path.name)
+        for path in sorted(directory.glob("*.key"))
+    ]
+    value = [
+        {"name": owner, "keyid": keyid, "token": token, "file": name}
+        for owner, keyid, token, name in rows
+    ]
+    head = ("name", "key id", "token", "file")
+    text = table(head, rows) if rows else f"no key files in {directory}"
     emit(value, text, as_json=as_json)
 
 
@@ -85,14 +131,17 @@ def list_(directory: Path, as_json: bool) -> None:
 @json_option
 def show(file: Path, as_json: bool) -> None:
     """Show whose key FILE (NAME.key or NAME.pub) is. Nothing secret is printed."""
-    from fleet.repository.key_files import read_key_owner, read_public_key
+    from fleet.repository.key_files import read_key_owner, read_public_key, read_token
 
+    token = None
     if file.suffix == ".pub":
         public = read_public_key(file)
         owner, keyid = public.owner, public.keyid
     else:
         owner, keyid = read_key_owner(file)
-    emit({"name": owner, "keyid": keyid}, f"{owner}  {keyid}", as_json=as_json)
+        token = read_token(file)
+    value = {"name": owner, "keyid": keyid, "token": str(token or "")}
+    emit(value, f"{owner}  {keyid}" + (f"  in {token}" if token else ""), as_json=as_json)
 
 
 @key.command("export-public")
@@ -102,9 +151,9 @@ def show(file: Path, as_json: bool) -> None:
 @json_option
 def export_public(file: Path, out: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """Write the public half of FILE (NAME.key) anew."""
-    from fleet.repository.key_files import open_key_file, write_public_key
+    from fleet.repository.key_files import write_public_key
 
-    held = open_key_file(file, read_passphrase(passphrase_file))
+    held = open_key(file, passphrase_file)
     write_public_key(out, held.public)
     value = {"name": held.owner, "keyid": held.public.keyid, "path": str(out)}
     emit(value, f"public key of {held.owner} written to {out}", as_json=as_json)

@@ -36,7 +36,7 @@ def prepare(file: Path, state: StateDir, as_json: bool) -> None:
 
 @media.command("sign")
 @_file
-@click.option("--key", type=click.Path(path_type=Path), required=True, help="NAME.key or hsm:NAME.")
+@click.option("--key", type=click.Path(path_type=Path), required=True, help="Your NAME.key.")
 @click.option("--yes", is_flag=True, help="Sign without asking.")
 @passphrase_option
 @json_option

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 PASSPHRASE_VARIABLE = "EDGE_FLEET_PASSPHRASE"  # noqa: S105 - a variable's name
+PIN_VARIABLE = "EDGE_FLEET_PIN"
 
 who_option = click.option(
     "--who", default=getpass.getuser, show_default="your user name", help="For the audit."
@@ -29,7 +30,8 @@ who_option = click.option(
 passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help=f"Its first line is the passphrase (else {PASSPHRASE_VARIABLE}, else it is asked for).",
+    help=f"Its first line is the passphrase (else {PASSPHRASE_VARIABLE}, else it is asked for);"
+    f" for a token its PIN (else {PIN_VARIABLE}).",
 )
 event_option = click.option(
     "--event",
@@ -64,18 +66,32 @@ def read_passphrase(path: Path | None, *, confirm: bool = False) -> str:
     return str(click.prompt("passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
 
 
+def read_pin(path: Path | None, token: str) -> str:
+    """A token's PIN, from a file, the environment or the terminal.
+
+    Raises:
+        FleetError: the file cannot be read.
+    """
+    if path is not None:
+        return read_passphrase(path)
+    # Not the passphrase's variable: a token that is given something else thrice locks itself.
+    given = os.environ.get(PIN_VARIABLE)
+    if given is not None:
+        return given
+    return str(click.prompt(f"PIN of {token}", hide_input=True, err=True))
+
+
 def open_key(path: Path, passphrase_path: Path | None) -> HeldKey:
-    """A key file, or the key in a token where ``path`` is ``hsm:NAME``.
+    """A key file, whose key is in it or in a token.
 
     Raises:
         FleetError: it cannot be opened.
     """
-    from fleet.repository.key_files import open_key_file
-    from fleet.repository.token_keys import open_token_key, token_name
+    from fleet.repository.key_files import open_key_file, read_token
 
-    name = token_name(str(path))
-    if name:
-        return open_token_key(name, read_passphrase(passphrase_path))
+    token = read_token(path)
+    if token is not None:
+        return open_key_file(path, read_pin(passphrase_path, str(token)))
     return open_key_file(path, read_passphrase(passphrase_path))
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from device_configs.service.install import check_unit, install_unit, remove_unit
+from device_configs.service.account import prepare_directories, require_open
+from device_configs.service.install import check_unit, install_unit, remove_unit, require_root
 from device_configs.service.unit import FLEET_MEMORY_MB, Service, render
 from edge_contract.errors import ExitCode
 from fleet.cli.terminal import emit, json_option, say
@@ -28,7 +29,7 @@ NAME = "edge-fleet"
     help="The fleet's directory.",
 )
 @click.option("--user", default="", help="Run as this account. [default: one of its own]")
-@click.option("--memory-max-mb", type=click.IntRange(100), default=FLEET_MEMORY_MB)
+@click.option("--memory-max-mb", type=int, default=FLEET_MEMORY_MB)
 @click.option("--dry-run", is_flag=True, help="Print the unit, change nothing.")
 @click.option("--remove", is_flag=True, help="Take the service out again; its state stays.")
 @click.option("--no-start", is_flag=True, help="Write the unit only.")
@@ -76,6 +77,11 @@ def install_service(
     if dry_run:
         emit({"name": NAME, "unit": text}, text.rstrip(), as_json=as_json)
         return ExitCode.OK
+    require_root()
+    if user:
+        prepare_directories(user, [service.state_dir])
+    else:
+        require_open([service.program])
     path = install_unit(NAME, text, start=not no_start, say=say)
     emit(
         {"name": NAME, "path": str(path)},

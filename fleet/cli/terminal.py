@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from device_configs.service.owner import hand_over
 from edge_contract import __version__
 from edge_contract.errors import ExitCode, WherryError
 from fleet.manager.state_dir import StateDir, default_state_dir
@@ -78,9 +79,15 @@ def state_option(command: F) -> F:
         default=lambda: default_state_dir(os.environ),
         show_default="~/.local/state/wherry/fleet",
         type=click.Path(path_type=Path, file_okay=False),
-        callback=lambda _context, _parameter, value: StateDir(value),
+        callback=_take_state,
         help="The fleet's directory (environment: EDGE_FLEET_STATE).",
     )(command)
+
+
+def _take_state(context: click.Context, parameter: click.Parameter, value: Path) -> StateDir:
+    state = StateDir(value)
+    context.call_on_close(lambda: hand_over(state.path))
+    return state
 
 
 def json_option(command: F) -> F:

@@ -209,13 +209,14 @@ def build_crl(
 ) -> x509.CertificateRevocationList:
     """What an issuer revoked, as (serial, unix s).
 
-    It is valid as long as the issuer is: a list that ran out would lock the whole fleet out, and
-    the broker reads it from its own disk, where nobody can hold a newer one back.
+    It is valid as long as the issuer is: a list that ran out, or began in the future because the
+    manager's clock had jumped, would lock the whole fleet out, and the broker reads it from its own
+    disk, where nobody can hold a newer one back.
     """
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.subject)
-        .last_update(_time(now_s - SKEW_S))
+        .last_update(issuer.not_valid_before_utc)
         .next_update(issuer.not_valid_after_utc)
         .add_extension(_key_id(issuer), critical=False)
         .add_extension(x509.CRLNumber(int(now_s * 1000)), critical=False)

@@ -124,7 +124,7 @@ class IdentityDesk:
         """Whether the device should ask for a new certificate now."""
         if not self.strict:
             return False
-        held = identity.newest_certificate(tx, row.device, row.public_key)
+        held = identity.newest_certificate(tx, row.device, row.public_key, now_s)
         return held is not None and not self._fresh(held, now_s)
 
     def _again(
@@ -202,7 +202,7 @@ class IdentityDesk:
         return new, row.public_key
 
     def _grant(self, tx: Connection, device: str, key: str, now_s: float) -> CertificateAnswer:
-        held = identity.newest_certificate(tx, device, key)
+        held = identity.newest_certificate(tx, device, key, now_s)
         if held is None or not self._fresh(held, now_s):
             held = self._issue(tx, device, key, now_s)
         return CertificateAnswer(accepted=True, chain=held.chain)

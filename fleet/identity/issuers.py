@@ -20,6 +20,7 @@ import shutil
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from cryptography import x509
@@ -60,6 +61,11 @@ class Issuer:
     def id(self) -> str:
         """Its key identifier."""
         return key_id(self.certificate)
+
+    @property
+    def from_s(self) -> float:
+        """When it begins."""
+        return life_of(self.certificate)[0]
 
     @property
     def until_s(self) -> float:
@@ -124,7 +130,7 @@ class Issuers:
         """The issuer that lasts longest.
 
         Raises:
-            FleetError: there is none, or none that is still in force.
+            FleetError: there is none, none that is still in force, or the clock is wrong.
         """
         if not self.issuers:
             raise FleetError(
@@ -137,6 +143,18 @@ class Issuers:
             raise FleetError(
                 "the issuer certificate has expired: no certificate can be issued or renewed",
                 hint="edge-fleet ca request --out issuer.csr, then `ca sign` where the CA lies",
+                docs=_DOCS,
+            )
+        if now_s < newest.from_s:
+            # What is signed now would have ended long ago once the clock is right.
+            here, begins = (
+                datetime.fromtimestamp(at_s, timezone.utc).strftime("%Y-%m-%d")
+                for at_s in (now_s, newest.from_s)
+            )
+            raise FleetError(
+                f"this machine's clock says {here}, and the issuer certificate begins {begins}: no"
+                " certificate can be issued or renewed",
+                hint="set the clock",
                 docs=_DOCS,
             )
         return newest
@@ -238,7 +256,8 @@ class Issuers:
         return made, chain.decode()
 
     def write_crl(self, revoked: Sequence[Revoked], *, now_s: float) -> None:
-        """Write the lists of all issuers in force.
+        """Write the lists of all issuers in force. Where none is, by this clock, the old ones stay:
+        no broker starts with an empty file.
 
         Args:
             revoked: everything revoked.
@@ -250,16 +269,20 @@ class Issuers:
             mine = [(int(serial, 16), at_s) for by, serial, at_s in revoked if by == issuer.id]
             made = build_crl(issuer.certificate, issuer.key, mine, now_s)
             lists.append(made.public_bytes(Encoding.PEM))
+        if not lists:
+            return
         write_public(self.crl_path, b"".join(lists))
 
     def renew_own(self, now_s: float, *, force: bool = False) -> bool:
-        """Give manager and observer a certificate where theirs has less than a third left."""
+        """Give manager and observer a certificate where theirs has less than a third left, or was
+        signed while the clock stood in the future."""
         renewed = False
+        in_the_past = bool(self.issuers) and now_s < self.issuers[-1].from_s
         for name in (MANAGER, OBSERVER):
             path = self.own_file(name)
             if path.exists() and not force:
                 begin_s, end_s = life_of(_load(path))
-                if now_s < begin_s + (end_s - begin_s) * 2 / 3:
+                if in_the_past or begin_s <= now_s < begin_s + (end_s - begin_s) * 2 / 3:
                     continue
             key = ec.generate_private_key(ec.SECP256R1())
             _, chain = self.sign(name, key.public_key(), now_s=now_s, life_s=DEVICE_LIFE_S)

@@ -65,11 +65,27 @@ class Orders:
             if fresh and self._director.signed(order):
                 continue
             device = devices.get_device(tx, order.device)
-            if device is not None and device.line == order.line:
-                renewed.append(
-                    self._sign(tx, turn, device, order.rollout, order.version, order.digest)
-                )
+            if device is None or device.line != order.line:
+                continue
+            if (device.reported_epoch, device.reported_seq) > (order.epoch, order.seq):
+                # A restored store does not know what came after: not to be undone by a signature.
+                continue
+            renewed.append(self._sign(tx, turn, device, order.rollout, order.version, order.digest))
         return renewed
+
+    def epoch_problem(self, tx: Connection) -> str:
+        """What is wrong where devices obey a later epoch than offline keys signed here; "" where
+        all is well. They refuse whatever this manager orders."""
+        told = [row for row in devices.list_devices(tx) if row.reported_epoch]
+        ahead = [row for row in told if row.reported_epoch > self._director.epoch]
+        if not ahead:
+            return ""
+        return (
+            f"{len(ahead)} devices ({ahead[0].device} …) obey epoch"
+            f" {max(row.reported_epoch for row in ahead)}, this fleet's keys have signed"
+            f" {self._director.epoch}, so they refuse its orders: was a backup restored? next:"
+            " edge-fleet key epoch"
+        )
 
     def _issue(self, tx: Connection, turn: RolloutTurn, item: Pending) -> OrderRow | None:
         effect = item.effect

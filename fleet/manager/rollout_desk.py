@@ -114,10 +114,15 @@ class RolloutDesk:
         """Sign anew what is old, or by a director key that was revoked."""
         try:
             issued = self.transact(lambda turn: self._signer.renew_due(turn.tx, turn))
+            problem = self.transact(lambda turn: self._signer.epoch_problem(turn.tx))
         except WherryError as error:
             self._facts.trouble("signing", error.message)
             return
         self._publisher.orders(issued)
+        if problem:
+            self._facts.trouble("epoch", problem)
+        else:
+            self._facts.well("epoch")
 
     def renew(self, replaced: Iterable[str]) -> None:
         """New hardware under an old name: the order in force has to name its key."""

@@ -5,11 +5,13 @@ Blobs are left out unless asked for: a bundle can be published again, which writ
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_contract.errors import ExitCode
@@ -18,8 +20,10 @@ from fleet.errors import FleetError
 from fleet.repository.sealed import seal, unseal
 
 _FILES = ("fleet", "audit.jsonl", "media-sequence.json")
-_FOLDERS = ("keys", "tuf", "signing")
+_FOLDERS = ("keys", "tuf", "signing", "identity")
+"""Without ``identity`` a restored fleet with certificates would be one that asks for no codes."""
 _STORE = "fleet.db"
+_SCRATCH = "backup-"
 _SMALL_BYTES = 1 << 20
 """Documents (manifests, model.json, directors lists) are always part of a backup."""
 
@@ -37,9 +41,12 @@ def make_backup(state_dir: Path, target: Path, passphrase: str, *, blobs: bool) 
         raise FleetError(f"{state_dir} holds no repository", exit_code=ExitCode.NOT_FOUND)
     if target.exists():
         raise FleetError(f"{target} exists already", hint="choose another name")
-    with tempfile.TemporaryDirectory(prefix="backup-", dir=state_dir) as scratch:
+    for left in state_dir.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(left)  # of one that was killed: keys in the clear
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=state_dir) as scratch:
         archive = Path(scratch) / "backup.tar"
-        with tarfile.open(archive, "w") as tar:
+        # What a link leads to is kept: a restore takes plain files and folders only.
+        with tarfile.open(archive, "w", dereference=True) as tar:
             for name in (*_FILES, *_FOLDERS):
                 if (state_dir / name).exists():
                     tar.add(state_dir / name, arcname=name)
@@ -65,22 +72,36 @@ def make_backup(state_dir: Path, target: Path, passphrase: str, *, blobs: bool) 
     return target.stat().st_size
 
 
-def restore_backup(source: Path, state_dir: Path, passphrase: str) -> list[str]:
+def restore_backup(
+    source: Path,
+    state_dir: Path,
+    passphrase: str,
+    *,
+    settle: Callable[[Path], None] = lambda unpacked: None,
+) -> list[str]:
     """Unpack a backup into an empty state directory; returns what it brought.
 
-    All or nothing: a wrong passphrase or a damaged file leaves the directory as it was.
+    All or nothing, a power cut included: the directory appears whole, in one step.
+
+    Args:
+        source: the backup.
+        state_dir: not there yet, or empty.
+        passphrase: the backup's.
+        settle: changes what was unpacked before it counts.
 
     Raises:
-        FleetError: the directory holds a fleet already, or the file cannot be opened.
+        FleetError: the directory holds something already, or the file cannot be opened.
     """
-    for name in (*_FILES, *_FOLDERS, _STORE):
-        if (state_dir / name).exists():
-            raise FleetError(
-                f"{state_dir} holds {name} already; a backup is restored into an empty directory",
-                hint=f"move it away first: mv {state_dir} {state_dir}.before",
-            )
-    state_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".restore-", dir=state_dir.parent) as scratch:
+    # Below /var/lib a service's directory may be a link, and what it leads to is replaced.
+    place = state_dir.resolve()
+    there = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+    if there:
+        raise FleetError(
+            f"{state_dir} holds {there[0]} already; a backup is restored into an empty directory",
+            hint=f"move it away first: mv {state_dir} {state_dir}.before",
+        )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".restore-", dir=place.parent) as scratch:
         archive, unpacked = Path(scratch) / "backup.tar", Path(scratch) / "state"
         unpacked.mkdir(mode=0o700)
         try:
@@ -91,11 +112,23 @@ def restore_backup(source: Path, state_dir: Path, passphrase: str) -> list[str]:
             raise FleetError(
                 f"cannot read {source}: {error.strerror}", exit_code=ExitCode.NOT_FOUND
             ) from error
-        names = _unpack(archive, unpacked)
-        state_dir.mkdir(mode=0o700, exist_ok=True)
-        for path in sorted(unpacked.iterdir()):
-            shutil.move(path, state_dir / path.name)
-        fsync_dir(state_dir)
+        try:
+            names = _unpack(archive, unpacked)
+        except (tarfile.TarError, OSError) as error:
+            raise FleetError(f"{source} holds no backup that can be unpacked: {error}") from error
+        settle(unpacked)
+        for folder in (unpacked, *(path for path in unpacked.rglob("*") if path.is_dir())):
+            fsync_dir(folder)
+        try:
+            unpacked.rename(place)
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EXDEV):
+                raise
+            raise FleetError(
+                f"{state_dir} is where a disk is mounted, and cannot appear in one step",
+                hint=f"restore into a folder of that disk: --state {state_dir / 'fleet'}",
+            ) from error
+        fsync_dir(place.parent)
     return names
 
 
@@ -105,7 +138,8 @@ def _unpack(archive: Path, target: Path) -> list[str]:
         members = tar.getmembers()
         for member in members:
             parts = Path(member.name).parts
-            if ".." in parts or parts[0] not in allowed or not (member.isreg() or member.isdir()):
+            plain = member.isreg() or member.isdir()
+            if not parts or ".." in parts or parts[0] not in allowed or not plain:
                 raise FleetError(f"backup: member {member.name[:80]!r} is refused")
         for member in members:
             place = target / member.name

@@ -74,14 +74,18 @@ def add_certificate(tx: Connection, row: CertificateRow) -> None:
     tx.execute(insert(certificates).values(**msgspec.structs.asdict(row)))
 
 
-def newest_certificate(tx: Connection, device: str, public_key: str) -> CertificateRow | None:
-    """The certificate of a device and key that lasts longest and is not revoked."""
+def newest_certificate(
+    tx: Connection, device: str, public_key: str, now_s: float
+) -> CertificateRow | None:
+    """The certificate of a device and key that lasts longest, has begun and is not revoked. (One
+    that begins later was signed while the manager's clock stood in the future.)"""
     query = (
         select(certificates)
         .where(
             certificates.c.device == device,
             certificates.c.public_key == public_key,
             certificates.c.revoked_at_s.is_(None),
+            certificates.c.not_before_s <= now_s,
         )
         .order_by(certificates.c.not_after_s.desc())
         .limit(1)

@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import pytest
 
 from edge_contract.profile import DeviceProfile
@@ -157,8 +158,17 @@ def userland(arch: str, *, with_systemd: bool = False) -> Path:
 def site_packages(arch: str, runtime: str = "onnxruntime") -> Path:
     """The agent's wheels for ``amd64`` or ``arm64``, and those of one runtime."""
     # The host's very version of the runtime: what is compared is the CPU, not the release.
-    wheels = (*_WHEELS, f"{runtime}=={version(runtime)}")
+    return _wheels_for(arch, (*_WHEELS, f"{runtime}=={version(runtime)}"))
 
+
+def fleet_packages(arch: str) -> Path:
+    """The manager's wheels: the base and the extra ``fleet``, as this checkout names them."""
+    project = msgspec.toml.decode((ROOT / "pyproject.toml").read_bytes())["project"]
+    named = (*project["dependencies"], *project["optional-dependencies"]["fleet"])
+    return _wheels_for(arch, tuple(item for item in named if "python_version" not in item))
+
+
+def _wheels_for(arch: str, wheels: tuple[str, ...]) -> Path:
     def install(place: Path) -> list[str | Path]:
         tags = [
             word for tag in _GLIBC for word in ("--platform", f"manylinux{tag}_{_MACHINES[arch]}")

@@ -96,3 +96,31 @@ def test_a_notice_runs_to_its_end_though_the_next_question_comes(
     while not (own / "v1" / "told").exists() and time.monotonic() < until_s:
         time.sleep(0.05)
     assert (own / "v1" / "told").read_text() == "post-commit\n"
+
+
+def test_the_end_of_the_agent_leaves_no_hook_behind(places: tuple[Path, Path]) -> None:
+    own, slot = places
+    write(own, "health", "sleep 60 & echo $! > asked; wait")
+    write(own, "post-commit", "sleep 60 & echo $! > told; wait")
+    write(own, "post-rollback", "sleep 0.5; echo ended > short")
+    answers: queue.Queue[Event] = queue.Queue()
+    hooks = DeviceHooks(own, answers.put)
+    facts = {"SLOT_DIR": str(slot)}
+    hooks.tell("post-commit", facts)
+    hooks.tell("post-rollback", facts)
+    hooks.start_hook(1, "health", facts)
+    until_s = time.monotonic() + 10
+    marks = [own / "v1" / "asked", own / "v1" / "told"]
+    while not all(m.exists() and m.read_text() for m in marks) and time.monotonic() < until_s:
+        time.sleep(0.02)
+    hooks.close(grace_s=1.5)
+    for mark in marks:
+        assert not running(int(mark.read_text())), f"{mark.name} outlived the agent"
+    assert (own / "v1" / "short").read_text() == "ended\n"
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -43,6 +44,7 @@ def write_hook(hooks: Path, body: str, name: str = "pre-install", mode: int = 0o
         ("echo okay", "refuse"),
         ("echo ok; echo later", "refuse"),
         ("printf '\\377\\376'", "refuse"),
+        ("echo ok; head -c 5000 /dev/zero | tr '\\0' ' '; echo refuse", "refuse"),
         ("kill -9 $$", "refuse"),
     ],
 )
@@ -190,3 +192,15 @@ def _gone(pid: int) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def test_a_hook_whose_exit_nobody_can_collect_is_no_consent(hooks: Path) -> None:
+    """Who starts the agent may have left SIGCHLD ignored; then the kernel keeps no exit code."""
+    write_hook(hooks, "sleep 0.2; exit 1")
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        result = run_hook(hooks, "pre-install", FACTS)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert result.answer == "refuse"
+    assert "SIGCHLD" in result.reason

@@ -91,6 +91,7 @@ class SimulatedDevice:
         self.fallback_digest = ""
         self.update_phase = ""
         self.held = False
+        self.desired_epoch = 1
         self.desired_seq = 0
         self.enrolled: list[EnrolAnswer] = []
         self.desired: list[Desired | None] = []
@@ -185,6 +186,7 @@ class SimulatedDevice:
             active_digest=self.digest,
             fallback_digest=self.fallback_digest,
             update_phase=self.update_phase,
+            desired_epoch=self.desired_epoch,
             desired_seq=self.desired_seq,
             held=self.held,
             **self.more,

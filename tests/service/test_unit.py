@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from device_configs.service.account import check_name, prepare_directories, require_open
 from device_configs.service.install import ServiceError, check_unit
 from device_configs.service.unit import Service, render
 from edge_agent.cli import main
 from edge_agent.service import unit_text
-from edge_contract.errors import ContractError, WherryError
+from edge_contract.errors import ContractError
 
 EXPOSURE_MAX = 30
 """Tenths, as `systemd-analyze security --threshold` counts them."""
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that others can get into; those of pytest are closed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        folder.chmod(0o755)
+        yield folder
 
 
 def config_file(
@@ -77,12 +91,68 @@ def test_a_state_directory_that_the_service_could_not_write_is_refused(tmp_path:
     assert unit["ReadWritePaths"] == ["/data/wherry"]
 
 
-def test_a_configuration_that_its_account_could_not_read_is_refused(tmp_path: Path) -> None:
-    path = config_file(tmp_path)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may write a system's services")
+def test_what_its_account_could_not_reach_is_refused(open_folder: Path) -> None:
+    path = config_file(open_folder)
+
+    def install() -> None:
+        require_open((path, open_folder / "root.json"))
+
+    install()
     path.chmod(0o600)
-    with pytest.raises(WherryError, match="closed to others") as caught:
-        unit_text(path)
+    with pytest.raises(ServiceError, match="closed to others") as caught:
+        install()
     assert f"chmod o+r {path}" in caught.value.hint
+    path.chmod(0o644)
+    (open_folder / "home").mkdir(mode=0o700)
+    (open_folder / "home" / "agent.toml").write_text("")
+    (open_folder / "link.toml").symlink_to(open_folder / "home" / "agent.toml")
+    with pytest.raises(ServiceError, match=f"lies below {open_folder / 'home'}, which is closed"):
+        require_open([open_folder / "link.toml"])
+
+
+@pytest.mark.parametrize("odd", ["a b", "pi\nExecStartPre=/bin/sh", "%i", "1000", "", "Ä"])
+def test_a_user_that_is_no_name_stands_in_no_unit(odd: str, tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="expected the name of an account"):
+        check_name(odd)
+    if odd:
+        with pytest.raises(ContractError, match="expected the name of an account"):
+            unit_text(config_file(tmp_path), user=odd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_the_directories_of_a_named_account_are_there_before_the_unit_needs_them(
+    tmp_path: Path,
+) -> None:
+    state = tmp_path / "data" / "wherry"
+    prepare_directories("nobody", [state])
+    prepare_directories("nobody", [state])
+    assert state.stat().st_uid == pwd.getpwnam("nobody").pw_uid
+    assert state.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(ServiceError, match="belongs to user 0") as caught:
+        prepare_directories("nobody", [tmp_path / "data"])
+    assert caught.value.hint == f"chown -R nobody {tmp_path / 'data'}"
+    with pytest.raises(ServiceError, match="no account 'nobody-at-all'"):
+        prepare_directories("nobody-at-all", [])
+
+
+@pytest.mark.parametrize("odd", ["foo bar", "ttyUSB", "/etc/passwd", "char-x rw\nUser=root"])
+def test_a_device_that_is_none_stands_in_no_unit(odd: str, tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"expected a group of devices"):
+        unit_text(config_file(tmp_path), devices=(odd,))
+
+
+def test_a_memory_limit_that_would_end_it_at_its_start_is_refused(tmp_path: Path) -> None:
+    for limit in (-5, 0, 99):
+        with pytest.raises(ContractError, match="expected 100 or more"):
+            unit_text(config_file(tmp_path), memory_max_mb=limit)
+
+
+def test_hooks_in_a_home_directory_are_not_hidden_from_the_service(tmp_path: Path) -> None:
+    path = config_file(tmp_path)
+    assert keys(unit_text(path))["ProtectHome"] == ["yes"]
+    path.write_text(path.read_text() + '[hooks]\ndirectory = "/home/pi/hooks"\n')
+    assert keys(unit_text(path))["ProtectHome"] == ["read-only"]
 
 
 @pytest.mark.parametrize("odd", ["/opt/my env/edge-agent", "/opt/%h/x", "relative/x", "/a\n/b"])
