@@ -24,10 +24,10 @@ from edge_contract.codec import decode_json, decode_msgpack, encode_json
 from edge_contract.digest import hex_of
 from edge_contract.intervals import IntervalSet
 from edge_contract.manifest import Descriptor
-from edge_contract.messages import Ack, AgentState, BlobAsk, BlobBlock, Enrol, Online
+from edge_contract.messages import Ack, BlobAsk, BlobBlock, Enrol, Online
 from edge_contract.signing import SIGNATURE_PROPERTY, fingerprint, public_bytes, sign_message
-from edge_contract.telemetry import LatencyHistogram, TelemetrySummary
 from edge_contract.topics import broadcast_topic, device_filters, topic
+from tests.device_words import said_state, said_summary
 
 TICK_S = 0.25
 RECONNECT_S = 0.2
@@ -106,22 +106,15 @@ class LightDevice:
 
     def ready(self) -> None:
         """Say what the device is; a rollout then finds it."""
-        state = AgentState(
+        state = said_state(
             **self._header(),
             connection_id=self._connection_id,
-            agent_version="0.1.0",
             hardware=self._hardware,
             device_key=fingerprint(public_bytes(self._key)),
             line=self._line,
-            active_digest="",
-            fallback_digest="",
             active_slot="",
             update_phase="idle",
             desired_epoch=0,
-            desired_seq=0,
-            held=False,
-            spool_used_bytes=0,
-            spool_dropped_count=0,
         )
         self._publish(self._own("state", "agent"), encode_json(state), retain=True)
 
@@ -230,25 +223,8 @@ class LightDevice:
 
     def _say_telemetry(self, now_s: float) -> None:
         seq = next(self._telemetry_seqs)
-        histogram = LatencyHistogram()
-        for latency_ms in (1.0, 2.0, 3.0):
-            histogram.observe(latency_ms)
-        summary = TelemetrySummary(
-            ts=time.time(),
-            seq=seq,
-            seq_first=seq,
-            boot_id=self._boot_id,
-            model_version="",
-            window_s=1.0,
-            frames_count=3,
-            frames_dropped_count=0,
-            errors_count=0,
-            rejected_count=0,
-            memory_rss_mb=50.0,
-            spool_used_bytes=0,
-            spool_dropped_count=0,
-            offline=False,
-            **histogram.summary_fields(),
+        summary = said_summary(
+            ts=time.time(), seq=seq, boot_id=self._boot_id, model_version="", window_s=1.0
         )
         payload = encode_json(summary)
         self._sent_s[seq] = (now_s, payload)

@@ -38,19 +38,15 @@ sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.bad_link import BadLink  # noqa: E402
 from benchmarks.light_device import LightDevice  # noqa: E402
-from edge_contract.codec import encode_json  # noqa: E402
 from edge_contract.layout import BundleDir, write_bundle  # noqa: E402
 from edge_contract.manifest import (  # noqa: E402
-    DOC,
     WEIGHT,
-    WEIGHT_CONFIG,
     ConfigDetail,
     Descriptor,
 )
-from edge_contract.model import Lineage, ModelManifest, TensorSpec, Variant  # noqa: E402
-from edge_contract.preprocess import PreprocessSpec  # noqa: E402
 from fleet.cli.api_client import ApiClient  # noqa: E402
 from fleet.manager.state_dir import StateDir  # noqa: E402
+from tests.small_bundle import small_files  # noqa: E402
 
 FLEET = "bench"
 HARDWARE = "generic-x86-64"
@@ -371,34 +367,8 @@ def main() -> int:
 
 def _bundle(path: Path, size_bytes: int) -> BundleDir:
     """A bundle whose weights are random: nothing compresses, nothing repeats."""
-    tensor = TensorSpec(name="x", dtype="float32", shape=[None, 1, 8, 8])
-    model = ModelManifest(
-        name="digits",
-        version="1.0.0",
-        task="classification",
-        inputs=[tensor],
-        outputs=[tensor],
-        labels=["a", "b"],
-        preprocess=PreprocessSpec(),
-        variants=[
-            Variant(
-                target=HARDWARE,
-                runtime="onnxruntime",
-                scheme="u8s8",
-                file=f"variants/{HARDWARE}.onnx",
-                golden=f"golden/{HARDWARE}.msgpack",
-            )
-        ],
-        lineage=Lineage(
-            source_digest="", calibration_digest="", test_digest="", tools={}, options={}
-        ),
-    )
-    files = {
-        "model.json": (WEIGHT_CONFIG, encode_json(model)),
-        "evidence.json": (DOC, b"{}"),
-        f"variants/{HARDWARE}.onnx": (WEIGHT, random.Random(7).randbytes(size_bytes)),
-        f"golden/{HARDWARE}.msgpack": (WEIGHT_CONFIG, b"golden"),
-    }
+    weights = random.Random(7).randbytes(size_bytes)
+    files = small_files("digits", "1.0.0", {HARDWARE: weights})
     write_bundle(path, name="digits", version="1.0.0", files=files, detail=ConfigDetail())
     return BundleDir(path)
 

@@ -21,26 +21,15 @@ from fleet.manager.configure_order import ConfigureOrder
 from fleet.manager.loop import Manager
 from fleet.manager.rollout_order import RolloutOrder, command_line, parse_waves
 from fleet.manager.rollouts import RolloutTurn
-from fleet.manager.views import (
-    Changes,
-    DeviceDetail,
-    DeviceView,
-    DriftView,
-    Finding,
-    HealthView,
-    LogLine,
-    PlanView,
-    Pressed,
-    ReceiptsTaken,
-    RolloutDetail,
-    RolloutView,
-    VersionView,
-)
 from fleet.rollout.events import Abort, Event, Exclude, Pause, Promote, Resume, Rollback, Start
 from fleet.rollout.state import new_rollout
 from fleet.store import devices, journal, records
 from fleet.store.rollouts import RolloutRow
 from fleet.telemetry import queries
+from fleet.views.device import DeviceDetail, DeviceView, Finding
+from fleet.views.drift import DriftView
+from fleet.views.manager import Changes, HealthView, ReceiptsTaken, VersionView
+from fleet.views.rollout import LogLine, PlanView, Pressed, RolloutDetail, RolloutView
 
 __all__ = ["FleetService", "RolloutOrder", "parse_waves"]
 
@@ -334,7 +323,7 @@ class FleetService:
         def audited(turn: RolloutTurn) -> str:
             rollout = work(turn)
             # Before the commit: what was ordered and cut off is better told than not.
-            self._manager.record(who, action, subject, reason)
+            self._manager.audit.record(who, action, subject, reason)
             journal.add_audit(turn.tx, turn.now_s, who, action, subject, reason, "done")
             return rollout
 
@@ -344,7 +333,7 @@ class FleetService:
             try:
                 return self._manager.transact(audited)
             except FleetError as error:
-                self._manager.record_refusal(who, action, subject, reason, error.message)
+                self._manager.audit.record_refusal(who, action, subject, reason, error.message)
                 raise
 
         rollout = self._manager.do(run)

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.gate import CONFIDENCE, Gate, Interval, Verdict
+from compiler.gate import CONFIDENCE, Gate
 from compiler.metrics.average_precision import Matches, Truth
-from compiler.metrics.bounds import SAMPLES_MIN, Bound, samples_for
+from compiler.metrics.bounds import Bound
 from compiler.metrics.measured import Figure, Measured, evidence_of, figure
+from compiler.metrics.verdict import Words, judge_bound
 from edge_runtime.detections import Detections
 
 DRAWS = 1000
@@ -87,36 +88,13 @@ def drop_bound(first: Matches, second: Matches) -> Bound:
 
 def judge_drop(images: int, bound: Bound, max_drop_pp: float) -> Gate:
     """The verdict on a drop of mAP in percentage points."""
-    needed: int | None = None
-    seen = f"mAP dropped by {bound.seen:.2f} points on {images} images"
-    verdict: Verdict
-    if images < SAMPLES_MIN:
-        verdict, needed = "insufficient", SAMPLES_MIN
-        reason = f"{seen}; a bound needs at least {SAMPLES_MIN} images"
-    elif bound.upper <= max_drop_pp:
-        verdict = "pass"
-        reason = (
-            f"{seen}: with 95 % confidence by at most {bound.upper:.2f} (limit {max_drop_pp:g})"
-        )
-    elif bound.lower > max_drop_pp:
-        verdict = "fail"
-        reason = (
-            f"{seen}: with 95 % confidence by at least {bound.lower:.2f} (limit {max_drop_pp:g})"
-        )
-    else:
-        verdict = "insufficient"
-        needed = samples_for(images, bound, max_drop_pp)
-        reason = f"{seen} and may have by {bound.upper:.2f} (limit {max_drop_pp:g})" + (
-            f"; with images like these about {needed} would tell"
-            if needed is not None
-            else "; what was seen lies at or above the limit, so more images will not pass it"
-        )
-    interval = Interval(
+    words = Words(
+        seen=f"mAP dropped by {bound.seen:.2f} points on {images} images",
         what="drop of mAP",
         unit="points",
-        seen=bound.seen,
-        lower=bound.lower,
-        upper=bound.upper,
-        limit=max_drop_pp,
+        value="{:.2f}",
+        limit="{:g}",
+        rows="images",
+        likeness="images like these about {} would tell",
     )
-    return Gate(verdict=verdict, reason=reason, n=images, samples_needed=needed, interval=interval)
+    return judge_bound(images, bound, max_drop_pp, words)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compiler.gate import Gate, Interval, Verdict
-from compiler.metrics.bounds import SAMPLES_MIN, Values, mean_bound, samples_for
+from compiler.gate import Gate
+from compiler.metrics.bounds import Values, mean_bound
 from compiler.metrics.measured import Figure, Measured, evidence_of, figure
+from compiler.metrics.verdict import Words, judge_bound
 from compiler.plan.fidelity import logit_snr_db
 from edge_runtime.preprocess import FloatArray
 
@@ -109,33 +110,11 @@ def judge_cosines(cosines: Values, limit: float) -> Gate:
     """The verdict on each sample's cosine ``[n]``."""
     n = len(cosines)
     bound = mean_bound(cosines)
-    needed: int | None = None
-    seen = f"the mean cosine between float and int8 outputs is {bound.seen:.5f} on {n} samples"
-    verdict: Verdict
-    if n < SAMPLES_MIN:
-        verdict, needed = "insufficient", SAMPLES_MIN
-        reason = f"{seen}; a bound needs at least {SAMPLES_MIN} samples"
-    elif bound.lower >= limit:
-        verdict = "pass"
-        reason = f"{seen}: with 95 % confidence at least {bound.lower:.5f} (limit {limit:g})"
-    elif bound.upper < limit:
-        verdict = "fail"
-        reason = f"{seen}: with 95 % confidence at most {bound.upper:.5f} (limit {limit:g})"
-    else:
-        verdict = "insufficient"
-        needed = samples_for(n, bound, limit, at_least=True)
-        reason = f"{seen} and may be as low as {bound.lower:.5f} (limit {limit:g})" + (
-            f"; with samples like these about {needed} would tell"
-            if needed is not None
-            else "; what was seen lies at or below the limit, so more samples will not pass it"
-        )
-    interval = Interval(
+    words = Words(
+        seen=f"the mean cosine between float and int8 outputs is {bound.seen:.5f} on {n} samples",
         what="mean cosine",
         unit="",
-        seen=bound.seen,
-        lower=bound.lower,
-        upper=bound.upper,
-        limit=limit,
-        at_least=True,
+        value="{:.5f}",
+        limit="{:g}",
     )
-    return Gate(verdict=verdict, reason=reason, n=n, samples_needed=needed, interval=interval)
+    return judge_bound(n, bound, limit, words, at_least=True)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from compiler.datasets.dataset import Labels
-from compiler.gate import Gate, Interval, Verdict
-from compiler.metrics.bounds import SAMPLES_MIN, Bound, Values, ratio_bound, samples_for
+from compiler.gate import Gate
+from compiler.metrics.bounds import Bound, Values, ratio_bound
 from compiler.metrics.measured import Figure, Measured, evidence_of, figure
+from compiler.metrics.verdict import Words, judge_bound
 from edge_runtime.preprocess import FloatArray
 
 
@@ -62,42 +63,15 @@ def judge_errors(e_float: Values, e_int8: Values, limit_percent: float) -> tuple
         none = 0.0 if not np.any(e_int8) else np.inf
         ratio = Bound(1 + none, 1 + none, 1 + none)
     increase = Bound(*(100 * (value - 1) for value in (ratio.seen, ratio.lower, ratio.upper)))
-    needed: int | None = None
-    seen = f"the mean absolute error changed by {increase.seen:+.2f} % on {n} samples"
-    verdict: Verdict
-    if n < SAMPLES_MIN:
-        verdict, needed = "insufficient", SAMPLES_MIN
-        reason = f"{seen}; a bound needs at least {SAMPLES_MIN} samples"
-    elif increase.upper <= limit_percent:
-        verdict = "pass"
-        reason = (
-            f"{seen}: with 95 % confidence by at most {increase.upper:+.2f} %"
-            f" (limit {limit_percent:+g} %)"
-        )
-    elif increase.lower > limit_percent:
-        verdict = "fail"
-        reason = (
-            f"{seen}: with 95 % confidence by at least {increase.lower:+.2f} %"
-            f" (limit {limit_percent:+g} %)"
-        )
-    else:
-        verdict = "insufficient"
-        needed = samples_for(n, increase, limit_percent)
-        reason = f"{seen} and may have by {increase.upper:+.2f} % (limit {limit_percent:+g} %)" + (
-            f"; with errors like these about {needed} test samples would tell"
-            if needed is not None
-            else "; what was seen lies at or above the limit, so more samples will not pass it"
-        )
-    interval = Interval(
+    words = Words(
+        seen=f"the mean absolute error changed by {increase.seen:+.2f} % on {n} samples",
         what="increase of the mean absolute error",
         unit="%",
-        seen=increase.seen,
-        lower=increase.lower,
-        upper=increase.upper,
-        limit=limit_percent,
+        value="{:+.2f} %",
+        limit="{:+g} %",
+        likeness="errors like these about {} test samples would tell",
     )
-    gate = Gate(verdict=verdict, reason=reason, n=n, samples_needed=needed, interval=interval)
-    return gate, increase
+    return judge_bound(n, increase, limit_percent, words), increase
 
 
 def _known(value: float) -> float | None:

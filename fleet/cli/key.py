@@ -9,14 +9,13 @@ import click
 import msgspec
 
 from edge_contract.errors import ExitCode
+from fleet.cli.proposal import Proposal, proposing
 from fleet.cli.repository_options import (
-    event_option,
     open_key,
     open_repository,
     passphrase_option,
     read_passphrase,
     read_pin,
-    tell_outcome,
     who_option,
 )
 from fleet.cli.terminal import emit, json_option, say, state_option, table
@@ -163,20 +162,9 @@ def export_public(file: Path, out: Path, passphrase_file: Path | None, as_json: 
 @key.command("adopt")
 @_key_option
 @_threshold_option
-@event_option
-@who_option
-@state_option
-@json_option
-def adopt(
-    keys: tuple[Path, ...],
-    threshold: int | None,
-    event_path: Path | None,
-    who: str,
-    state: StateDir,
-    as_json: bool,
-) -> int:
+@proposing
+def adopt(change: Proposal, keys: tuple[Path, ...], threshold: int | None) -> int:
     """Go from development keys to keys that people hold: every offline role, in one event."""
-    from fleet.repository.ceremony import Ceremony
     from fleet.repository.key_files import read_public_key
 
     publics = [read_public_key(path) for path in keys]
@@ -187,37 +175,24 @@ def adopt(
             exit_code=ExitCode.USAGE,
         )
     count = threshold or max(1, len(publics) - 1)
-    repository = open_repository(state)
-    repository.initialise()
-    outcome = Ceremony(repository, who).adopt(publics, count)
-    return tell_outcome(outcome, "adopted", event_path=event_path, as_json=as_json)
+    open_repository(change.state).initialise()
+    outcome = change.ceremony().adopt(publics, count)
+    return change.tell(outcome, "adopted")
 
 
 @key.command("rotate")
 @click.argument("role")
 @_key_option
 @_threshold_option
-@event_option
-@who_option
-@state_option
-@json_option
-def rotate(
-    role: str,
-    keys: tuple[Path, ...],
-    threshold: int | None,
-    event_path: Path | None,
-    who: str,
-    state: StateDir,
-    as_json: bool,
-) -> int:
+@proposing
+def rotate(change: Proposal, role: str, keys: tuple[Path, ...], threshold: int | None) -> int:
     """Replace all keys of ROLE: root, targets, line-NAME, offline-snapshot, offline-timestamp; or
     snapshot, timestamp, director, audit, whose new key the manager makes itself."""
-    from fleet.repository.ceremony import Ceremony
     from fleet.repository.key_files import read_public_key
 
     publics = [read_public_key(path) for path in keys]
-    outcome = Ceremony(open_repository(state), who).rotate(role, publics, threshold)
-    return tell_outcome(outcome, f"{role}: rotated", event_path=event_path, as_json=as_json)
+    outcome = change.ceremony().rotate(role, publics, threshold)
+    return change.tell(outcome, f"{role}: rotated")
 
 
 @key.command("revoke")
@@ -227,64 +202,35 @@ def rotate(
     type=click.Path(path_type=Path, dir_okay=False),
     help="The key (NAME.pub) that takes its place.",
 )
-@event_option
-@who_option
-@state_option
-@json_option
-def revoke(
-    keyid: str,
-    replace_with: Path | None,
-    event_path: Path | None,
-    who: str,
-    state: StateDir,
-    as_json: bool,
-) -> int:
+@proposing
+def revoke(change: Proposal, keyid: str, replace_with: Path | None) -> int:
     """Take the key KEYID (its beginning suffices) out of every role that names it."""
-    from fleet.repository.ceremony import Ceremony
     from fleet.repository.key_files import read_public_key
 
     replacement = read_public_key(replace_with) if replace_with else None
-    outcome = Ceremony(open_repository(state), who).revoke(keyid, replacement)
-    return tell_outcome(outcome, f"{keyid}: revoked", event_path=event_path, as_json=as_json)
+    outcome = change.ceremony().revoke(keyid, replacement)
+    return change.tell(outcome, f"{keyid}: revoked")
 
 
 @key.command("renew")
-@event_option
-@who_option
-@state_option
-@json_option
-def renew(event_path: Path | None, who: str, state: StateDir, as_json: bool) -> int:
+@proposing
+def renew(change: Proposal) -> int:
     """Sign every offline role anew before its signatures expire, with nothing else changed."""
-    from fleet.repository.ceremony import Ceremony
-
-    outcome = Ceremony(open_repository(state), who).renew()
-    return tell_outcome(outcome, "renewed", event_path=event_path, as_json=as_json)
+    return change.tell(change.ceremony().renew(), "renewed")
 
 
 @key.command("epoch")
-@event_option
-@who_option
-@state_option
-@json_option
-def epoch(event_path: Path | None, who: str, state: StateDir, as_json: bool) -> int:
+@proposing
+def epoch(change: Proposal) -> int:
     """Begin the next epoch: all orders of this one are void, their numbers begin again."""
-    from fleet.repository.ceremony import Ceremony
-
-    outcome = Ceremony(open_repository(state), who).raise_epoch()
-    return tell_outcome(outcome, "a new epoch has begun", event_path=event_path, as_json=as_json)
+    return change.tell(change.ceremony().raise_epoch(), "a new epoch has begun")
 
 
 @key.command("leap")
-@event_option
-@who_option
-@state_option
-@json_option
-def leap(event_path: Path | None, who: str, state: StateDir, as_json: bool) -> int:
+@proposing
+def leap(change: Proposal) -> int:
     """After restoring an old backup: take version numbers beyond all that devices can have seen."""
-    from fleet.repository.ceremony import Ceremony
-
-    outcome = Ceremony(open_repository(state), who).leap()
-    return tell_outcome(outcome, "leapt ahead", event_path=event_path, as_json=as_json)
+    return change.tell(change.ceremony().leap(), "leapt ahead")
 
 
 @key.command("forget")
@@ -307,10 +253,10 @@ def status(state: StateDir, as_json: bool) -> int:
 
     Exit code 5 when something has to be signed soon.
     """
-    from fleet.repository.ceremony import Ceremony, local_date
+    from fleet.repository.key_status import key_status, local_date
 
     repository = open_repository(state)
-    rows = Ceremony(repository, "").status()
+    rows = key_status(repository.archive)
     due = [row for row in rows if row.action]
     head = ("role", "needs", "of", "expires", "days left", "next")
     cells = [

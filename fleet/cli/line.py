@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from fleet.cli.repository_options import event_option, open_repository, tell_outcome, who_option
-from fleet.cli.terminal import json_option, state_option
-from fleet.manager.state_dir import StateDir
+from fleet.cli.proposal import Proposal, proposing
 
 
 @click.group()
@@ -19,36 +15,18 @@ def line() -> None:
 @line.command("floor")
 @click.argument("name")
 @click.argument("version")
-@event_option
-@who_option
-@state_option
-@json_option
-def floor(
-    name: str, version: str, event_path: Path | None, who: str, state: StateDir, as_json: bool
-) -> int:
+@proposing
+def floor(change: Proposal, name: str, version: str) -> int:
     """Let no device install anything of line NAME below VERSION anew."""
-    from fleet.repository.ceremony import Ceremony
-
-    outcome = Ceremony(open_repository(state), who).floor(name, version)
-    return tell_outcome(
-        outcome, f"{name}: no new install below {version}", event_path=event_path, as_json=as_json
-    )
+    outcome = change.ceremony().floor(name, version)
+    return change.tell(outcome, f"{name}: no new install below {version}")
 
 
 @line.command("retire")
 @click.argument("name")
 @click.argument("version")
-@event_option
-@who_option
-@state_option
-@json_option
-def retire(
-    name: str, version: str, event_path: Path | None, who: str, state: StateDir, as_json: bool
-) -> int:
+@proposing
+def retire(change: Proposal, name: str, version: str) -> int:
     """Withdraw the approval of VERSION; devices that run it go on running it."""
-    from fleet.repository.ceremony import Ceremony
-
-    outcome = Ceremony(open_repository(state), who).retire(name, version)
-    return tell_outcome(
-        outcome, f"{name} {version} is retired", event_path=event_path, as_json=as_json
-    )
+    outcome = change.ceremony().retire(name, version)
+    return change.tell(outcome, f"{name} {version} is retired")

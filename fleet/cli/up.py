@@ -49,6 +49,13 @@ _STEADY_S = 60.0
     help="What all devices may pull together. [default: 0, no limit]",
 )
 @click.option("--blob-http", default="", help="Serve blobs by digest at HOST:PORT as well.")
+@click.option(
+    "--retention-days",
+    type=click.IntRange(min=0),
+    default=90,
+    show_default=True,
+    help="How long records of devices are kept; 0 for ever.",
+)
 @click.option("--no-console", is_flag=True, help="The API alone, without the pages.")
 @state_option
 @json_option
@@ -59,6 +66,7 @@ def up(
     console_port: int,
     transfer_max_mb_s: float,
     blob_http: str,
+    retention_days: int,
     no_console: bool,
     state: StateDir,
     as_json: bool,
@@ -73,6 +81,7 @@ def up(
     from fleet.manager.http_api import build_app
     from fleet.manager.http_server import HttpServer, bind
     from fleet.manager.loop import Manager
+    from fleet.manager.retention import DAY_S
     from fleet.repository.tuf_repository import Repository
     from fleet.service import FleetService
     from fleet.store import open_store
@@ -104,6 +113,7 @@ def up(
             issuers=Issuers(state.identity, name),
             delta_dir=state.path / "deltas",
             blob_total_bytes_s=transfer_max_mb_s * 1e6,
+            records_kept_s=retention_days * DAY_S,
         )
         stack.callback(manager.stop)
         manager.start()

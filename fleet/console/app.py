@@ -31,8 +31,8 @@ from fleet.console.page import MakePage, Page, Place
 from fleet.console.pulse import Pulse
 from fleet.console.rollout_pages import left_count, rollout_page, rollouts_page
 from fleet.errors import FleetError
-from fleet.manager.views import Pressed
 from fleet.service import FleetService
+from fleet.views.rollout import Pressed
 
 _HERE = Path(__file__).parent
 _GAP_S = 0.5

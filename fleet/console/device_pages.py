@@ -10,8 +10,8 @@ from typing import NamedTuple
 from fleet.console import words
 from fleet.console.overview import STALE_S, is_stale
 from fleet.console.page import Page, Place, cut
-from fleet.manager.views import DeviceDetail, DeviceView, TelemetryPoint
 from fleet.service import FleetService
+from fleet.views.device import DeviceDetail, DeviceView, TelemetryPoint
 
 
 class _Chart(NamedTuple):

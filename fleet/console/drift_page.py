@@ -7,8 +7,8 @@ from itertools import pairwise
 from fleet.console import words
 from fleet.console.charts import Bin, heat, histogram_pair
 from fleet.console.page import Page, Place
-from fleet.manager.views import DriftView, FeatureDrift
 from fleet.service import FleetService
+from fleet.views.drift import DriftView, FeatureDrift
 
 _DEVICES_MAX = 60
 _ALARMS_MAX = 50

@@ -12,9 +12,9 @@ from edge_contract.errors import ExitCode
 from edge_contract.health import HealthSpec
 from fleet.console.page import Page, Place
 from fleet.errors import FleetError
-from fleet.manager.views import PlanView
 from fleet.rollout.gate import parse_count, parse_duration_s, parse_gate, parse_share
 from fleet.service import FleetService, RolloutOrder, parse_waves
+from fleet.views.rollout import PlanView
 
 DEFAULT_WAVES = "1,100%"
 

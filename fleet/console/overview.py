@@ -7,8 +7,10 @@ from collections import Counter
 from fleet.console import words
 from fleet.console.charts import state_bar
 from fleet.console.page import Page, Place
-from fleet.manager.views import DeviceView, HealthView, RolloutView
 from fleet.service import FleetService
+from fleet.views.device import DeviceView
+from fleet.views.manager import HealthView
+from fleet.views.rollout import RolloutView
 
 STALE_S = 300.0
 """A device that said nothing for so long is stale, connected or not."""

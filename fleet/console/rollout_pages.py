@@ -7,8 +7,8 @@ from fleet.console.charts import state_bar
 from fleet.console.overview import shown_rollouts
 from fleet.console.page import Page, Place, cut
 from fleet.manager.rollout_order import command_line
-from fleet.manager.views import RolloutDetail, RolloutDevice, RolloutView
 from fleet.service import FleetService, RolloutOrder
+from fleet.views.rollout import RolloutDetail, RolloutDevice, RolloutView
 
 _URGENCY = ("bad", "busy", "held", "warn", "off", "ok")
 """Which devices come first in the table."""

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from edge_contract.errors import WherryError
 from edge_contract.manifest import Descriptor
 from fleet.manager.catalogue import Catalogue
-from fleet.manager.views import BytesPreview, BytesRow
 from fleet.rollout.plan import RolloutPlan
 from fleet.transfer.delta_store import WORTH_BYTES, DeltaStore
+from fleet.views.rollout import BytesPreview, BytesRow
 
 DELTA_WAIT_S = 5.0
 """A dry run waits that long for deltas that were never made; then they are "being made"."""

@@ -12,8 +12,8 @@ from edge_contract.metadata import encode_metadata_set
 from edge_contract.model import DRIFT_REFERENCE_FILE, MODEL_FILE
 from edge_contract.reference import MAX_REFERENCE_BYTES, DriftReference
 from fleet.errors import FleetError
-from fleet.manager.views import VersionView
 from fleet.repository.tuf_repository import PublishedVersion, Repository
+from fleet.views.manager import VersionView
 
 
 @dataclass(frozen=True)

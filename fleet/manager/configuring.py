@@ -36,7 +36,7 @@ def configure(manager: Manager, order: ConfigureOrder, *, who: str) -> list[Plan
     def change(turn: RolloutTurn) -> list[PlannedConfiguration]:
         planned = manager.configurations.change(turn.tx, order, turn.now_s)
         subject = _named([item.device for item in planned])
-        manager.record(who, "configure", subject, wish)
+        manager.audit.record(who, "configure", subject, wish)
         journal.add_audit(turn.tx, turn.now_s, who, "configure", subject, wish, "done")
         for item in planned:
             if item.changes:
@@ -49,12 +49,12 @@ def configure(manager: Manager, order: ConfigureOrder, *, who: str) -> list[Plan
             planned = manager.transact(change)
         except WherryError as error:
             subject = _named(order.devices or [])
-            manager.record_refusal(who, "configure", subject, wish, error.message)
+            manager.audit.record_refusal(who, "configure", subject, wish, error.message)
             raise
         changed = [item.device for item in planned if item.changes]
         with manager.store.read() as tx:
             rows = [get_configuration(tx, device) for device in changed]
-        manager.give_configurations([row for row in rows if row is not None])
+        manager.configuration_desk.give(row for row in rows if row is not None)
         return planned
 
     return manager.do(run)

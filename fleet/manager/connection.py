@@ -7,7 +7,6 @@ forgot, the manager subscribes to and publishes anew on every CONNACK.
 from __future__ import annotations
 
 import logging
-import queue
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -83,7 +82,7 @@ class Connection:
         address: the broker.
         user: the user name, ``{fleet}/{name}``.
         filters: what to subscribe to, at QoS 1, on every CONNACK.
-        inbox: where every ``LinkEvent`` is put.
+        post: takes every ``LinkEvent``, on paho's thread.
         clock: stamps messages as they come.
         tls: makes the TLS settings, for an address with TLS: anew for each attempt to connect, for
             a certificate may have been renewed since.
@@ -94,14 +93,14 @@ class Connection:
         address: BrokerAddress,
         user: str,
         filters: Sequence[str],
-        inbox: queue.SimpleQueue[Any],
+        post: Callable[[LinkEvent], None],
         clock: Clock,
         tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._address = address
         self.quota = Quota(clock.monotonic_s)
         self._filters = [(name, 1) for name in filters]
-        self._inbox = inbox
+        self._post = post
         self._clock = clock
         self._up = False
         self._count = 0
@@ -186,7 +185,7 @@ class Connection:
         self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
         if reason.is_failure:
-            self._inbox.put(Disconnected(f"{self._address} refuses the connection: {reason}"))
+            self._post(Disconnected(f"{self._address} refuses the connection: {reason}"))
             return
         self._count += 1
         # Up only with the SUBACK: paho sends again what the last connection did not finish right
@@ -198,19 +197,19 @@ class Connection:
     ) -> None:
         refused = [str(reason) for reason in reasons if reason.is_failure]
         if refused:
-            self._inbox.put(Disconnected(f"{self._address} refuses to subscribe: {refused[0]}"))
+            self._post(Disconnected(f"{self._address} refuses to subscribe: {refused[0]}"))
             return
         self._up = True
-        self._inbox.put(Connected(self._count))
+        self._post(Connected(self._count))
 
     def _on_connect_fail(self, client: mqtt.Client, userdata: Any) -> None:
-        self._inbox.put(Disconnected(f"no broker answers at {self._address}"))
+        self._post(Disconnected(f"no broker answers at {self._address}"))
 
     def _on_disconnect(
         self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
         self._up = False
-        self._inbox.put(Disconnected(f"{self._address}: {reason}"))
+        self._post(Disconnected(f"{self._address}: {reason}"))
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         try:
@@ -222,7 +221,7 @@ class Connection:
             client.ack(message.mid, message.qos)
             return
         pairs = getattr(message.properties, "UserProperty", None) or []
-        self._inbox.put(
+        self._post(
             Inbound(
                 topic=name,
                 payload=bytes(message.payload),

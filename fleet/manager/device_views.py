@@ -11,12 +11,13 @@ from edge_contract.signing import fingerprint
 from edge_contract.telemetry import TelemetrySummary, decode_summary
 from fleet.errors import FleetError
 from fleet.manager.configuration_view import configuration_view
-from fleet.manager.views import DeviceDetail, DeviceState, DeviceView, DriftAlarm, Finding
 from fleet.store import devices, journal, orders, records
 from fleet.store.configurations import ConfigurationRow, all_configurations, get_configuration
 from fleet.store.devices import DeviceRow
 from fleet.store.orders import OrderRow
 from fleet.telemetry import queries
+from fleet.views.device import DeviceDetail, DeviceState, DeviceView, Finding
+from fleet.views.drift import DriftAlarm
 
 _TELEMETRY_MAX = 200
 _EVENTS_MAX = 100

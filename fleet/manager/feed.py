@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections import deque
 
-from fleet.manager.views import Change, Changes
+from fleet.views.manager import Change, Changes
 
 _KEPT = 5000
 _ANSWER_MAX = 500

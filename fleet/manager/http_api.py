@@ -26,8 +26,8 @@ from edge_contract.receipt import SignedMessage
 from fleet.manager.configure_order import ConfigureOrder
 from fleet.manager.rollout_order import RolloutOrder
 from fleet.manager.state_dir import TOKEN_HEADER
-from fleet.manager.views import Pressed
 from fleet.service import FleetService
+from fleet.views.rollout import Pressed
 
 _BODY_MAX_BYTES = 1 << 20
 _WAIT_MAX_S = 60.0

@@ -150,7 +150,7 @@ def _audited(
         try:
             return work()
         except WherryError as error:
-            manager.record_refusal(who, what, device, reason, error.message)
+            manager.audit.record_refusal(who, what, device, reason, error.message)
             raise
 
     return manager.do(run)

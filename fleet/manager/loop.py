@@ -9,19 +9,15 @@ orders are published anew on the next CONNACK.
 from __future__ import annotations
 
 import logging
-import queue
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import OperationalError
 
-from edge_contract.errors import ExitCode, WherryError
+from edge_contract.errors import ExitCode
 from edge_contract.receipt import SignedMessage
 from edge_contract.topics import manager_filters
 from fleet.clock import Clock
@@ -29,28 +25,31 @@ from fleet.errors import FleetError
 from fleet.identity.certificates import MANAGER
 from fleet.identity.desk import IdentityDesk
 from fleet.identity.issuers import Issuers
+from fleet.manager.audit import Audit
 from fleet.manager.blob_desk import BlobDesk
 from fleet.manager.broker_address import BrokerAddress
+from fleet.manager.broker_session import BrokerSession
 from fleet.manager.catalogue import Catalogue
+from fleet.manager.configuration_desk import ConfigurationDesk
 from fleet.manager.configurations import Configurations
 from fleet.manager.connection import Connected, Connection, Disconnected, Inbound
 from fleet.manager.director import Director
 from fleet.manager.facts import Facts
 from fleet.manager.feed import Feed
 from fleet.manager.identity_care import IdentityCare
+from fleet.manager.inbox import Command, Inbox
 from fleet.manager.intake import Intake, Taken
 from fleet.manager.orders import Orders
 from fleet.manager.publisher import Publisher
-from fleet.manager.roll_call import RollCall
-from fleet.manager.rollouts import Rollouts, RolloutTurn
+from fleet.manager.repository_watch import RepositoryWatch
+from fleet.manager.retention import DEFAULT_S, Retention
+from fleet.manager.rollout_desk import RolloutDesk
+from fleet.manager.rollouts import RolloutTurn
 from fleet.repository.tuf_repository import Repository
-from fleet.rollout.events import DeviceOffline
-from fleet.store import Store, devices, journal, orders
-from fleet.store.configurations import ConfigurationRow, all_configurations
+from fleet.store import Store, devices
 from fleet.transfer.blob_server import BlobServer
 from fleet.transfer.delta_store import DeltaStore
 
-_BATCH = 500
 _TICK_S = 0.5
 _HOUR_S = 3600.0
 _POLL_REPOSITORY_S = 1.0
@@ -60,12 +59,6 @@ COMMAND_LIFE_S = 3600.0
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Command:
-    work: Callable[[], Any]
-    done: Future[Any]
 
 
 class Manager:
@@ -80,6 +73,7 @@ class Manager:
         issuers: the fleet's certificates; None for a fleet that has none.
         delta_dir: where deltas are kept; None: blobs go out whole.
         blob_total_bytes_s: what all devices may pull together; 0 for no limit.
+        records_kept_s: for how long records are kept from their receipt; 0 for ever.
     """
 
     def __init__(
@@ -93,6 +87,7 @@ class Manager:
         issuers: Issuers | None = None,
         delta_dir: Path | None = None,
         blob_total_bytes_s: float = 0.0,
+        records_kept_s: float = DEFAULT_S,
     ) -> None:
         self.fleet = fleet
         self.store = store
@@ -104,24 +99,51 @@ class Manager:
         self.ended = threading.Event()
         """Set when the loop has ended; ``failure`` says why if nobody asked it to."""
         self.failure: BaseException | None = None
-        self._repository = repository
+        self.audit = Audit(repository, store, clock)
         director = Director(fleet, repository.director_key, repository.director_epoch)
         self._director = director
-        self._orders = Orders(director, self.catalogue)
-        self.configurations = Configurations(director)
         self.issuers = issuers or Issuers(None, fleet)
         self._intake = Intake(fleet, IdentityDesk(self.issuers))
-        self._rollouts = Rollouts()
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._inbox = Inbox(self.facts)
         self._connection = Connection(
             address,
             f"{fleet}/{MANAGER}",
             manager_filters(fleet),
-            self._inbox,
+            self._inbox.put,
             clock,
             lambda: self.issuers.tls_context(MANAGER),
         )
-        self._publisher = Publisher(fleet, self._connection, director, self.catalogue)
+        publisher = Publisher(fleet, self._connection, director, self.catalogue)
+        self._publisher = publisher
+        self._desk = RolloutDesk(
+            store, Orders(director, self.catalogue), publisher, self.facts, self.feed, clock
+        )
+        self.configurations = Configurations(director)
+        self.configuration_desk = ConfigurationDesk(
+            self.configurations, store, self._desk, publisher, self.facts, self.feed, clock
+        )
+        self._watch = RepositoryWatch(
+            repository,
+            self.catalogue,
+            director,
+            publisher,
+            self._desk,
+            self.configuration_desk,
+            self.facts,
+            self.feed,
+            clock,
+        )
+        self._session = BrokerSession(
+            address,
+            store,
+            self.issuers,
+            publisher,
+            self._desk,
+            self.configuration_desk,
+            self.facts,
+            self.feed,
+            clock,
+        )
         self.deltas = DeltaStore(delta_dir, self.catalogue.blob_path) if delta_dir else None
         self.blobs = BlobServer(
             fleet,
@@ -134,11 +156,10 @@ class Manager:
         self.turns = 0
         """How often the loop came round: what a watchdog looks at."""
         self._blob_desk = BlobDesk(
-            store, self.catalogue, self.blobs, self.deltas, self._publisher, self.facts, clock
+            store, self.catalogue, self.blobs, self.deltas, publisher, self.facts, clock
         )
         self._care = IdentityCare(self.issuers, store, self.facts, clock)
-        self._roll_call = RollCall()
-        self._perform_again = False
+        self._retention = Retention(store, clock, records_kept_s)
         self._poll_due_s = 0.0
         self._hourly_due_s = 0.0
         self._thread = threading.Thread(target=self._run, name="manager", daemon=True)
@@ -151,11 +172,10 @@ class Manager:
         Raises:
             FleetError, TrustError: the repository cannot be read.
         """
-        self._repository.initialise()
-        self._load_repository()
+        self._watch.begin()
         with self.store.read() as tx:
             self._intake.load(tx)
-            self._rollouts.load(tx)
+            self._desk.load(tx)
         if self.deltas is not None:
             self.deltas.start()
         self.blobs.start()
@@ -182,19 +202,7 @@ class Manager:
         """
         if self.ended.is_set() or self._stopping:
             raise FleetError("the manager is stopping")
-        done: Future[T] = Future()
-        self._inbox.put(_Command(work, done))
-        try:
-            return done.result(timeout_s)
-        except FutureTimeoutError as error:
-            # Whoever is told that it failed must not find it done an hour later.
-            never = done.cancel()
-            raise FleetError(
-                f"the manager did not get to it within {timeout_s:g} s"
-                f" ({self.facts.problem or 'it is busy'}); "
-                + ("it will not be done" if never else "it is under way and may still be done"),
-                hint="edge-fleet doctor",
-            ) from error
+        return self._inbox.do(work, timeout_s=timeout_s)
 
     def blob_path(self, digest: str) -> Path:
         """The file of a published blob or of a delta between two.
@@ -214,19 +222,13 @@ class Manager:
     @property
     def queue_count(self) -> int:
         """Messages and commands that wait."""
-        return self._inbox.qsize()
+        return len(self._inbox)
 
     # For work that runs on the loop. ------------------------------------------------------------
 
     def transact(self, work: Callable[[RolloutTurn], T]) -> T:
         """Run ``work`` with a turn of the rollouts in one transaction, commit, carry out."""
-        with self.store.write() as tx:
-            turn = self._rollouts.open(tx, self.clock.wall_s())
-            result = work(turn)
-            turn.write()
-        self._tell_rollouts(turn)
-        self._perform()
-        return result
+        return self._desk.transact(work)
 
     def identities_changed(self, gone: Sequence[str] = ()) -> None:
         """Keys were revoked, replaced or removed: read them anew and tell the broker's list.
@@ -242,22 +244,6 @@ class Manager:
             self._publisher.clear(device)
             self.feed.put(self.clock.wall_s(), "device", device, f"{device} was removed")
 
-    def record_refusal(self, who: str, action: str, subject: str, reason: str, why: str) -> None:
-        """Put an order that was refused into the audit."""
-        with self.store.write() as tx:
-            now_s = self.clock.wall_s()
-            journal.add_audit(tx, now_s, who, action, subject, reason, f"refused: {why}")
-        self.record(who, f"{action} (refused)", subject, f"{reason} {why}".strip())
-
-    def record(self, who: str, action: str, subject: str, detail: str) -> None:
-        """Append to the signed audit log.
-
-        Raises:
-            FleetError: the audit key is missing.
-        """
-        with self._repository.archive.exclusive():
-            self._repository.archive.record(who, action, subject, detail)
-
     def send_command(self, device: str, name: str, *, who: str) -> None:
         """Sign a command for one device and publish it; on the loop only (``do``).
 
@@ -268,29 +254,22 @@ class Manager:
             row = devices.get_device(tx, device)
         if row is None:
             raise FleetError(f"no device {device!r}", exit_code=ExitCode.NOT_FOUND)
-        self.record(who, "command", device, name)
+        self.audit.record(who, "command", device, name)
         nonce = secrets.token_hex(16)
         envelope = self._director.command(
             row, name, {}, nonce=nonce, now_s=self.clock.wall_s(), life_s=COMMAND_LIFE_S
         )
         self._publisher.command(device, name, envelope)
 
-    def give_configurations(self, rows: Sequence[ConfigurationRow]) -> None:
-        """Publish what is wanted of devices' settings, once it is committed; on the loop only."""
-        self._publisher.configurations(rows)
-        for row in rows:
-            self.feed.put(self.clock.wall_s(), "device", row.device)
-
     # The loop. ----------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             tick_due_s = 0.0
-            self._perform()  # what was decided before a crash
+            self._desk.perform()  # what was decided before a crash
             while not self._stopping:
                 self.turns += 1
-                now_s = self.clock.monotonic_s()
-                self._handle(self._drain(max(0.0, tick_due_s - now_s)))
+                self._handle(self._inbox.take(max(0.0, tick_due_s - self.clock.monotonic_s())))
                 if self.clock.monotonic_s() >= tick_due_s:
                     tick_due_s = self.clock.monotonic_s() + _TICK_S
                     self._tick()
@@ -299,19 +278,7 @@ class Manager:
             self.failure = error
         finally:
             self.ended.set()
-            for item in self._drain(0.0):
-                if isinstance(item, _Command) and item.done.set_running_or_notify_cancel():
-                    item.done.set_exception(FleetError("the manager is stopping"))
-
-    def _drain(self, timeout_s: float) -> list[Any]:
-        items: list[Any] = []
-        try:
-            items.append(self._inbox.get(timeout=timeout_s))
-            while len(items) < _BATCH:
-                items.append(self._inbox.get_nowait())
-        except queue.Empty:
-            pass
-        return items
+            self._inbox.refuse_all()
 
     def _handle(self, items: Sequence[Any]) -> None:
         batch: list[Inbound] = []
@@ -324,24 +291,11 @@ class Manager:
             if isinstance(item, Connected):
                 self._give_all(item)
             elif isinstance(item, Disconnected):
-                self._disconnected(item.reason)
-            elif isinstance(item, _Command):
-                self._execute(item)
+                self.blobs.disconnected()
+                self._session.disconnected(item.reason)
+            elif isinstance(item, Command):
+                item.run(self.facts)
         self._ingest(batch)
-
-    def _execute(self, command: _Command) -> None:
-        if not command.done.set_running_or_notify_cancel():
-            return  # whoever asked has given up
-        try:
-            command.done.set_result(command.work())
-        except WherryError as error:
-            command.done.set_exception(error)
-        except OperationalError as error:
-            self.facts.store_refuses(error)
-            command.done.set_exception(FleetError(self.facts.problem, hint="edge-fleet doctor"))
-        except BaseException as error:
-            command.done.set_exception(FleetError(f"the manager failed: {error!r}"))
-            raise
 
     def _ingest(self, batch: list[Inbound]) -> None:
         if not batch:
@@ -383,54 +337,35 @@ class Manager:
 
     def _commit(self, batch: list[Inbound]) -> Taken:
         with self.store.write() as tx:
-            turn = self._rollouts.open(tx, self.clock.wall_s())
+            turn = self._desk.open(tx)
             page = self._intake.open(tx, turn)
             for message in batch:
                 page.take(message)
             page.write()
             turn.write()
         taken = page.committed()
-        self._tell_rollouts(turn)
+        self._desk.told(turn)
         return taken
 
     def _after_commit(self, batch: list[Inbound], taken: Taken) -> None:
         self._connection.acknowledge(batch)
         self._publisher.answers(taken, self.clock.wall_s())
-        self._roll_call.heard(taken.heard)
+        self._session.heard(taken.heard)
         for device in taken.gone:
             self.blobs.forget(device)
-        self._replaced([done.device for _, done in taken.certified if done.replaced_key])
-        self._remind([enrolment.device for enrolment in taken.enrolments])
+        replaced = [done.device for _, done in taken.certified if done.replaced_key]
+        if replaced:
+            self.identities_changed()
+            self._desk.renew(replaced)
+            self.configuration_desk.renew(replaced)
+        self._desk.remind([enrolment.device for enrolment in taken.enrolments])
         for (kind, subject), text in taken.changes.items():
             self.feed.put(self.clock.wall_s(), kind, subject, text)
         for device, ask in taken.asks:
             self._blob_desk.answer(device, ask)
         for device, delta_ask in taken.delta_asks:
             self._blob_desk.answer_delta(device, delta_ask)
-        self._perform()
-
-    def _remind(self, here: list[str]) -> None:
-        """An order that was withdrawn while a device was away left nothing that is retained."""
-        if not here:
-            return
-        with self.store.read() as tx:
-            found = [orders.current_order(tx, device) for device in here]
-        self._publisher.orders(order for order in found if order and not order.envelope)
-
-    def _replaced(self, replaced: list[str]) -> None:
-        """New hardware under an old name: the order in force has to name its key."""
-        if not replaced:
-            return
-        self.identities_changed()
-        issued = self.transact(
-            lambda turn: [
-                order for device in replaced for order in self._orders.renew(turn.tx, turn, device)
-            ]
-        )
-        self._publisher.orders(issued)
-        self.give_configurations(
-            self.transact(lambda turn: self.configurations.renew(turn.tx, replaced, turn.now_s))
-        )
+        self._desk.perform()
 
     # Time. --------------------------------------------------------------------------------------
 
@@ -439,143 +374,27 @@ class Manager:
         try:
             if now_s >= self._poll_due_s:
                 self._poll_due_s = now_s + _POLL_REPOSITORY_S
-                self.poll_repository()
+                self._watch.poll()
             if now_s >= self._hourly_due_s:
                 self._hourly_due_s = now_s + _HOUR_S
-                self._hourly()
-            self._mark_offline(self._roll_call.missing(now_s))
+                self._care.hourly()
+                self._watch.hourly()
+            self._session.mark_missing()
             self._care.note_floods(self._connection.quota.take_dropped())
-            if self._perform_again:
-                self._perform()
-            lines = self._rollouts.ticking()
-            # Without a broker nobody can answer: no time passes for a rollout that cannot see.
-            if lines and self.connected:
-                self.transact(lambda turn: turn.tick(lines))
+            self._desk.tick(connected=self.connected)
+            self._retention.tick()
         except OperationalError as error:
             self.facts.store_refuses(error)
 
     def poll_repository(self) -> None:
         """Notice what was published meanwhile; on the loop only (``do``)."""
-        if self._load_repository():
-            self._director.look_again()
-            self._publisher.metadata()
-            for line in self.catalogue.edition.metadata:
-                self.feed.put(self.clock.wall_s(), "repository", line)
-            self._renew_orders()
-
-    def _load_repository(self) -> bool:
-        try:
-            changed = self.catalogue.reload()
-        except WherryError as error:
-            self.facts.trouble("repository", error.message)
-            return False
-        self.facts.well("repository")
-        return changed
-
-    def _hourly(self) -> None:
-        self._care.hourly()
-        try:
-            self._repository.refresh_timestamp()
-        except WherryError as error:
-            self.facts.trouble("signing", error.message)
-            return
-        self._renew_orders()
-
-    def _renew_orders(self) -> None:
-        """Sign anew what is old, or by a director key that was revoked."""
-        try:
-            self._publisher.orders(
-                self.transact(lambda turn: self._orders.renew_due(turn.tx, turn))
-            )
-            self.give_configurations(
-                self.transact(lambda turn: self.configurations.renew_due(turn.tx, turn.now_s))
-            )
-            problem = self.transact(lambda turn: self._orders.epoch_problem(turn.tx))
-        except WherryError as error:
-            self.facts.trouble("signing", error.message)
-            return
-        if problem:
-            self.facts.trouble("epoch", problem)
-        else:
-            self.facts.well("epoch")
-
-    def _mark_offline(self, gone: list[str]) -> None:
-        def mark(turn: RolloutTurn) -> None:
-            for device in gone:
-                row = devices.get_device(turn.tx, device)
-                if row is not None and row.online:
-                    devices.change_device(turn.tx, device, online=False)
-                    turn.feed(row.line, DeviceOffline(now_s=turn.now_s, device=device))
-
-        if gone:
-            self.transact(mark)
-            for device in gone:
-                self.feed.put(self.clock.wall_s(), "device", device)
-
-    # Towards the broker. ------------------------------------------------------------------------
+        self._watch.poll()
 
     def _give_all(self, event: Connected) -> None:
         """The broker may have forgotten everything: give it all that is retained, once more."""
         try:
-            self._connected(event.connection)
+            self._session.connected(event.connection)
         except OperationalError as error:
             self.facts.store_refuses(error)
             threading.Event().wait(_STORE_RETRY_S)
             self._inbox.put(event)
-
-    def _connected(self, connection: int) -> None:
-        now_s = self.clock.wall_s()
-        self.facts.reconnects_count = connection - 1
-        self.facts.connected_since_s = now_s
-        self.facts.well("broker")
-        _log.info("connected to the broker at %s", self.address)
-        self._publisher.metadata()
-        if self.issuers.installed:
-            self._publisher.authority(self.issuers.ca_pem)
-        with self.store.read() as tx:
-            current = orders.current_orders(tx)
-            wanted = list(all_configurations(tx).values())
-            online = [row.device for row in devices.list_devices(tx) if row.online]
-        self._publisher.orders(current)
-        self._publisher.configurations(wanted)
-        self._roll_call.begin(online, self.clock.monotonic_s())
-        self.feed.put(now_s, "broker", str(self.address), "connected to the broker")
-
-    def _disconnected(self, reason: str) -> None:
-        self.blobs.disconnected()
-        self._roll_call.lost()
-        problem = f"no connection to the broker: {reason}"
-        if self.facts.trouble("broker", problem):
-            self.feed.put(self.clock.wall_s(), "broker", str(self.address), problem)
-        self.facts.connected_since_s = None
-
-    def _perform(self) -> None:
-        """Sign, store, and then publish what rollouts decided, until nothing is left.
-
-        What cannot be signed or stored stays in the outbox; the next tick tries again.
-        """
-        self._perform_again = True
-        while True:
-            try:
-                with self.store.write() as tx:
-                    turn = self._rollouts.open(tx, self.clock.wall_s())
-                    issued = self._orders.perform(tx, turn)
-                    turn.write()
-            except WherryError as error:
-                self.facts.trouble("signing", error.message)
-                return
-            except OperationalError as error:
-                self.facts.store_refuses(error)
-                return
-            self.facts.well("signing")
-            self._tell_rollouts(turn)
-            self._publisher.orders(issued)
-            if not issued:
-                self._perform_again = False
-                return
-
-    # What people see. ---------------------------------------------------------------------------
-
-    def _tell_rollouts(self, turn: RolloutTurn) -> None:
-        for rollout, text in turn.committed():
-            self.feed.put(turn.now_s, "rollout", rollout, text)

@@ -14,11 +14,11 @@ from fleet.errors import FleetError
 from fleet.manager.byte_preview import preview_lines
 from fleet.manager.catalogue import Catalogue
 from fleet.manager.rollout_order import RolloutOrder, command_line
-from fleet.manager.views import BytesPreview, IneligibleDevice, PlannedWave, PlanView
 from fleet.rollout.plan import Candidate, RolloutPlan, make_plan
 from fleet.rollout.preview import preview_text, preview_waves
 from fleet.store.devices import DeviceRow, list_devices
 from fleet.store.rollouts import count_rollouts
+from fleet.views.rollout import BytesPreview, IneligibleDevice, PlannedWave, PlanView
 
 
 def make_rollout_plan(

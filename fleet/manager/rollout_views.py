@@ -11,7 +11,12 @@ from edge_contract.window import is_open, opens_at_s
 from fleet.manager.catalogue import Catalogue
 from fleet.manager.device_views import last_state
 from fleet.manager.rollouts import no_rollout
-from fleet.manager.views import (
+from fleet.rollout.state import IN_FLIGHT, DeviceRecord, RolloutState, Status
+from fleet.rollout.table import MOVES
+from fleet.rollout.verdict import failure_groups, phase_counts
+from fleet.store import devices, journal, rollouts
+from fleet.store.rollouts import RolloutRow
+from fleet.views.rollout import (
     FailureGroup,
     IneligibleDevice,
     LogLine,
@@ -21,11 +26,6 @@ from fleet.manager.views import (
     RolloutView,
     WaveView,
 )
-from fleet.rollout.state import IN_FLIGHT, DeviceRecord, RolloutState, Status
-from fleet.rollout.table import MOVES
-from fleet.rollout.verdict import failure_groups, phase_counts
-from fleet.store import devices, journal, rollouts
-from fleet.store.rollouts import RolloutRow
 
 _LOG_MAX = 1000
 _PRESSED: tuple[Pressed, ...] = get_args(Pressed)

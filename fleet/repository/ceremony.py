@@ -7,11 +7,10 @@ where people hold the keys.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
 
 import msgspec
 from securesystemslib.signer import Key
-from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Root, Targets
 
 from edge_contract.desired import Directors
 from edge_contract.errors import ExitCode
@@ -19,36 +18,14 @@ from edge_contract.metadata import MIN_RELEASE_FIELD, target_path, version_order
 from edge_contract.signing import ed25519_key, public_bytes
 from fleet.errors import FleetError
 from fleet.repository.archive import AUDIT, DIRECTOR, Outcome
-from fleet.repository.edition_signer import is_offline, owner_of, role_keys
+from fleet.repository.delegations import ONLINE_ROLES, delegations, offline_files, sign_anew
 from fleet.repository.key_files import PublicKeyFile
 from fleet.repository.role_files import Edition, line_role
 from fleet.repository.signing_event import Purpose, SigningEvent
 from fleet.repository.tuf_repository import Repository
 
-ONLINE_ROLES = (Snapshot.type, Timestamp.type)
-MANAGER_ROLES = (*ONLINE_ROLES, DIRECTOR, AUDIT)
 LEAP = 1000
 """How far ``leap`` goes: more versions than a fleet signs between two backups."""
-_DAY_S = 86_400.0
-REMIND_S = 60 * _DAY_S
-"""How long before an offline signature expires ``key status`` begins to ask for it."""
-
-
-class RoleStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One role (or director) as ``key status`` shows it.
-
-    action: the next command; "" when nothing is to be done.
-    """
-
-    role: str
-    version: int
-    threshold: int
-    owners: list[str]
-    keyids: list[str]
-    expires_s: float
-    left_days: float
-    held_by_manager: bool
-    action: str
 
 
 class Ceremony:
@@ -84,8 +61,7 @@ class Ceremony:
             return self._add_director(role)
         if role in ONLINE_ROLES:
             _refuse_keys(role, publics)
-            new: list[Key] = [ed25519_key(public_bytes(self._archive.keys.make_online(role)))]
-            return self._set_keys(role, new, 1, f"rotate {role}")
+            return self._set_keys(role, [self._fresh_key(role)], 1, f"rotate {role}")
         if not publics:
             raise FleetError(
                 f"{role}: whose keys shall count?",
@@ -115,13 +91,12 @@ class Ceremony:
         with self._archive.exclusive():
             base = self._archive.files.read()
             changed: dict[str, Root | Targets] = {Root.type: base.root.signed}
-            for role, delegator, _ in self._delegations(base):
-                if role in ONLINE_ROLES:
-                    fresh = self._archive.keys.make_online(role)
-                    _replace_keys(delegator, role, [ed25519_key(public_bytes(fresh))], 1)
+            for item in delegations(base):
+                if item.role in ONLINE_ROLES:
+                    item.replace_keys([self._fresh_key(item.role)], 1)
                 else:
-                    _replace_keys(delegator, role, keys, threshold)
-                    self._sign_anew(base, role, changed)
+                    item.replace_keys(keys, threshold)
+                    sign_anew(base, item.role, changed)
             owners = ", ".join(public.owner for public in publics)
             return self._propose(base, "keys", changed, f"{threshold} of {owners} hold the keys")
 
@@ -140,30 +115,29 @@ class Ceremony:
             director = self._find_director(base, keyid)
             if director:
                 return self._drop_director(base, director)
-            root, targets = base.root.signed, base.targets.signed
+            files = offline_files(base)
             changed: dict[str, Root | Targets] = {}
             found = ""
-            for role, delegator, file in self._delegations(base):
-                named = delegator.get_delegated_role(role)
-                matching = [item for item in named.keyids if _matches(item, keyid)]
+            for item in delegations(base):
+                named = item.named
+                matching = [known for known in named.keyids if _matches(known, keyid)]
                 if not matching:
                     continue
                 found = matching[0]
-                delegator.revoke_key(found, role)
+                item.delegator.revoke_key(found, item.role)
                 if replacement is not None:
-                    delegator.add_key(replacement.tuf_key(), role)
-                elif role in ONLINE_ROLES:
-                    fresh = self._archive.keys.make_online(role)
-                    delegator.add_key(ed25519_key(public_bytes(fresh)), role)
+                    item.delegator.add_key(replacement.tuf_key(), item.role)
+                elif item.role in ONLINE_ROLES:
+                    item.delegator.add_key(self._fresh_key(item.role), item.role)
                 if len(named.keyids) < named.threshold:
                     raise FleetError(
-                        f"{role} would have {len(named.keyids)} keys and a threshold of"
+                        f"{item.role} would have {len(named.keyids)} keys and a threshold of"
                         f" {named.threshold}",
                         hint="give the new key with it: --replace-with NAME.pub",
                         exit_code=ExitCode.USAGE,
                     )
-                changed[file] = root if file == Root.type else targets
-                self._sign_anew(base, role, changed)
+                changed[item.file] = files[item.file]
+                sign_anew(base, item.role, changed)
             if not found:
                 raise FleetError(
                     f"no role names a key {keyid!r}",
@@ -184,11 +158,7 @@ class Ceremony:
         """Remove private keys of this manager that no signed metadata names; their file names."""
         with self._archive.exclusive():
             base = self._archive.files.read()
-            named = {
-                keyid
-                for role, delegator, _ in self._delegations(base)
-                for keyid in delegator.get_delegated_role(role).keyids
-            }
+            named = {keyid for item in delegations(base) for keyid in item.named.keyids}
             directors = self._archive.directors(base)
             # Of the audit's keys only the newest signs; the others are listed to verify with.
             publics = [key.public for key in directors.keys] + directors.audit_keys[-1:]
@@ -240,7 +210,7 @@ class Ceremony:
             directors = self._repository.extend_directors(base, base.targets.signed)
             return self._archive.propose(
                 "renew",
-                self._everything(base),
+                offline_files(base),
                 directors,
                 who=self._who,
                 reason="fresh signatures before the old expire",
@@ -250,7 +220,7 @@ class Ceremony:
         """Version numbers far ahead, after a backup older than what devices have seen."""
         with self._archive.exclusive():
             base = self._archive.files.read()
-            changed = {k: v for k, v in self._everything(base).items() if k != Root.type}
+            changed = {k: v for k, v in offline_files(base).items() if k != Root.type}
             return self._archive.propose(
                 "leap",
                 changed,
@@ -259,62 +229,6 @@ class Ceremony:
                 reason="a restored backup takes the lead again",
                 leap=LEAP,
             )
-
-    def status(self) -> list[RoleStatus]:
-        """What expires when, and the next command for it, soonest first."""
-        base = self._archive.files.read()
-        now_s = self._archive.clock()
-        found = []
-        files: dict[str, tuple[int, datetime]] = {
-            Root.type: (base.root.signed.version, base.root.signed.expires),
-            Targets.type: (base.targets.signed.version, base.targets.signed.expires),
-            Snapshot.type: (base.snapshot.signed.version, base.snapshot.signed.expires),
-            Timestamp.type: (base.timestamp.signed.version, base.timestamp.signed.expires),
-            **{
-                line_role(line): (item.signed.version, item.signed.expires)
-                for line, item in base.lines.items()
-            },
-        }
-        for role, delegator, _ in self._delegations(base):
-            named = delegator.get_delegated_role(role)
-            version, expires = files.get(role, (0, base.targets.signed.expires))
-            offline = is_offline(delegator, role)
-            left_s = expires.timestamp() - now_s
-            action = ""
-            if offline and left_s < REMIND_S:
-                action = "edge-fleet key renew"
-            elif not offline and left_s < 0:
-                action = "edge-fleet up"
-            found.append(
-                RoleStatus(
-                    role=role,
-                    version=version,
-                    threshold=named.threshold,
-                    owners=[owner_of(key) for key in role_keys(delegator, role)],
-                    keyids=list(named.keyids),
-                    expires_s=expires.timestamp(),
-                    left_days=left_s / _DAY_S,
-                    held_by_manager=not offline,
-                    action=action,
-                )
-            )
-        for key in self._archive.directors(base).keys:
-            offline = is_offline(base.root.signed, Targets.type)
-            left_s = key.expires - now_s
-            found.append(
-                RoleStatus(
-                    role=DIRECTOR,
-                    version=self._archive.directors(base).epoch,
-                    threshold=1,
-                    owners=["the manager"],
-                    keyids=[ed25519_key(bytes.fromhex(key.public)).keyid],
-                    expires_s=key.expires,
-                    left_days=left_s / _DAY_S,
-                    held_by_manager=True,
-                    action="edge-fleet key renew" if offline and left_s < REMIND_S else "",
-                )
-            )
-        return sorted(found, key=lambda item: item.expires_s)
 
     # --- events ----------------------------------------------------------------------------
 
@@ -333,44 +247,21 @@ class Ceremony:
     def _set_keys(self, role: str, keys: Sequence[Key], threshold: int, reason: str) -> Outcome:
         with self._archive.exclusive():
             base = self._archive.files.read()
-            root, targets = base.root.signed, base.targets.signed
-            owner = next((item for item in self._delegations(base) if item[0] == role), None)
-            if owner is None:
-                known = ", ".join(item[0] for item in self._delegations(base))
+            known = {item.role: item for item in delegations(base)}
+            if role not in known:
                 raise FleetError(
-                    f"no role {role!r}; there are {known}, director and audit",
+                    f"no role {role!r}; there are {', '.join(known)}, director and audit",
                     exit_code=ExitCode.USAGE,
                 )
-            _, delegator, file = owner
-            _replace_keys(delegator, role, keys, threshold)
-            changed: dict[str, Root | Targets] = {file: root if file == Root.type else targets}
-            self._sign_anew(base, role, changed)
+            known[role].replace_keys(keys, threshold)
+            file = known[role].file
+            changed: dict[str, Root | Targets] = {file: offline_files(base)[file]}
+            sign_anew(base, role, changed)
             return self._propose(base, "keys", changed, reason)
 
-    def _sign_anew(self, base: Edition, role: str, changed: dict[str, Root | Targets]) -> None:
-        """A role whose keys change has to be signed by the new ones."""
-        if role == Targets.type:
-            changed[role] = base.targets.signed
-        elif role.startswith("line-"):
-            line = base.lines.get(role.removeprefix("line-"))
-            if line is not None:
-                changed[role] = line.signed
-
-    def _delegations(self, base: Edition) -> list[tuple[str, Root | Targets, str]]:
-        """(role, who names its keys, in which file)."""
-        root, targets = base.root.signed, base.targets.signed
-        found: list[tuple[str, Root | Targets, str]] = [
-            (role, root, Root.type) for role in (Root.type, Targets.type, *ONLINE_ROLES)
-        ]
-        delegated = (targets.delegations.roles or {}) if targets.delegations else {}
-        return found + [(role, targets, Targets.type) for role in delegated]
-
-    def _everything(self, base: Edition) -> dict[str, Root | Targets]:
-        changed: dict[str, Root | Targets] = {
-            Root.type: base.root.signed,
-            Targets.type: base.targets.signed,
-        }
-        return changed | {line_role(line): item.signed for line, item in base.lines.items()}
+    def _fresh_key(self, role: str) -> Key:
+        """A new key of the manager's own; its private half stays in the key directory."""
+        return ed25519_key(public_bytes(self._archive.keys.make_online(role)))
 
     def _line(self, line: str) -> tuple[Edition, Targets]:
         base = self._archive.files.read()
@@ -433,17 +324,6 @@ class Ceremony:
         return self._directors(base, after, f"revoke director {keyid[:12]}")
 
 
-def _replace_keys(
-    delegator: Root | Targets, role: str, keys: Sequence[Key], threshold: int
-) -> None:
-    named = delegator.get_delegated_role(role)
-    for keyid in list(named.keyids):
-        delegator.revoke_key(keyid, role)
-    for key in keys:
-        delegator.add_key(Key.from_dict(key.keyid, key.to_dict()), role)
-    named.threshold = threshold
-
-
 def _check_threshold(role: str, publics: Sequence[PublicKeyFile], threshold: int) -> None:
     if not 1 <= threshold <= len({public.keyid for public in publics}):
         raise FleetError(
@@ -463,8 +343,3 @@ def _refuse_keys(role: str, publics: Sequence[PublicKeyFile]) -> None:
             hint=f"edge-fleet key rotate {role}",
             exit_code=ExitCode.USAGE,
         )
-
-
-def local_date(seconds: float) -> str:
-    """A date for people, in UTC."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d")

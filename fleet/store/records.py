@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, tuple_, update
 
 from edge_contract.intervals import IntervalSet
 from fleet.store.schema import committed, duplicates, records
@@ -90,6 +90,24 @@ def alarm_records(tx: Connection, device: str, limit: int) -> list[RecordRow]:
         query = query.where(records.c.device == device)
     rows = tx.execute(query.order_by(records.c.ts.desc()).limit(limit)).mappings()
     return [RecordRow(**row) for row in rows]
+
+
+def drop_records(tx: Connection, *, before_s: float, limit: int) -> int:
+    """Delete at most ``limit`` records, the oldest of those received before ``before_s``.
+
+    Their numbers stay committed: when one comes again, it is a repeat as ever.
+
+    Returns:
+        how many went.
+    """
+    key = tuple_(*records.primary_key.columns)
+    oldest = (
+        select(*records.primary_key.columns)
+        .where(records.c.received_at_s < before_s)
+        .order_by(records.c.received_at_s)
+        .limit(limit)
+    )
+    return tx.execute(delete(records).where(key.in_(oldest))).rowcount
 
 
 def committed_counts(tx: Connection, device: str) -> dict[str, int]:

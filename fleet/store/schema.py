@@ -131,8 +131,10 @@ records = Table(
     Column("payload", LargeBinary, nullable=False),
     Index("records_by_time", "device", "cls", "ts"),
     Index("records_by_severity", "cls", "severity", "ts"),
+    Index("records_by_receipt", "received_at_s"),
 )
-"""Telemetry, drift windows, events and update steps, as they came, once each."""
+"""Telemetry, drift windows, events and update steps, as they came, once each, for as long as they
+are kept (``fleet.manager.retention``)."""
 
 committed = Table(
     "committed",

@@ -12,9 +12,10 @@ from edge_contract.messages import DriftWindow, Event, UpdateStatus
 from edge_contract.reference import DriftReference
 from edge_contract.sketch import DriftSketch
 from fleet.drift.compare import compare
-from fleet.manager.views import DeviceEvent, DriftAlarm, DriftView, FeatureDrift, TelemetryPoint
 from fleet.store import records
 from fleet.store.records import RecordRow
+from fleet.views.device import DeviceEvent, TelemetryPoint
+from fleet.views.drift import DriftAlarm, DriftView, FeatureDrift
 
 DRIFT_SAMPLES = 1000
 """Newest samples that are compared with the reference: enough to tell a moderate shift from

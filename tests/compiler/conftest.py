@@ -57,6 +57,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     )
 
 
+@pytest.fixture(scope="session")
+def built(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the small model was built, once; a build that fails must leave it as it is."""
+    out = tmp_path_factory.mktemp("built")
+    with pytest.raises(SystemExit) as ended:
+        main.main(small.arguments(out))
+    assert ended.value.code == 0
+    return out
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended."""
@@ -72,8 +82,12 @@ class Ended:
         return found
 
 
+Command = Callable[[list[str]], Ended]
+"""The command line, called with its arguments."""
+
+
 @pytest.fixture
-def edge_compile(capfd: pytest.CaptureFixture[str]) -> Callable[[list[str]], Ended]:
+def edge_compile(capfd: pytest.CaptureFixture[str]) -> Command:
     """Run the command line in this process; stdout and stderr are caught at the descriptors, so
     that what native code prints counts, too."""
 

@@ -27,7 +27,7 @@ from compiler.source import load_source
 from edge_contract.preprocess import PreprocessSpec
 from edge_runtime.preprocess import Preprocessor
 from examples.digits.make_data import write_splits
-from tests.compiler.conftest import Ended, Small
+from tests.compiler.conftest import Command, Small
 from tests.compiler.models import Graph, frames, small_cnn, write_npz
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
@@ -212,7 +212,7 @@ def test_ranges_far_from_what_a_contract_promises_are_warned_of(
 
 
 def test_a_build_refuses_a_mix_up_and_can_be_told_to_go_on(
-    small: Small, edge_compile: Callable[[list[str]], Ended], tmp_path: Path
+    small: Small, edge_compile: Command, tmp_path: Path
 ) -> None:
     data, test = colours(200, 5), colours(500, 6)
     onnx.save(colour_model(255), tmp_path / "m.onnx")

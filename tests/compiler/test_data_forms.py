@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -16,7 +15,7 @@ from compiler.errors import DatasetError
 from edge_agent.infer.source import in_colour, read_file
 from edge_contract.preprocess import PreprocessSpec
 from edge_runtime.preprocess import Preprocessor
-from tests.compiler.conftest import Ended, Small
+from tests.compiler.conftest import Command, Small
 from tests.compiler.models import frames, write_npz
 
 RGB = PreprocessSpec(kind="image", colour="RGB", height_px=6, width_px=8, resize="linear")
@@ -276,7 +275,7 @@ def test_layout_mix_ups_are_named_with_the_line_to_write(
 
 
 def test_a_build_takes_images_for_calibration_and_csv_is_refused_by_shape(
-    small: Small, edge_compile: Callable[[list[str]], Ended], tmp_path: Path
+    small: Small, edge_compile: Command, tmp_path: Path
 ) -> None:
     """A folder of images and the same pixels in an .npz prove the same and weigh the same."""
     contract = tmp_path / "p.toml"

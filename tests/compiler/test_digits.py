@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from edge_contract.layout import BundleDir
 from edge_contract.model import MODEL_FILE, decode_model_manifest
 from examples.digits.make_data import write_splits
-from tests.compiler.conftest import Ended
+from tests.compiler.conftest import Command
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 
 
-def test_the_digits_example_passes_on_both_schemes(
-    edge_compile: Callable[[list[str]], Ended], tmp_path: Path
-) -> None:
+def test_the_digits_example_passes_on_both_schemes(edge_compile: Command, tmp_path: Path) -> None:
     write_splits(tmp_path)
     words = ["build", str(DIGITS / "digits_float.onnx"), "--name", "digits", "--version", "1.0.0"]
     words += ["--target", "generic-x86-64", "--target", "raspberry-pi-4"]

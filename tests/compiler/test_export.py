@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,12 @@ from compiler.floatgraph import normalise
 from compiler.labeloutput import drop_label_output
 from compiler.modelfacts import read_facts
 from compiler.source import load_source
-from tests.compiler.conftest import Ended
+from tests.compiler.conftest import Command
 from tests.compiler.models import matmul_model
 from tests.programs import leave_out
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "export.md").read_text()
-Command = Callable[[list[str]], Ended]
 
 
 def archive(*names: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,7 +18,7 @@ from edge_contract.model import MODEL_FILE, decode_model_manifest
 from edge_runtime.errors import ModelRuntimeError
 from edge_runtime.onnx_session import CPU, TENSORRT, providers_for
 from edge_runtime.session import open_runtime
-from tests.compiler.conftest import Ended, Small
+from tests.compiler.conftest import Command, Small
 
 ORIN = "jetson-orin-nano"
 Monkey = pytest.MonkeyPatch
@@ -32,7 +31,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tflite(built: Path, small: Small, edge_compile: Callable[[list[str]], Ended]) -> Path:
+def tflite(built: Path, small: Small, edge_compile: Command) -> Path:
     """A finished .tflite build."""
     out = built / "tflite"
     if not out.exists():
@@ -42,7 +41,7 @@ def tflite(built: Path, small: Small, edge_compile: Callable[[list[str]], Ended]
 
 
 @pytest.fixture
-def jetson(built: Path, small: Small, edge_compile: Callable[[list[str]], Ended]) -> Path:
+def jetson(built: Path, small: Small, edge_compile: Command) -> Path:
     """A finished build for a Jetson."""
     out = built / "jetson"
     if not out.exists():
@@ -126,7 +125,7 @@ def test_a_tflite_build_is_proven_in_int8_and_can_be_inspected_compared_and_run(
     tflite: Path,
     jetson: Path,
     small: Small,
-    edge_compile: Callable[[list[str]], Ended],
+    edge_compile: Command,
     tmp_path: Path,
 ) -> None:
     facts = edge_compile(["inspect", str(tflite), "--json"]).json
@@ -148,7 +147,7 @@ def test_a_tflite_build_is_proven_in_int8_and_can_be_inspected_compared_and_run(
 
 
 def test_two_tflite_builds_are_the_same_bytes_with_one_and_two_threads(
-    tflite: Path, small: Small, edge_compile: Callable[[list[str]], Ended], tmp_path: Path
+    tflite: Path, small: Small, edge_compile: Command, tmp_path: Path
 ) -> None:
     words = ["--format", "tflite", "--threads", "2"]
     assert edge_compile(small.arguments(tmp_path / "out", *words, effort="fast")).code == 0
@@ -156,7 +155,7 @@ def test_two_tflite_builds_are_the_same_bytes_with_one_and_two_threads(
 
 
 def test_what_tflite_cannot_hold_is_refused_before_any_work_with_the_sources_names(
-    small: Small, edge_compile: Callable[[list[str]], Ended], tmp_path: Path
+    small: Small, edge_compile: Command, tmp_path: Path
 ) -> None:
     model = onnx.load(small.model)
     for node in model.graph.node:
@@ -202,7 +201,7 @@ def test_a_runtime_that_imports_but_cannot_load_is_passed_over(
 
 def test_a_layer_that_runs_float_against_the_plan_fails_the_build(
     small: Small,
-    edge_compile: Callable[[list[str]], Ended],
+    edge_compile: Command,
     monkeypatch: Monkey,
     tmp_path: Path,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from edge_contract.layout import BundleDir
 from edge_contract.model import MODEL_FILE, decode_model_manifest
 from edge_runtime.golden import check_golden
 from edge_runtime.session import ModelSession
-from tests.compiler.conftest import Ended, Small
+from tests.compiler.conftest import Command, Small
 
 
 @given(
@@ -77,7 +76,7 @@ def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("weight", range(4))
 def test_weights_swapped_after_compiling_fail_the_golden_check(
     small: Small,
-    edge_compile: Callable[[list[str]], Ended],
+    edge_compile: Command,
     bundle_dir: Path,
     weight: int,
 ) -> None:

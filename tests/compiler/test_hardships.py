@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,11 @@ from compiler.datasets.csv import FILE_LIMIT_BYTES
 from compiler.datasets.load import load_dataset, load_frames
 from compiler.errors import DatasetError, SourceError
 from compiler.source import MODEL_LIMIT_BYTES, load_source
-from tests.compiler.conftest import Ended, Small
+from tests.compiler.conftest import Command, Small
 from tests.compiler.models import frames, small_cnn, write_npz
 from tests.programs import leave_out
 
 ROOT = Path(__file__).parents[2]
-Command = Callable[[list[str]], Ended]
 
 
 def start(

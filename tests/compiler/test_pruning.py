@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,8 @@ from compiler.pruning import expected_flips, verdict
 from device_configs.loader import load_profile
 from edge_contract.codec import decode_json
 from edge_contract.layout import BundleDir
-from tests.compiler.conftest import Ended, Small
+from tests.compiler.conftest import Command, Small
 from tests.compiler.models import residual_cnn
-
-Command = Callable[[list[str]], Ended]
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edge_contract.layout import BundleDir
-from tests.compiler.conftest import Ended, Small
+from tests.compiler.conftest import Command, Small
 from tests.programs import require_program
 
 pytestmark = pytest.mark.debian
@@ -52,7 +52,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_bundle_survives_a_real_registry_with_the_same_digest(
-    small: Small, registry: str, edge_compile: Callable[[list[str]], Ended], tmp_path: Path
+    small: Small, registry: str, edge_compile: Command, tmp_path: Path
 ) -> None:
     skopeo = require_program("skopeo")
     ended = edge_compile(small.arguments(tmp_path / "out", "--json"))

@@ -7,12 +7,11 @@ beside the repository says where they are.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.compiler.conftest import Ended
+from tests.compiler.conftest import Command
 
 SHARED = Path(os.environ.get("WHERRY_SHARED") or Path(__file__).parents[3] / "shared" / "data")
 
@@ -38,7 +37,7 @@ def arguments(name: str, out: Path, max_drop_pp: float) -> list[str]:
     [("kws", 3, 0.985, 0.45), ("ic", 1, 0.955, 0.31)],
 )
 def test_a_real_model_passes_with_every_layer_in_int8(
-    edge_compile: Callable[[list[str]], Ended],
+    edge_compile: Command,
     tmp_path: Path,
     name: str,
     max_drop_pp: float,

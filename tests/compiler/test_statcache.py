@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from compiler import calibration
 from compiler.ranges import BINS, TensorStats
 from compiler.statcache import ENTRIES_MAX, StatCache
-from tests.compiler.conftest import Ended, Small
+from tests.compiler.conftest import Command, Small
 
 STATS = {
     "a": TensorStats(-1.5, 2.0, np.arange(BINS, dtype=np.int64)),
@@ -59,7 +58,7 @@ def test_the_oldest_entries_go(tmp_path: Path) -> None:
 
 def test_a_second_build_calibrates_from_the_cache_and_gives_the_same_bundle(
     small: Small,
-    edge_compile: Callable[[list[str]], Ended],
+    edge_compile: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

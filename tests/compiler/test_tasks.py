@@ -17,7 +17,7 @@ from edge_contract.model import MODEL_FILE, ModelManifest, decode_model_manifest
 from edge_contract.reference import DriftReference
 from edge_runtime.golden import check_golden
 from edge_runtime.session import ModelSession
-from tests.compiler.conftest import Ended
+from tests.compiler.conftest import Command, Ended
 from tests.compiler.models import write_npz
 from tests.compiler.task_models import detector, recurrent, regressor, scenes, two_ends, vectors
 
@@ -25,7 +25,7 @@ Build = Callable[..., Ended]
 
 
 @pytest.fixture
-def built(tmp_path: Path, edge_compile: Callable[[list[str]], Ended]) -> Build:
+def built(tmp_path: Path, edge_compile: Command) -> Build:
     """Saves a model and its data and runs ``build``; ``tmp_path / "out"`` holds the result."""
 
     def run(

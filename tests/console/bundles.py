@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from edge_contract.codec import encode_json
 from edge_contract.layout import write_bundle
-from edge_contract.manifest import DOC, WEIGHT, WEIGHT_CONFIG, ConfigDetail
-from edge_contract.model import DRIFT_REFERENCE_FILE, Lineage, ModelManifest, TensorSpec, Variant
-from edge_contract.preprocess import PreprocessSpec
+from edge_contract.manifest import ConfigDetail
 from edge_contract.reference import DriftReference
 from edge_contract.sketch import DriftSketch, FeatureSketch, pack_range
+from tests.small_bundle import small_files
 
 LINE = "digits"
 HARDWARE = ("raspberry-pi-4", "jetson-orin-nano")
@@ -61,37 +59,14 @@ def sketch(index: int, n: int, *, dark: bool) -> DriftSketch:
 
 def make_bundle(directory: Path, version: str) -> Path:
     """A well-formed bundle of ``LINE`` for all of ``HARDWARE`` that no runtime could run."""
-    tensor = TensorSpec(name="x", dtype="float32", shape=[None, 1, 32, 32])
-    model = ModelManifest(
-        name=LINE,
-        version=version,
-        task="classification",
-        inputs=[tensor],
-        outputs=[tensor],
+    files = small_files(
+        LINE,
+        version,
+        {target: f"{version} {target}".encode() * 9000 for target in HARDWARE},
         labels=[str(number) for number in range(10)],
-        preprocess=PreprocessSpec(),
-        variants=[
-            Variant(
-                target=target,
-                runtime="onnxruntime",
-                scheme="u8s8",
-                file=f"variants/{target}.onnx",
-                golden=f"golden/{target}.msgpack",
-            )
-            for target in HARDWARE
-        ],
-        lineage=Lineage(
-            source_digest="", calibration_digest="", test_digest="", tools={}, options={}
-        ),
+        golden=b"golden" * 700,
+        reference=REFERENCE.encode(),
     )
-    files = {
-        "model.json": (WEIGHT_CONFIG, encode_json(model)),
-        DRIFT_REFERENCE_FILE: (WEIGHT_CONFIG, REFERENCE.encode()),
-        "evidence.json": (DOC, b"{}"),
-    }
-    for target in HARDWARE:
-        files[f"variants/{target}.onnx"] = (WEIGHT, f"{version} {target}".encode() * 9000)
-        files[f"golden/{target}.msgpack"] = (WEIGHT_CONFIG, b"golden" * 700)
     path = directory / f"bundle-{version}"
     write_bundle(path, name=LINE, version=version, files=files, detail=ConfigDetail())
     return path

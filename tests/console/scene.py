@@ -16,7 +16,7 @@ from edge_contract.codec import decode_json, encode_json, encode_msgpack
 from edge_contract.health import HealthSpec
 from edge_contract.intervals import IntervalSet
 from edge_contract.messages import AgentState, DriftWindow, Event, UpdateStatus
-from edge_contract.telemetry import LatencyHistogram, TelemetrySummary
+from edge_contract.telemetry import TelemetrySummary
 from fleet.clock import SystemClock
 from fleet.manager.broker_address import BrokerAddress
 from fleet.manager.configurations import Configurations
@@ -35,6 +35,7 @@ from fleet.store.devices import DeviceRow
 from fleet.store.records import RecordRow, Stream
 from fleet.store.rollouts import RolloutRow, add_rollout
 from tests.console.bundles import HARDWARE, LINE, make_bundle, sketch
+from tests.device_words import said_state, said_summary
 
 FLEET = "shops"
 CAMERAS = tuple(f"cam-{number:02}" for number in range(1, 13))
@@ -216,13 +217,12 @@ class Scene:
         online = device != "cam-09"
         seen_s = self.now_s - (700 if not online else 2 + index)
         fallback = "1.1.0" if version == "1.3.0" else "1.0.0"
-        state = AgentState(
+        state = said_state(
             ts=seen_s + 0.2,
             seq=9,
             boot_id=f"boot-{device}",
             model_version=version,
             connection_id=f"c-{device}",
-            agent_version="0.1.0",
             hardware=HARDWARE[index % 4 == 3],
             device_key="ab" * 16,
             line=LINE,
@@ -230,11 +230,9 @@ class Scene:
             fallback_digest=self.digests[fallback],
             active_slot="b" if version == "1.3.0" else "a",
             update_phase=phase,
-            desired_epoch=1,
             desired_seq=3,
             held=device == "cam-11",
             spool_used_bytes=48_000 + 7_100 * index,
-            spool_dropped_count=0,
             update_waits_for=f"the order's window is {NIGHT} UTC" * (device == self.waiting),
             settings={"link.budget_mb_per_day": 1.0, "log.level": "info"},
             settings_limited=["link.budget_mb_per_day"] if device == DARK else [],
@@ -273,27 +271,18 @@ class Scene:
     def _summary(
         self, device: str, index: int, version: str, seq: int, ts: float
     ) -> TelemetrySummary:
-        histogram = LatencyHistogram()
-        base_ms = 2.6 if index % 4 == 3 else 7.8
-        for step_ in range(20):
-            wave = 0.5 * math.sin(seq / 9 + index) + 0.12 * step_
-            histogram.observe(max(0.2, base_ms + wave + (0.9 if version == "1.3.0" else 0)))
-        return TelemetrySummary(
+        base_ms = (2.6 if index % 4 == 3 else 7.8) + (0.9 if version == "1.3.0" else 0)
+        wave_ms = 0.5 * math.sin(seq / 9 + index)
+        return said_summary(
+            [max(0.2, base_ms + wave_ms + 0.12 * nth) for nth in range(20)],
             ts=ts,
             seq=seq,
-            seq_first=seq,
             boot_id=f"boot-{device}",
             model_version=version,
             window_s=WINDOW_S,
             frames_count=int(WINDOW_S * (15 + math.sin(seq / 5))),
-            frames_dropped_count=0,
-            errors_count=0,
-            rejected_count=0,
             memory_rss_mb=74.0,
             spool_used_bytes=48_000,
-            spool_dropped_count=0,
-            offline=False,
-            **histogram.summary_fields(),
         )
 
     def _records(self, tx: Any, device: str, index: int, version: str) -> None:

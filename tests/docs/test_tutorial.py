@@ -3,57 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-def blocks(page: str) -> list[str]:
-    """The shell blocks of a page, in order."""
-    return _BLOCK.findall((ROOT / page).read_text())
+from tests.docs.reader import ROOT, blocks, follow
 
 
 @pytest.mark.timeout(240)
 def test_the_tutorial_runs_word_for_word(tmp_path: Path) -> None:
     install, *steps = blocks("docs/tutorial.md")
     assert "pip install" in install  # what `make test` has done for this environment
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    # Every process of the tutorial is stopped with its shell, whatever happened.
-    script = (
-        "set -e\n" + "\n".join(steps) + "\nedge-agent status --config tutorial/agent.toml --json\n"
-    )
-    # The output goes to a file: background processes would keep a pipe open after the shell ended.
-    with (tmp_path / "output").open("wb") as output:
-        shell = subprocess.Popen(
-            ["bash", "-c", script],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "PATH": f"{BIN}:{os.environ['PATH']}",
-                "PYTHONPATH": str(ROOT),
-                "PYTHONUNBUFFERED": "1",
-            },
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            code = shell.wait(220)
-            # Before the rest is stopped: what it says then is none of the tutorial's output.
-            text = (tmp_path / "output").read_text()
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(shell.pid, signal.SIGTERM)
+    steps.append("edge-agent status --config tutorial/agent.toml --json\n")
+    code, text = follow("\n".join(steps), tmp_path, timeout_s=220)
     assert code == 0, text
     status = json.loads(text.splitlines()[-1])
     assert status["model_version"] == "1.0.0"

@@ -121,7 +121,7 @@ def test_the_manager_connects_over_a_websocket(web: SecureFleet) -> None:
         address,
         f"{FLEET}/_manager",
         [f"edge/v1/{FLEET}/+/state/+"],
-        inbox,
+        inbox.put,
         web.clock,
         lambda: web.issuers.tls_context("_manager"),
     )

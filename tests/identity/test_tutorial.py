@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.agent.bundles import digits_bundle
-from tests.docs.test_tutorial import BIN, ROOT, blocks
+from tests.docs.reader import blocks, follow
 from tests.programs import require_program
 
 PAGE = "docs/how-to/secure-fleet.md"
@@ -21,29 +17,9 @@ PAGE = "docs/how-to/secure-fleet.md"
 @pytest.mark.timeout(240)
 def test_enrol_install_revoke_word_for_word(tmp_path: Path) -> None:
     require_program("mosquitto")
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
     digits_bundle(tmp_path / "tutorial" / "build" / "bundle", "1.0.0")
-    script = "set -e\n" + "\n".join(f"echo BLOCK {n}\n{b}" for n, b in enumerate(blocks(PAGE)))
-    with (tmp_path / "output").open("wb") as output:
-        shell = subprocess.Popen(
-            ["bash", "-c", script],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "PATH": f"{BIN}:{os.environ['PATH']}",
-                "PYTHONPATH": str(ROOT),
-                "PYTHONUNBUFFERED": "1",
-            },
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            code = shell.wait(200)
-        finally:
-            with contextlib.suppress(ProcessLookupError):  # it failed before it began anything
-                os.killpg(shell.pid, signal.SIGTERM)
-    text = (tmp_path / "output").read_text()
+    steps = [f"echo BLOCK {number}\n{block}" for number, block in enumerate(blocks(PAGE))]
+    code, text = follow("\n".join(steps), tmp_path, timeout_s=200)
     logs = "".join(
         (tmp_path / "secure" / name).read_text()
         for name in ("agent.log", "broker.log")

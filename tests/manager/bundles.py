@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge_contract.codec import encode_json
 from edge_contract.layout import write_bundle
-from edge_contract.manifest import DOC, WEIGHT, WEIGHT_CONFIG, ConfigDetail
-from edge_contract.model import DRIFT_REFERENCE_FILE, Lineage, ModelManifest, TensorSpec, Variant
-from edge_contract.preprocess import PreprocessSpec
+from edge_contract.manifest import ConfigDetail
 from edge_contract.reference import DriftReference
+from tests.small_bundle import small_files
 
 HARDWARE = "generic-x86-64"
 REFERENCE = DriftReference(
@@ -31,37 +29,12 @@ def make_bundle(
     targets: tuple[str, ...] = (HARDWARE,),
 ) -> Path:
     """Write ``directory/bundle-{version}`` and return it."""
-    tensor = TensorSpec(name="x", dtype="float32", shape=[None, 1, 8, 8])
-    model = ModelManifest(
-        name=line,
-        version=version,
-        task="classification",
-        inputs=[tensor],
-        outputs=[tensor],
-        labels=["a", "b"],
-        preprocess=PreprocessSpec(),
-        variants=[
-            Variant(
-                target=target,
-                runtime="onnxruntime",
-                scheme="u8s8",
-                file=f"variants/{target}.onnx",
-                golden=f"golden/{target}.msgpack",
-            )
-            for target in targets
-        ],
-        lineage=Lineage(
-            source_digest="", calibration_digest="", test_digest="", tools={}, options={}
-        ),
+    files = small_files(
+        line,
+        version,
+        {target: weights or f"{version} {target}".encode() for target in targets},
+        reference=REFERENCE.encode(),
     )
-    files = {
-        "model.json": (WEIGHT_CONFIG, encode_json(model)),
-        DRIFT_REFERENCE_FILE: (WEIGHT_CONFIG, REFERENCE.encode()),
-        "evidence.json": (DOC, b"{}"),
-    }
-    for target in targets:
-        files[f"variants/{target}.onnx"] = (WEIGHT, weights or f"{version} {target}".encode())
-        files[f"golden/{target}.msgpack"] = (WEIGHT_CONFIG, b"golden")
     path = directory / f"bundle-{line}-{version}"
     write_bundle(path, name=line, version=version, files=files, detail=ConfigDetail())
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ class FleetUnderTest:
     def open_store(self) -> Store:
         return open_store(self.store_path, fleet=FLEET)
 
-    def start_manager(self) -> Manager:
+    def start_manager(self, **settings: Any) -> Manager:
         self.manager = Manager(
             fleet=FLEET,
             store=self.open_store(),
@@ -61,6 +62,7 @@ class FleetUnderTest:
             address=BrokerAddress("127.0.0.1", self.port),
             clock=self.clock,
             delta_dir=self.directory / "deltas",
+            **settings,
         )
         self.manager.start()
         wait_until(lambda: self.manager and self.manager.connected, what="for the manager")

@@ -19,6 +19,7 @@ from fleet.manager.connection import Inbound
 from fleet.manager.intake import Taken
 from fleet.manager.loop import Manager
 from fleet.manager.publisher import Publisher
+from fleet.manager.rollout_desk import RolloutDesk
 from fleet.repository.tuf_repository import Repository
 from fleet.service import FleetService, RolloutOrder
 from fleet.store import open_store, orders
@@ -34,7 +35,7 @@ class DyingManager(Manager):
     def _commit(self, batch: list[Inbound]) -> Taken:
         if self.moment == "before the commit" and _has_records(batch):
             with self.store.write() as tx:
-                page = self._intake.open(tx, self._rollouts.open(tx, 0.0))
+                page = self._intake.open(tx, self._desk.open(tx))
                 for message in batch:
                     page.take(message)
                 page.write()
@@ -46,12 +47,14 @@ class DyingManager(Manager):
             die()
         super()._after_commit(batch, taken)
 
-    def _perform(self) -> None:
-        with self.store.read() as tx:
+
+class DyingDesk(RolloutDesk):
+    def perform(self) -> None:
+        with self._store.read() as tx:
             waiting = orders.pending_effects(tx, 1)
-        if self.moment == "after the effects" and waiting:
+        if waiting:
             die()
-        super()._perform()
+        super().perform()
 
 
 class DyingPublisher(Publisher):
@@ -82,6 +85,8 @@ def main() -> None:
         clock=clock,
     )
     manager.moment = moment
+    if moment == "after the effects":
+        manager._desk.__class__ = DyingDesk
     if moment == "after the order":
         manager._publisher.__class__ = DyingPublisher
     manager.start()

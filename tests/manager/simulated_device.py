@@ -29,7 +29,6 @@ from edge_contract.desired import DESIRED_TYPE, Desired, decode_desired
 from edge_contract.intervals import IntervalSet
 from edge_contract.messages import (
     Ack,
-    AgentState,
     BlobAsk,
     BlobBlock,
     BlobRefused,
@@ -52,8 +51,8 @@ from edge_contract.signing import (
     verify_document,
     verify_message,
 )
-from edge_contract.telemetry import LatencyHistogram, TelemetrySummary
 from edge_contract.topics import device_filters, parse_topic, topic
+from tests.device_words import said_state, said_summary
 from tests.manager.bundles import HARDWARE
 
 FLEET = "home"
@@ -178,22 +177,18 @@ class SimulatedDevice:
         """``state/agent`` from the attributes."""
         for name, value in changes.items():
             setattr(self, name, value)
-        state = AgentState(
+        state = said_state(
             **self._header("state"),
             connection_id=self.connection_id,
-            agent_version="0.1.0",
             hardware=HARDWARE,
             device_key=fingerprint(public_bytes(self.key)),
             line=self.line,
             active_digest=self.digest,
             fallback_digest=self.fallback_digest,
-            active_slot="a",
             update_phase=self.update_phase,
             desired_epoch=self.desired_epoch,
             desired_seq=self.desired_seq,
             held=self.held,
-            spool_used_bytes=0,
-            spool_dropped_count=0,
             **self.more,
         )
         self.send(self._own("state", "agent"), encode_json(state), retain=True)
@@ -226,25 +221,13 @@ class SimulatedDevice:
         """One summary; with numbers of one's own it says what no correct device would."""
         if not seq:
             seq = next(self._seqs["telemetry"])
-        histogram = LatencyHistogram()
-        for latency_ms in (1.0, 2.0, 3.0):
-            histogram.observe(latency_ms)
-        summary = TelemetrySummary(
+        summary = said_summary(
             ts=time.time(),
             seq=seq,
             seq_first=seq_first or seq,
             boot_id=self.boot_id,
             model_version=self.version,
-            window_s=10.0,
-            frames_count=3,
-            frames_dropped_count=0,
-            errors_count=0,
-            rejected_count=0,
-            memory_rss_mb=50.0,
-            spool_used_bytes=0,
-            spool_dropped_count=0,
             offline=late,
-            **histogram.summary_fields(),
         )
         cls = "telemetry_backfill" if late else "telemetry"
         self.record(cls, "summary", seq, encode_json(summary))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -76,6 +77,28 @@ def test_what_comes_again_is_acknowledged_again_and_stored_once(fleet: FleetUnde
     assert stored(fleet, "cam-1") == [("telemetry", n, n) for n in (1, 2, 3)]
     assert fleet.service.device("cam-1").duplicates_count == 3
     assert fleet.service.health().duplicates_count == 3
+
+
+def test_what_was_let_go_and_comes_again_is_acknowledged_and_not_stored(
+    make_fleet: Callable[[str], FleetUnderTest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleet.manager.retention._REST_S", 0.1)
+    fleet = make_fleet("mosquitto")
+    fleet.start_manager(records_kept_s=0.5)
+    (device,) = fleet.enrolled("cam-1")
+    for _ in range(3):
+        device.say_telemetry()
+    payloads = dict(device._outbox)
+    wait_until(lambda: not device.unacknowledged, what="for acks")
+    wait_until(lambda: not stored(fleet, "cam-1"), what="for the end of old records")
+    device.acked.clear()
+    device._outbox.update(payloads)
+    device.resend()
+    wait_until(lambda: not device.unacknowledged, what="for acks of repeats")
+    assert stored(fleet, "cam-1") == []
+    detail = fleet.service.device("cam-1")
+    assert (detail.duplicates_count, detail.committed) == (3, {"telemetry": 3})
+    assert detail.device.frames_count == 3, "the newest summary is a fact of the device"
 
 
 def test_a_partial_overlap_is_refused_and_counted(fleet: FleetUnderTest) -> None:

@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return open_store(tmp_path_factory.mktemp("store") / "fleet.db", fleet="home")
 
 
-def record(device: str, boot: str, first: int, last: int) -> Record:
+def record(device: str, boot: str, first: int, last: int, *, received_at_s: float = 0.0) -> Record:
     row = RecordRow(
         device=device,
         boot_id=boot,
@@ -45,7 +45,7 @@ def record(device: str, boot: str, first: int, last: int) -> Record:
         name="summary",
         severity="info",
         ts=0.0,
-        received_at_s=0.0,
+        received_at_s=received_at_s,
         model_version="",
         payload=b"",
     )

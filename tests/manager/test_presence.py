@@ -11,6 +11,7 @@ from edge_contract.messages import AgentState, Online
 from fleet.manager.presence import hear_online, hear_state
 from fleet.manager.roll_call import GRACE_S, RollCall
 from fleet.store.devices import DeviceRow
+from tests.device_words import said_state
 
 ROW = DeviceRow(
     device="cam",
@@ -29,7 +30,7 @@ def online(connection_id: str, seq: int, on: bool = True, **changes: Any) -> Onl
 
 
 def state(connection_id: str, seq: int, **changes: Any) -> AgentState:
-    return AgentState(
+    return said_state(
         **{"ts": 100.0 + seq, "seq": seq, "boot_id": "b", "model_version": "1.0.0", **changes},
         connection_id=connection_id,
         agent_version="2",
@@ -37,14 +38,7 @@ def state(connection_id: str, seq: int, **changes: Any) -> AgentState:
         device_key="",
         line="digits",
         active_digest="d",
-        fallback_digest="",
-        active_slot="a",
-        update_phase="",
-        desired_epoch=1,
         desired_seq=7,
-        held=False,
-        spool_used_bytes=0,
-        spool_dropped_count=0,
     )
 
 

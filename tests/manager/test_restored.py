@@ -114,7 +114,7 @@ def test_devices_that_obey_a_later_epoch_than_the_backup_are_told_of(
     device.say_state(desired_epoch=2, desired_seq=7)
 
     def problem() -> str:
-        manager.do(manager._renew_orders)
+        manager.do(manager._desk.renew_due)
         return fleet.service.health().problem
 
     assert "obey epoch 2" in wait_until(problem, what="for the problem")

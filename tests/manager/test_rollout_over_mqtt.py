@@ -9,11 +9,11 @@ from sqlalchemy import select
 
 from edge_contract.errors import ExitCode
 from fleet.errors import FleetError
-from fleet.manager.views import RolloutDetail
 from fleet.rollout.gate import Gate
 from fleet.service import RolloutOrder
 from fleet.store import schema
 from fleet.store.devices import get_device
+from fleet.views.rollout import RolloutDetail
 from tests.manager.conftest import FleetUnderTest
 from tests.manager.simulated_device import SimulatedDevice, wait_until
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge_contract.codec import encode_json
 from edge_contract.layout import BundleDir, write_bundle
-from edge_contract.manifest import CODE, DOC, WEIGHT, WEIGHT_CONFIG, ConfigDetail
-from edge_contract.model import Lineage, ModelManifest, TensorSpec, Variant
-from edge_contract.preprocess import PreprocessSpec
+from edge_contract.manifest import CODE, ConfigDetail
+from tests.small_bundle import small_files
 
 TARGETS = ("raspberry-pi-4", "x86-64")
 
@@ -21,38 +19,8 @@ def make_bundle(
 
 
 def bundle_files(name: str, version: str, weights: bytes) -> dict[str, tuple[str, bytes]]:
-    tensor = TensorSpec(name="x", dtype="float32", shape=[None, 8])
-    model = ModelManifest(
-        name=name,
-        version=version,
-        task="classification",
-        inputs=[tensor],
-        outputs=[tensor],
-        labels=["a", "b"],
-        preprocess=PreprocessSpec(),
-        variants=[
-            Variant(
-                target=target,
-                runtime="onnxruntime",
-                scheme="s8s8",
-                file=f"variants/{target}.onnx",
-                golden=f"golden/{target}.msgpack",
-            )
-            for target in TARGETS
-        ],
-        lineage=Lineage(
-            source_digest="", calibration_digest="", test_digest="", tools={}, options={}
-        ),
-    )
-    files = {
-        "model.json": (WEIGHT_CONFIG, encode_json(model)),
-        "drift-reference.msgpack": (WEIGHT_CONFIG, b"reference"),
-        "evidence.json": (DOC, b"{}"),
-        "hooks/post-install": (CODE, b"#!/bin/sh\n"),
-    }
-    for target in TARGETS:
-        files[f"variants/{target}.onnx"] = (WEIGHT, weights + target.encode())
-        files[f"golden/{target}.msgpack"] = (WEIGHT_CONFIG, b"golden " + target.encode())
+    files = small_files(name, version, {target: weights + target.encode() for target in TARGETS})
+    files["hooks/post-install"] = (CODE, b"#!/bin/sh\n")
     return files
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +15,8 @@ from edge_contract.errors import TrustError
 from edge_contract.metadata import MetadataSet
 from fleet.clock import SystemClock
 from fleet.repository.tuf_repository import Repository
+from tests.docs.reader import ROOT, blocks
 from tests.trust.bundle_maker import make_bundle
-
-ROOT = Path(__file__).parents[2]
-_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 class Person:
@@ -48,9 +45,9 @@ class Person:
 
     def follow(self, page: str) -> str:
         """Run every shell block of a page in one shell; its output."""
-        blocks = _BLOCK.findall((ROOT / "docs" / "how-to" / page).read_text())
-        assert blocks
-        return self.shell("\n".join(blocks), page)
+        steps = blocks(f"docs/how-to/{page}")
+        assert steps
+        return self.shell("\n".join(steps), page)
 
     def shell(self, script: str, what: str) -> str:
         done = subprocess.run(
@@ -137,9 +134,7 @@ def test_stolen_key_runbook_leaves_the_thief_with_nothing(person: Person) -> Non
 
 
 def test_restored_backup_runbook_takes_the_lead_again(person: Person) -> None:
-    backup, restore, leap, again = _BLOCK.findall(
-        (ROOT / "docs/how-to/restored-backup.md").read_text()
-    )
+    backup, restore, leap, again = blocks("docs/how-to/restored-backup.md")
     person.shell(backup, "backup")
     (person.home / "BUNDLE").rename(person.home / "BUNDLE-1.1.0")
     make_bundle(person.home / "BUNDLE", version="1.2.0")

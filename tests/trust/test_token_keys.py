@@ -22,6 +22,7 @@ from fleet.repository.key_files import (
     read_token,
     write_token_key_file,
 )
+from fleet.repository.key_status import key_status
 from fleet.repository.token_keys import _unwrapped, find_token_key, make_token_key
 from fleet.repository.token_uri import TokenUri
 from tests.programs import require_program
@@ -86,9 +87,7 @@ def test_ceremony_with_tokens_is_followed_word_for_word(tmp_path: Path) -> None:
 
 
 def _status(person: Person) -> list[Any]:
-    from fleet.repository.ceremony import Ceremony
-
-    return Ceremony(person.repository, "").status()
+    return key_status(person.repository.archive)
 
 
 # --- keys ------------------------------------------------------------------------------------

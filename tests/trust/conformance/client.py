@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
@@ -90,3 +93,14 @@ def publish_root(publisher: Publisher, *also: Ed25519PrivateKey) -> None:
 def _version(data: bytes) -> int:
     metadata: Metadata[Root | Timestamp | Snapshot | Targets] = Metadata.from_bytes(data)
     return metadata.signed.version
+
+
+def edited(data: bytes, **changes: Any) -> bytes:
+    """A file with fields of its signed part replaced; the signatures are the old ones."""
+    document = json.loads(data)
+    document["signed"].update(changes)
+    return json.dumps(document).encode()
+
+
+def swap(metadata: MetadataSet, **parts: Any) -> MetadataSet:
+    return msgspec.structs.replace(metadata, **parts)
