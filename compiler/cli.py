@@ -248,6 +248,7 @@ def run_command(
                     "bundle_digest": result.bundle_digest,
                     "target": result.target,
                     "rows": result.rows,
+                    "values": result.values,
                     "classes": result.classes,
                     "runs_on": result.runs_on,
                     "out": str(out),
@@ -255,7 +256,10 @@ def run_command(
             )
         )
     else:
-        click.echo(f"{result.rows} rows of {result.classes} scores in {out}, by {result.runs_on}")
+        click.echo(
+            f"{result.rows} rows of {result.values} value{'s' if result.values != 1 else ''} in"
+            f" {out}, by {result.runs_on}"
+        )
     return ExitCode.OK
 
 

@@ -23,11 +23,11 @@ from edge_contract.errors import ExitCode
 from edge_contract.golden import decode_golden
 from edge_contract.layout import BundleDir
 from edge_contract.model import Lineage, ModelManifest
+from edge_runtime.classes import ClassScores
 from edge_runtime.errors import InputRefusedError
 from edge_runtime.golden import from_tensor
 from edge_runtime.preprocess import FloatArray
 from edge_runtime.session import ModelSession
-from edge_runtime.tensors import Tensors
 
 FIGURES = (
     ("accuracy", ("int8", "accuracy")),
@@ -309,8 +309,8 @@ def _answers(target: str, a: Side, b: Side) -> Answers | None:
 def _agreement(manifest: ModelManifest, first: FloatArray, second: FloatArray) -> float | None:
     if manifest.task != "classification":
         return None
-    own = slice(Tensors(manifest.outputs).sizes[0])
-    same = first[:, own].argmax(axis=1) == second[:, own].argmax(axis=1)
+    classes = ClassScores(manifest)
+    same = classes.of(first).argmax(axis=1) == classes.of(second).argmax(axis=1)
     return float(same.mean())
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -17,7 +18,7 @@ from compiler.datasets.checks import (
     check_same_classes,
     check_shape,
 )
-from compiler.datasets.dataset import Dataset
+from compiler.datasets.dataset import Dataset, stream
 from compiler.datasets.load import load_dataset
 from compiler.errors import CompileError, DatasetError
 from compiler.feeds import input_specs
@@ -28,15 +29,23 @@ from compiler.metrics.measure import Limits, metric_of
 from compiler.options import BuildOptions, check_names, read_labels, read_names, read_preprocess
 from compiler.progress import Progress, silent
 from compiler.prune.ask import check_targets, read_ask
+from compiler.singlescore import (
+    ANSWERS_MAX,
+    as_class_ids,
+    ends_in_sigmoid,
+    is_single,
+    single_score_of,
+)
 from compiler.source import Source, load_source
 from compiler.split import SEED, SELECTION_SHARE, selection_split
 from compiler.tasks import check_task_labels, settle_task
 from device_configs.loader import load_profile
 from edge_contract import __version__
 from edge_contract.errors import ExitCode
-from edge_contract.model import Lineage, ModelManifest, Task, TensorSpec
+from edge_contract.model import Lineage, ModelManifest, SingleScore, Task, TensorSpec
 from edge_contract.preprocess import PreprocessSpec
 from edge_contract.profile import DeviceProfile
+from edge_runtime.classes import ClassScores
 from edge_runtime.errors import InputRefusedError
 from edge_runtime.preprocess import Preprocessor
 from edge_runtime.tensors import Tensors
@@ -60,6 +69,16 @@ class Data:
     test: Dataset
     was_split: bool
     warnings: tuple[str, ...]
+
+    def relabelled(self, change: Callable[[Dataset], Dataset]) -> Data:
+        """The same data with other labels."""
+        return replace(
+            self,
+            fit=change(self.fit),
+            selection=change(self.selection),
+            whole=change(self.whole),
+            test=change(self.test),
+        )
 
 
 @dataclass(frozen=True)
@@ -105,13 +124,24 @@ def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
     except InputRefusedError as error:
         raise DatasetError(f"calibration data, row 0: {error.message}") from error
     outputs = output_specs(graph, example)
-    task = settle_task(options.task, outputs, data.test.y)
+    sigmoid = ends_in_sigmoid(graph.model.graph)
+    task = settle_task(options.task, outputs, data.test.y, sigmoid=sigmoid)
+    single: SingleScore | msgspec.UnsetType = msgspec.UNSET
+    if task == "classification" and is_single(outputs):
+        data = data.relabelled(as_class_ids)
+        rows = np.unique(np.linspace(0, len(data.whole) - 1, ANSWERS_MAX).astype(np.int64))
+        some = stream(data.whole.x[rows], preprocessor, data.whole.role)
+        single = single_score_of(graph.model.graph, map(float_answer(graph), some()))
     check_task_labels(task, outputs, (data.whole, data.selection, data.test))
+    manifest = _manifest(
+        options, source, graph, spec, data, profiles, task, outputs=outputs, single_score=single
+    )
     if task == "classification":
+        classes, answer = ClassScores(manifest), float_answer(graph)
         doubts = check_contract(
             preprocessor,
             [data.whole, data.selection, data.test],
-            float_answer(graph),
+            lambda batch: classes.of(answer(batch).reshape(1, -1)),
             trust=options.trust_preprocess,
         )
         data = replace(data, warnings=(*data.warnings, *doubts))
@@ -122,7 +152,7 @@ def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
         preprocessor=preprocessor,
         data=data,
         profiles=profiles,
-        manifest=_manifest(options, source, graph, spec, data, profiles, task, outputs),
+        manifest=manifest,
     )
 
 
@@ -187,7 +217,9 @@ def _manifest(
     data: Data,
     profiles: dict[str, DeviceProfile],
     task: Task,
+    *,
     outputs: list[TensorSpec],
+    single_score: SingleScore | msgspec.UnsetType,
 ) -> ModelManifest:
     variants = [planned_variant(profile, options.format) for profile in profiles.values()]
     ask = read_ask(options.prune, options.sparsity)
@@ -198,7 +230,8 @@ def _manifest(
         task=task,
         inputs=input_specs(graph.model.graph),
         outputs=outputs,
-        labels=_labels(options, task, Tensors(outputs).sizes[0]),
+        labels=_labels(options, task, 2 if is_single(outputs) else Tensors(outputs).sizes[0]),
+        single_score=single_score,
         preprocess=spec,
         variants=variants,
         lineage=Lineage(

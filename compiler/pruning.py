@@ -154,6 +154,7 @@ class Judge:
         self._workers = workers
         self._heads = tails_of(inputs.graph.prepared).heads
         self._sizes = Tensors(inputs.manifest.outputs).sizes
+        self._single = inputs.manifest.single_score
         self.refused: list[str] = []
 
     def __call__(self, graph: FloatGraph) -> bool:
@@ -176,8 +177,12 @@ class Judge:
         return runner.scores(selection_frames(self._inputs), "selection")
 
     def logits(self, scores: FloatArray) -> FloatArray:
-        """What stood before the last Softmax or Sigmoid of the first output."""
-        return logits_from_scores(scores[:, : self._sizes[0]], self._heads[0])
+        """What stood before the last Softmax or Sigmoid of the first output, a column a class."""
+        head = "Sigmoid" if self._single == "probability" else self._heads[0]
+        found = logits_from_scores(scores[:, : self._sizes[0]], head)
+        if self._single is msgspec.UNSET:
+            return found
+        return np.concatenate([found / -2, found / 2], axis=1)
 
     def likeness(self, scores: FloatArray) -> tuple[float, float | None]:
         """(SNR of the logits in dB, share of equal classes) beside the source's answers; no share

@@ -15,16 +15,22 @@ from compiler.errors import OutputError
 from compiler.evaluate import Runner
 from edge_contract.layout import BundleDir, unpack_tar, write_durably
 from edge_contract.model import MODEL_FILE, decode_model_manifest
+from edge_runtime.classes import ClassScores
 from edge_runtime.tensors import Tensors
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What was answered: rows, classes, by which bundle, and what ran it."""
+    """What was answered, by which bundle, and what ran it.
+
+    rows: samples. values: numbers a sample, of all outputs together.
+    classes: that a classifier tells apart; 0 for other models.
+    """
 
     bundle_digest: str
     target: str
     rows: int
+    values: int
     classes: int
     runs_on: str
 
@@ -70,4 +76,11 @@ def run_bundle(bundle: Path, target: str, inputs: Path, out: Path, workers: int 
         write_durably(out, packed.getvalue())
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror}") from error
-    return RunResult(opened.digest, target, len(scores), scores.shape[1], runner.runs_on)
+    return RunResult(
+        bundle_digest=opened.digest,
+        target=target,
+        rows=len(scores),
+        values=scores.shape[1],
+        classes=ClassScores(manifest).count if manifest.task == "classification" else 0,
+        runs_on=runner.runs_on,
+    )

@@ -43,6 +43,16 @@ def regressor(outputs: int = 1) -> ModelProto:
     return _made(graph, {"x": ["batch", WIDTH]}, {"y": ["batch", outputs]})
 
 
+def binary(*, sigmoid: bool) -> ModelProto:
+    """``x [n, 12]`` -> one score ``y [n, 1]``: the logit of class 1, or its probability."""
+    graph = Graph([], [])
+    graph.add("Relu", [_dense(graph, "x", "h", WIDTH, 32, 1)], "r")
+    made = _dense(graph, "r", "z", 32, 1, 3)
+    if sigmoid:
+        made = graph.add("Sigmoid", [made], "y")
+    return _made(graph, {"x": ["batch", WIDTH]}, {made: ["batch", 1]})
+
+
 def two_ends() -> ModelProto:
     """``left [n, 12]`` and ``right [n, 2, 3]`` -> ``scores [n, 4]`` and ``vector [n, 8]``."""
     graph = Graph([], [])

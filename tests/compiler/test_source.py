@@ -266,7 +266,7 @@ def test_a_fixed_batch_becomes_one(save: Save, batch: int) -> None:
     assert spec.shape == [1, 4]
 
 
-def test_one_score_is_no_classifier(save: Save, model: ModelProto) -> None:
+def test_one_score_classifies_where_its_labels_are_two_classes(save: Save, model: ModelProto) -> None:
     weights = {t.name: t for t in model.graph.initializer}
     for name in ("w4", "b4"):
         value = numpy_helper.to_array(weights[name])[..., :1]
@@ -274,10 +274,12 @@ def test_one_score_is_no_classifier(save: Save, model: ModelProto) -> None:
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
     graph = normalise(load_source(save(model)))
     specs = output_specs(graph, np.zeros((1, SIDE, SIDE, 1), np.float32))
-    with pytest.raises(CompileError, match="at least 2 classes"):
-        settle_task("classification", specs, None)
-    with pytest.raises(CompileError, match="cannot tell what the model is for"):
-        settle_task(None, specs, np.zeros(5, np.int64))
+    assert settle_task("classification", specs, None) == "classification"
+    assert settle_task(None, specs, np.array([0, 1, 0])) == "classification"
+    assert settle_task(None, specs, np.array([[0.0], [1.0]]), sigmoid=True) == "classification"
+    for y in (np.array([0, 1, 2]), np.array([[0.0], [1.0]]), np.array([0.0, 0.5]), None):
+        with pytest.raises(CompileError, match="cannot tell what the model is for"):
+            settle_task(None, specs, y)
 
 
 def test_inner_names_become_short_and_source_names_are_kept(save: Save) -> None:
