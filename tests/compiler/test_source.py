@@ -266,7 +266,7 @@ def test_a_fixed_batch_becomes_one(save: Save, batch: int) -> None:
     assert spec.shape == [1, 4]
 
 
-def test_one_score_classifies_where_its_labels_are_two_classes(save: Save, model: ModelProto) -> None:
+def test_one_score_classifies_where_labels_are_two_classes(save: Save, model: ModelProto) -> None:
     weights = {t.name: t for t in model.graph.initializer}
     for name in ("w4", "b4"):
         value = numpy_helper.to_array(weights[name])[..., :1]
