@@ -96,6 +96,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
         data.test.digest, {report.plan.digest() for report in reports.values()}
     )
     warnings = [
+        *inputs.source.notes,
         *data.warnings,
         *reuse_warnings(earlier),
         *chain.from_iterable(map(_doubts, reports.values())),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from compiler.errors import CompileError, SourceError
 from compiler.floatgraph import normalise, output_specs
 from compiler.source import load_source
 from compiler.tasks import settle_task
-from tests.compiler.models import SIDE, matmul_model, small_cnn
+from tests.compiler.models import SIDE, frames, matmul_model, small_cnn
 
 
 @pytest.fixture
@@ -264,6 +265,53 @@ def test_a_fixed_batch_becomes_one(save: Save, batch: int) -> None:
     assert not graph.batch_is_free
     (spec,) = output_specs(graph, np.zeros((1, SIDE, SIDE, 1), np.float32))
     assert spec.shape == [1, 4]
+
+
+@pytest.mark.parametrize("form", ["whole", "ends kept", "weights behind casts", "double"])
+def test_other_float_widths_become_float32_and_it_is_said(save: Save, form: str) -> None:
+    model = small_cnn()
+    kind = TensorProto.DOUBLE if form == "double" else TensorProto.FLOAT16
+    weights = {}
+    for tensor in model.graph.initializer:
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        weights[tensor.name] = half.astype(np.float32)
+        wide = half.astype(helper.tensor_dtype_to_np_dtype(kind))
+        tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+    nodes = list(model.graph.node)
+    if form == "weights behind casts":
+        casts = [
+            helper.make_node("Cast", [name], [f"{name}_wide"], to=TensorProto.FLOAT)
+            for name in weights
+        ]
+        for node in nodes:
+            node.input[:] = [f"{one}_wide" if one in weights else one for one in node.input]
+        nodes = [*casts, *nodes]
+    elif form == "ends kept":
+        nodes[0].input[0], nodes[-1].output[0] = "frames_half", "scores_half"
+        first = helper.make_node("Cast", ["frames"], ["frames_half"], to=kind)
+        last = helper.make_node("Cast", ["scores_half"], ["scores"], to=TensorProto.FLOAT)
+        nodes = [first, *nodes, last]
+    else:
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.elem_type = kind
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model, full_check=True)
+    source = load_source(save(model))
+    assert "were cast to float32" in source.notes[0]
+    assert f"{len(weights)} {'double' if form == 'double' else 'float16'}" in source.notes[0]
+    graph = normalise(source)
+    assert not any(node.op_type == "Cast" for node in graph.prepared.graph.node)
+    same = small_cnn()
+    for tensor in same.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+    x = frames(8, 0)[0]
+    found, expected = (
+        ort.InferenceSession(one.SerializeToString()).run(None, {"frames": x})[0]
+        for one in (graph.model, same)
+    )
+    assert np.array_equal(found, expected)
+    assert not load_source(save(small_cnn())).notes
 
 
 def test_one_score_classifies_where_labels_are_two_classes(save: Save, model: ModelProto) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edge_contract.golden import decode_golden
 from edge_contract.layout import BundleDir
@@ -329,9 +329,15 @@ def test_other_plans_judged_by_the_same_test_data_are_counted(built: Build, tmp_
     assert back.json["bundle_digest"] == digest
 
 
-def test_a_single_test_sample_is_insufficient(built: Build) -> None:
+def test_half_precision_is_said_and_a_single_test_sample_is_insufficient(built: Build) -> None:
     model = regressor(outputs=8)
+    for tensor in model.graph.initializer:
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
     ended = built(model, {"x": vectors(80, 1)}, {"x": vectors(1, 2)}, "--task", "embedding")
+    assert any("(4 float16) were cast to float32" in said for said in ended.json["warnings"])
     assert ended.code == 5
     assert ended.json["verdict"] == "insufficient"
     assert ended.json["samples_needed"] == 30
