@@ -24,6 +24,7 @@ from compiler.errors import CompileError, DatasetError
 from compiler.feeds import input_specs
 from compiler.floatgraph import FloatGraph, normalise, output_specs
 from compiler.formats import planned_variant, runtime_versions
+from compiler.graphcheck import LAYER_OPS
 from compiler.layers import Layer, list_layers
 from compiler.metrics.measure import Limits, metric_of
 from compiler.options import BuildOptions, check_names, read_labels, read_names, read_preprocess
@@ -39,6 +40,7 @@ from compiler.singlescore import (
 from compiler.source import Source, load_source
 from compiler.split import SEED, SELECTION_SHARE, selection_split
 from compiler.tasks import check_task_labels, settle_task
+from compiler.uncounted import Uncounted, list_uncounted
 from device_configs.loader import load_profile
 from edge_contract import __version__
 from edge_contract.errors import ExitCode
@@ -47,7 +49,7 @@ from edge_contract.preprocess import PreprocessSpec
 from edge_contract.profile import DeviceProfile
 from edge_runtime.classes import ClassScores
 from edge_runtime.errors import InputRefusedError
-from edge_runtime.preprocess import Preprocessor
+from edge_runtime.preprocess import FloatArray, Preprocessor
 from edge_runtime.tensors import Tensors
 
 _CONSTANT_SHOWN = 8
@@ -85,6 +87,7 @@ class Data:
 class Inputs:
     """A build's inputs.
 
+    uncounted: what multiplies and is none of ``layers``.
     profiles: by target, in the order of the command line.
     manifest: ``model.json`` as it will stand in the bundle.
     """
@@ -92,6 +95,7 @@ class Inputs:
     source: Source
     graph: FloatGraph
     layers: list[Layer]
+    uncounted: tuple[Uncounted, ...]
     preprocessor: Preprocessor
     data: Data
     profiles: dict[str, DeviceProfile]
@@ -148,12 +152,24 @@ def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
     return Inputs(
         source=source,
         graph=graph,
-        layers=list_layers(graph, example),
+        layers=_layers(graph, example),
+        uncounted=list_uncounted(graph.model.graph, graph.names),
         preprocessor=preprocessor,
         data=data,
         profiles=profiles,
         manifest=manifest,
     )
+
+
+def _layers(graph: FloatGraph, example: FloatArray) -> list[Layer]:
+    layers = list_layers(graph, example)
+    if not any(layer.op in LAYER_OPS and layer.macs for layer in layers):
+        raise CompileError(
+            f"no {', '.join(LAYER_OPS)} that depends on the input stands outside of If, Loop and"
+            " Scan, so nothing would run in int8",
+            hint="export the model without control flow, for inputs of a fixed size",
+        )
+    return layers
 
 
 def _load_profiles(options: BuildOptions) -> dict[str, DeviceProfile]:

@@ -122,3 +122,33 @@ def recurrent() -> ModelProto:
     graph.add("Squeeze", ["last", "axis"], "state")
     graph.add("MatMul", ["state", "h"], "scores")
     return _made(graph, {"x": ["n", 8, 4]}, {"scores": ["n", 3]})
+
+
+def looped() -> ModelProto:
+    """``x [n, 12]`` through a layer, a Loop that multiplies twice, and an Einsum with itself."""
+    graph = Graph([], [])
+    hidden = graph.add("Relu", [_dense(graph, "x", "h", WIDTH, 8, 1)], "r")
+    matrix = np.random.default_rng(2).normal(0, 0.3, (8, 8)).astype(np.float32)
+    graph.weight("m", matrix)
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state", "m"], ["next"]),
+            helper.make_node("Identity", ["going"], ["goes"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
+        ],
+    )
+    times = graph.weight("times", np.array(2, np.int64))
+    going = graph.weight("on", np.array(True))
+    looped = helper.make_node("Loop", [times, going, hidden], ["z"], name="again", body=body)
+    graph.nodes.append(looped)
+    graph.add("Einsum", ["z", "m", "r"], "y", equation="...i,ij,...j->...j")
+    return _made(graph, {"x": ["n", WIDTH]}, {"y": ["n", 8]})

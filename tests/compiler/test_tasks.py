@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.compiler.models import write_npz
 from tests.compiler.task_models import (
     binary,
     detector,
+    looped,
     recurrent,
     regressor,
     scenes,
@@ -292,7 +294,31 @@ def test_a_model_without_a_bias_is_searched_and_its_float_work_is_counted(
     assert ops["macs"] == 8 * (24 * 4 + 24 * 6) + 18
     assert ops["left_float"] == [{"name": "cell", "op": "LSTM", "macs": 8 * 240}]
     assert ops["macs_share"] == pytest.approx(18 / ops["macs"], abs=1e-5)
+    assert ops["not_counted"] == []
     assert any("LSTM 'cell' runs in float as planned" in said for said in ended.json["warnings"])
+
+
+def test_what_multiplies_without_a_count_is_named_and_no_share_flatters(
+    built: Build, tmp_path: Path, edge_compile: Callable[[list[str]], Ended]
+) -> None:
+    ended = built(looped(), {"x": vectors(60, 1)}, {"x": vectors(80, 2)}, "--task", "embedding")
+    ops = ended.json["int8_ops"]
+    assert ended.code == 0, ended.json
+    assert (ops["expected"], ops["seen"], ops["macs_share"]) == (1, 1, None)
+    # The dense layer, and the Einsum of two vectors of 8 with a matrix between them.
+    assert ops["macs"] == 12 * 8 + 2 * 8 * 8
+    assert [one["op"] for one in ops["left_float"]] == ["Einsum"]
+    assert ops["not_counted"] == [{"name": "again", "op": "Loop", "holds": {"MatMul": 1}}]
+    said = "Loop 'again' (1 MatMul)"
+    assert any(said in warning for warning in ended.json["warnings"])
+    assert "Not counted: " + said in html.unescape((tmp_path / "out" / "report.html").read_text())
+    facts = edge_compile(["inspect", str(tmp_path / "model.onnx"), "--json"]).json
+    # Without running it nobody knows the shape of what a Loop makes.
+    assert (facts["macs"], facts["not_counted"]) == (None, [said])
+    onnx.save(recurrent(), tmp_path / "cell.onnx")
+    facts = edge_compile(["inspect", str(tmp_path / "cell.onnx"), "--json"]).json
+    assert facts["macs"] == 8 * (24 * 4 + 24 * 6) + 18
+    assert [one["weight_shape"] for one in facts["layers"]] == [[1, 24, 4], [6, 3]]
 
 
 def test_a_broken_budget_fails_with_its_own_reason(built: Build, tmp_path: Path) -> None:
