@@ -19,7 +19,7 @@ from compiler.errors import CompileError
 from compiler.evaluate import snr_db
 from compiler.modelfacts import Weight, weights_in
 from edge_contract.codec import decode_json
-from edge_contract.errors import ExitCode
+from edge_contract.errors import ContractError, ExitCode
 from edge_contract.golden import decode_golden
 from edge_contract.layout import BundleDir
 from edge_contract.model import Lineage, ModelManifest
@@ -183,11 +183,19 @@ def _read_report(path: Path) -> Side:
             data = file.read(REPORT_LIMIT_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CompileError(
-            f"no bundle and no report.json at {path}", exit_code=ExitCode.NOT_FOUND
+            f"no bundle and no report.json at {path}",
+            hint="give a bundle, or the --out directory of a build",
+            exit_code=ExitCode.NOT_FOUND,
         ) from error
     except OSError as error:
         raise CompileError(f"cannot read {place}: {error.strerror}") from error
-    report = decode_json(data, Report, what=str(place), limit_bytes=REPORT_LIMIT_BYTES)
+    try:
+        report = decode_json(data, Report, what=str(place), limit_bytes=REPORT_LIMIT_BYTES)
+    except ContractError as error:
+        raise CompileError(
+            f"{place} is neither a bundle nor the report.json of a build: {error.message}",
+            hint="give a bundle, or the --out directory of a build",
+        ) from error
     return Side(report.name, report.version, report.bundle_digest, report.targets, report.lineage)
 
 

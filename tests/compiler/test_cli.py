@@ -306,6 +306,8 @@ def damaged(small: Small, folder: Path, kind: str) -> dict[str, str | Path]:
         return {"preprocess": path}
     if kind == "unknown target":
         return {"target": "toaster"}
+    if kind == "target by its nickname":
+        return {"target": "pi4"}
     if kind == "bad name":
         return {"name": "My Model"}
     if kind == "bad version":
@@ -334,6 +336,7 @@ def damaged(small: Small, folder: Path, kind: str) -> dict[str, str | Path]:
         ("too few labels", 1, "2 names, but the model has 4 classes"),
         ("bad contract", 1, "height_px"),
         ("unknown target", 3, "no device profile 'toaster'"),
+        ("target by its nickname", 3, "did you mean raspberry-pi-4?"),
         ("bad name", 2, "--name 'My Model'"),
         ("bad version", 2, "--version 'v1'"),
         ("bad limit", 2, "--max-drop-pp"),
@@ -451,7 +454,7 @@ def test_run_gives_the_scores_that_the_build_proved(
 @pytest.mark.parametrize(
     ("fault", "code", "message"),
     [
-        ("no bundle", 3, "no file"),
+        ("no bundle", 3, "no bundle at"),
         ("other target", 1, "no variant for 'generic-x86-64'"),
         ("tampered", 4, "digest differs"),
         ("wrong shape", 1, "row 0"),
@@ -496,3 +499,21 @@ def test_run_refuses_bad_bundles_and_inputs(
     assert ended.code == code
     assert message in ended.json["error"]
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "next_step"),
+    [
+        (["compare", "model.onnx", "X"], "--out directory of a build", "edge-compile inspect"),
+        (["run", "model.onnx"], "expected a bundle", "edge-compile build model.onnx"),
+        (["run", "other.tflite", "--target", "pi4"], "expected a bundle", "edge-compile run DIR"),
+    ],
+)
+def test_a_model_where_a_build_is_expected_names_the_command_for_it(
+    edge_compile: Command, words: list[str], expected: str, next_step: str
+) -> None:
+    ended = edge_compile([*words, "--json"])
+    assert ended.code == 2
+    assert "is a model file" in ended.json["error"]
+    assert expected in ended.json["error"]
+    assert next_step in ended.json["hint"]
