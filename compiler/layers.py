@@ -135,6 +135,8 @@ def _shapes(
     for node in nodes:
         wanted += [name for name in tensors_counted(node) if name not in shapes]
     wanted = list(dict.fromkeys(wanted))
+    if not wanted:  # onnxruntime takes an empty list for "every output"
+        return shapes
     try:
         session = ort.InferenceSession(
             with_outputs(graph.model, wanted).SerializeToString(),

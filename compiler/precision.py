@@ -23,7 +23,11 @@ from onnx import (
     numpy_helper,
 )
 
+from compiler.graphcheck import all_nodes
+
 OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+_INTEGERS = (TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT16, TensorProto.INT16)
 
 WIDENED = "weights cast to float32"
 """Metadata of a model that a reader has widened already: how many weights of which type."""
@@ -49,6 +53,34 @@ def widen(model: ModelProto) -> str:
     _drop_idle_casts(model)
     what = f"its weights ({told}) were cast" if told else "its inner values were changed"
     return f"the model is not float32 throughout: {what} to float32, which int8 is compared with"
+
+
+def widen_inputs(model: ModelProto) -> str:
+    """Make integer inputs that are cast to float32 before anything else float32 themselves, and say
+    so in a sentence, or "".
+
+    For whole numbers up to 2 ** 24 the model then gives the same; devices hand over float32.
+
+    Args:
+        model: sound, and widened; changed in place.
+    """
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    changed = []
+    for value in graph.input:
+        kind = value.type.tensor_type
+        users = [node for node in all_nodes(graph) if value.name in node.input]
+        if value.name in constants or kind.elem_type not in _INTEGERS or not users:
+            continue
+        if all(
+            node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT for node in users
+        ):
+            changed.append(f"{value.name!r} ({TensorProto.DataType.Name(kind.elem_type).lower()})")
+            kind.elem_type = TensorProto.FLOAT
+    if not changed:
+        return ""
+    _drop_idle_casts(model)
+    return f"the model casts its input {', '.join(changed)} to float32; it takes float32 itself now"
 
 
 def note_widened(model: ModelProto, count: int) -> None:

@@ -152,3 +152,23 @@ def looped() -> ModelProto:
     graph.nodes.append(looped)
     graph.add("Einsum", ["z", "m", "r"], "y", equation="...i,ij,...j->...j")
     return _made(graph, {"x": ["n", WIDTH]}, {"y": ["n", 8]})
+
+
+def branched() -> ModelProto:
+    """``x [n, 12]`` through one layer, which stands in both branches of an If."""
+    graph = Graph([], [])
+    weight = np.random.default_rng(4).normal(0, 0.3, (WIDTH, 8)).astype(np.float32)
+    graph.weight("w", weight)
+    graph.weight("zero", np.zeros((), np.float32))
+    graph.add("ReduceMean", ["x"], "mean", keepdims=0)
+    graph.add("Greater", ["mean", "zero"], "bright")
+    branches = {}
+    for name, then in (("then_branch", "Identity"), ("else_branch", "Neg")):
+        made = [
+            helper.make_node("MatMul", ["x", "w"], [f"{then}_m"]),
+            helper.make_node(then, [f"{then}_m"], [f"{then}_y"]),
+        ]
+        output = helper.make_tensor_value_info(f"{then}_y", TensorProto.FLOAT, None)
+        branches[name] = helper.make_graph(made, name, [], [output])
+    graph.nodes.append(helper.make_node("If", ["bright"], ["y"], name="branch", **branches))
+    return _made(graph, {"x": ["n", WIDTH]}, {"y": ["n", 8]})

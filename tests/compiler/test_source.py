@@ -192,12 +192,12 @@ def test_shapes_that_contradict_the_file_are_refused(
         load_source(save(model), shapes)
 
 
-def test_an_integer_input_is_refused(save: Save, model: ModelProto) -> None:
+def test_an_input_of_wide_integers_is_refused(save: Save, model: ModelProto) -> None:
     model.graph.node.insert(0, helper.make_node("Cast", ["pixels"], ["frames"], to=1))
     model.graph.input[0].CopyFrom(
-        helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", SIDE, SIDE, 1])
+        helper.make_tensor_value_info("pixels", TensorProto.INT64, ["n", SIDE, SIDE, 1])
     )
-    assert "expected a float32 input, but 'pixels' is UINT8" in refused(save(model))
+    assert "expected a float32 input, but 'pixels' is INT64" in refused(save(model))
 
 
 def test_a_free_image_size_is_refused(save: Save, model: ModelProto) -> None:
@@ -312,6 +312,35 @@ def test_other_float_widths_become_float32_and_it_is_said(save: Save, form: str)
     )
     assert np.array_equal(found, expected)
     assert not load_source(save(small_cnn())).notes
+
+
+def test_an_integer_input_that_is_cast_at_once_becomes_float32(save: Save) -> None:
+    model = small_cnn()
+    (value,) = model.graph.input
+    value.type.tensor_type.elem_type = TensorProto.UINT8
+    model.graph.node.insert(0, helper.make_node("Cast", ["frames"], ["wide"], to=TensorProto.FLOAT))
+    model.graph.node[1].input[0] = "wide"
+    source = load_source(save(model))
+    assert "casts its input 'frames' (uint8) to float32" in source.notes[0]
+    graph = normalise(source)
+    x = np.rint(frames(8, 0)[0])
+    found, expected = (
+        ort.InferenceSession(one.SerializeToString()).run(None, {"frames": given})[0]
+        for one, given in ((graph.model, x), (model, x.astype(np.uint8)))
+    )
+    assert np.array_equal(found, expected)
+
+
+def test_a_batch_that_the_graph_insists_on_is_named(save: Save) -> None:
+    model = small_cnn(batch=8)
+    shape = numpy_helper.from_array(np.array([8, -1]), "eight")
+    model.graph.initializer.append(shape)
+    (flatten,) = (node for node in model.graph.node if node.op_type == "Flatten")
+    flatten.op_type = "Reshape"
+    flatten.input.append("eight")
+    with pytest.raises(SourceError, match="cannot run this model") as caught:
+        normalise(load_source(save(model)))
+    assert "the file fixes the batch at 8" in caught.value.hint
 
 
 def test_one_score_classifies_where_labels_are_two_classes(save: Save, model: ModelProto) -> None:

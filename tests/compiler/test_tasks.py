@@ -23,6 +23,7 @@ from tests.compiler.conftest import Ended
 from tests.compiler.models import write_npz
 from tests.compiler.task_models import (
     binary,
+    branched,
     detector,
     looped,
     recurrent,
@@ -319,6 +320,13 @@ def test_what_multiplies_without_a_count_is_named_and_no_share_flatters(
     facts = edge_compile(["inspect", str(tmp_path / "cell.onnx"), "--json"]).json
     assert facts["macs"] == 8 * (24 * 4 + 24 * 6) + 18
     assert [one["weight_shape"] for one in facts["layers"]] == [[1, 24, 4], [6, 3]]
+
+
+def test_layers_that_stand_in_branches_alone_are_refused(built: Build) -> None:
+    model = branched()
+    data = {"x": vectors(60, 1)}, {"x": vectors(80, 2)}
+    ended = built(model, *data, "--task", "embedding")
+    assert (ended.code, "outside of If, Loop and Scan" in ended.json["error"]) == (1, True)
 
 
 def test_a_broken_budget_fails_with_its_own_reason(built: Build, tmp_path: Path) -> None:
