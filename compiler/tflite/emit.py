@@ -31,6 +31,7 @@ EMITTERS: dict[str, Emitter] = {
     "AveragePool": emit_layers.emit_pool,
     "GlobalAveragePool": emit_layers.emit_global_average,
     **dict.fromkeys(emit_others.ELEMENTWISE, emit_others.emit_elementwise),
+    "BatchNormalization": emit_others.emit_batch_norm,
     "Clip": emit_others.emit_clip,
     "HardSigmoid": emit_others.emit_hard_sigmoid,
     "Concat": emit_others.emit_concat,
