@@ -154,3 +154,24 @@ def test_a_batch_norm_that_no_layer_takes_in_is_written(flat: bool) -> None:
         nodes[4:6] = [helper.make_node("ReduceMean", ["c2"], ["f"], axes=[2], keepdims=0)]
     found = check(sequence_model(nodes, weights, [1, 5]))
     assert (found.count("MUL"), found.count("ADD")) == (2, 2)
+
+
+def test_the_shape_that_an_exporter_computes_for_a_free_batch_is_not_needed() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Shape", ["r"], ["s"]),
+        helper.make_node("Gather", ["s", "zero"], ["n"], axis=0),
+        helper.make_node("Unsqueeze", ["n", "first"], ["batch"]),
+        helper.make_node("Concat", ["batch", "rest"], ["wanted"], axis=0),
+        helper.make_node("Reshape", ["r", "wanted"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w2"], ["y"]),
+    ]
+    weights = {"w1": random(8, 4, 3), "w2": random(8 * 38, 5), "zero": np.array(0)}
+    weights |= {"first": np.array([0]), "rest": np.array([-1])}
+    model = sequence_model(nodes, weights, [1, 5])
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    found = check(model)
+    assert (found.count("CONV_2D"), found.count("FULLY_CONNECTED")) == (1, 1)
+    assert not {"SHAPE", "GATHER", "CONCATENATION"} & set(found)
