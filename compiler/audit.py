@@ -22,6 +22,7 @@ from compiler.gate import Gate
 from compiler.graphcheck import LAYER_OPS
 from compiler.layers import Layer
 from compiler.plan.plan import Plan
+from compiler.uncounted import Uncounted, uncounted_words
 from edge_runtime.onnx_session import session_options
 
 INT8_KERNELS = frozenset(
@@ -51,11 +52,13 @@ class Audit:
     expected: every Conv, Gemm and MatMul among them.
     seen: those of them that an int8 kernel runs.
     macs_share: their share of the source's multiply-accumulates, 0..1.
+    uncounted: what else of the source multiplies; where there is any, the share tells of a part.
     """
 
     layers: tuple[Layer, ...]
     in_int8: frozenset[str]
     kernels: dict[str, int]
+    uncounted: tuple[Uncounted, ...] = ()
 
     @property
     def expected(self) -> int:
@@ -71,7 +74,14 @@ class Audit:
     def macs_share(self) -> float:
         """The int8 layers' share of the multiply-accumulates, 0..1."""
         total = sum(layer.macs for layer in self.layers)
-        return sum(layer.macs for layer in self.layers if layer.name in self.in_int8) / total
+        return sum(layer.macs for layer in self.layers if layer.name in self.in_int8) / max(
+            total, 1
+        )
+
+    @property
+    def uncounted_words(self) -> str:
+        """What was not counted, for people, or ""."""
+        return uncounted_words(self.uncounted)
 
     @property
     def left_float(self) -> list[Layer]:

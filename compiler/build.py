@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 
 from compiler.audit import audited
@@ -69,6 +70,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
             inputs.manifest, floating.test, done.test_scores, data.test.y, options.limits
         )
         kernels = audit_variant(done.files.model, variant, inputs.layers)
+        kernels = replace(kernels, uncounted=inputs.uncounted)
         sizes = tensor_sizes(done.plan.model, calibration.x[:1])
         memory = Memory(
             len(done.files.model), peak_bytes(done.plan.model, sizes, set(done.plan.grids))
@@ -96,6 +98,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
         data.test.digest, {report.plan.digest() for report in reports.values()}
     )
     warnings = [
+        *inputs.source.notes,
         *data.warnings,
         *reuse_warnings(earlier),
         *chain.from_iterable(map(_doubts, reports.values())),
@@ -155,6 +158,11 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
 def _doubts(report: TargetReport) -> list[str]:
     """What a reader should know although the gate may have passed."""
     found = []
+    if words := report.audit.uncounted_words:
+        found.append(
+            f"{report.target}: multiplications without a count, so the share of the work that runs"
+            f" in int8 is not known: {words}"
+        )
     broken = {layer.name for layer in report.audit.broken(report.plan)}
     total = sum(layer.macs for layer in report.audit.layers)
     for layer in report.audit.left_float:

@@ -18,6 +18,7 @@ from compiler.commands.build_options import task_options
 from compiler.commands.compare import compare
 from compiler.commands.doctor import doctor
 from compiler.commands.inspect import inspect
+from compiler.commands.places import BuiltPath
 from compiler.commands.targets import targets
 from compiler.formats import FORMATS, Format
 from compiler.plan.effort import EFFORTS, Effort
@@ -28,6 +29,10 @@ from edge_contract.model import Task
 _DOCS = "reference/edge-compile.md"
 _INTERRUPTED = 130
 _FILE = click.Path(path_type=Path)
+_BUNDLE = BuiltPath(
+    "a bundle, or the --out directory of a build that passed",
+    "edge-compile build {model} --out DIR, then edge-compile run DIR/bundle",
+)
 
 
 class JsonErrorGroup(click.Group):
@@ -228,7 +233,7 @@ def build(
 
 
 @main.command("run")
-@click.argument("bundle", type=_FILE)
+@click.argument("bundle", type=_BUNDLE)
 @click.option("--target", required=True, help="Device profile that the bundle was compiled for.")
 @click.option("--inputs", required=True, type=_FILE, help="Samples, as the calibration data.")
 @click.option("--out", required=True, type=_FILE, help=".npz to write: y, float32 [n, ...].")
@@ -248,6 +253,7 @@ def run_command(
                     "bundle_digest": result.bundle_digest,
                     "target": result.target,
                     "rows": result.rows,
+                    "values": result.values,
                     "classes": result.classes,
                     "runs_on": result.runs_on,
                     "out": str(out),
@@ -255,7 +261,10 @@ def run_command(
             )
         )
     else:
-        click.echo(f"{result.rows} rows of {result.classes} scores in {out}, by {result.runs_on}")
+        click.echo(
+            f"{result.rows} rows of {result.values} value{'s' if result.values != 1 else ''} in"
+            f" {out}, by {result.runs_on}"
+        )
     return ExitCode.OK
 
 

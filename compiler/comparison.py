@@ -19,15 +19,15 @@ from compiler.errors import CompileError
 from compiler.evaluate import snr_db
 from compiler.modelfacts import Weight, weights_in
 from edge_contract.codec import decode_json
-from edge_contract.errors import ExitCode
+from edge_contract.errors import ContractError, ExitCode
 from edge_contract.golden import decode_golden
 from edge_contract.layout import BundleDir
 from edge_contract.model import Lineage, ModelManifest
+from edge_runtime.classes import ClassScores
 from edge_runtime.errors import InputRefusedError
 from edge_runtime.golden import from_tensor
 from edge_runtime.preprocess import FloatArray
 from edge_runtime.session import ModelSession
-from edge_runtime.tensors import Tensors
 
 FIGURES = (
     ("accuracy", ("int8", "accuracy")),
@@ -183,11 +183,19 @@ def _read_report(path: Path) -> Side:
             data = file.read(REPORT_LIMIT_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CompileError(
-            f"no bundle and no report.json at {path}", exit_code=ExitCode.NOT_FOUND
+            f"no bundle and no report.json at {path}",
+            hint="give a bundle, or the --out directory of a build",
+            exit_code=ExitCode.NOT_FOUND,
         ) from error
     except OSError as error:
         raise CompileError(f"cannot read {place}: {error.strerror}") from error
-    report = decode_json(data, Report, what=str(place), limit_bytes=REPORT_LIMIT_BYTES)
+    try:
+        report = decode_json(data, Report, what=str(place), limit_bytes=REPORT_LIMIT_BYTES)
+    except ContractError as error:
+        raise CompileError(
+            f"{place} is neither a bundle nor the report.json of a build: {error.message}",
+            hint="give a bundle, or the --out directory of a build",
+        ) from error
     return Side(report.name, report.version, report.bundle_digest, report.targets, report.lineage)
 
 
@@ -309,8 +317,8 @@ def _answers(target: str, a: Side, b: Side) -> Answers | None:
 def _agreement(manifest: ModelManifest, first: FloatArray, second: FloatArray) -> float | None:
     if manifest.task != "classification":
         return None
-    own = slice(Tensors(manifest.outputs).sizes[0])
-    same = first[:, own].argmax(axis=1) == second[:, own].argmax(axis=1)
+    classes = ClassScores(manifest)
+    same = classes.of(first).argmax(axis=1) == classes.of(second).argmax(axis=1)
     return float(same.mean())
 
 

@@ -6,9 +6,9 @@ from compiler.errors import DatasetError
 from compiler.tuned import Tuned
 from edge_contract.model import ModelManifest
 from edge_contract.reference import DriftReference
+from edge_runtime.classes import ClassScores
 from edge_runtime.features import feature_names
 from edge_runtime.reference import build_reference
-from edge_runtime.tensors import Tensors
 
 
 def drift_reference(tuned: Tuned, manifest: ModelManifest) -> DriftReference:
@@ -23,7 +23,7 @@ def drift_reference(tuned: Tuned, manifest: ModelManifest) -> DriftReference:
             tuned.features,
             tuned.class_ids,
             feature_names(image=manifest.preprocess.kind == "image", classes=classify),
-            classes=Tensors(manifest.outputs).sizes[0] if classify else 1,
+            classes=ClassScores(manifest).count if classify else 1,
         )
     except ValueError as error:
         raise DatasetError(f"calibration data: {error}") from error

@@ -87,7 +87,7 @@ def normalise(source: Source) -> FloatGraph:
     _forget_texts(model)
     return FloatGraph(
         model=model,
-        prepared=_prepare(model),
+        prepared=_prepare(model, source.fixed_batch),
         names=names,
         batch_is_free=source.batch_is_free,
     )
@@ -137,7 +137,7 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def _prepare(model: ModelProto) -> ModelProto:
+def _prepare(model: ModelProto, fixed_batch: int | None) -> ModelProto:
     """Fold constants and batch norms with onnxruntime's target-independent optimisations."""
     with tempfile.TemporaryDirectory(prefix="edge-compile-") as scratch:
         path = Path(scratch) / "prepared.onnx"
@@ -152,7 +152,11 @@ def _prepare(model: ModelProto) -> ModelProto:
         except Exception as error:
             _require_room(path, model.ByteSize())
             raise SourceError(
-                f"onnxruntime {ort.__version__} cannot run this model: {first_line(error)}"
+                f"onnxruntime {ort.__version__} cannot run this model: {first_line(error)}",
+                hint=""
+                if fixed_batch is None
+                else f"devices answer one frame at a time, and the file fixes the batch at"
+                f" {fixed_batch}: export it with batch 1 or a free batch axis",
             ) from error
         prepared = onnx.load(path)
     used = {node.domain for node in prepared.graph.node} | {""}

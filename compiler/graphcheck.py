@@ -221,13 +221,6 @@ def _refuse_quantised(name: str, model: ModelProto) -> None:
                 f"{name} is quantised already: it holds {node.op_type} {node.name!r}",
                 hint="give the float model that it was made from",
             )
-    for tensor in _weights(model.graph):
-        if tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
-            kind = TensorProto.DataType.Name(tensor.data_type).lower()
-            raise SourceError(
-                f"{name}: weight {tensor.name!r} is {kind}; expected float32",
-                hint="export the float32 model",
-            )
 
 
 def _is_quantised_op(op: str) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -17,28 +18,38 @@ from compiler.datasets.checks import (
     check_same_classes,
     check_shape,
 )
-from compiler.datasets.dataset import Dataset
+from compiler.datasets.dataset import Dataset, stream
 from compiler.datasets.load import load_dataset
 from compiler.errors import CompileError, DatasetError
 from compiler.feeds import input_specs
 from compiler.floatgraph import FloatGraph, normalise, output_specs
 from compiler.formats import planned_variant, runtime_versions
+from compiler.graphcheck import LAYER_OPS
 from compiler.layers import Layer, list_layers
 from compiler.metrics.measure import Limits, metric_of
 from compiler.options import BuildOptions, check_names, read_labels, read_names, read_preprocess
 from compiler.progress import Progress, silent
 from compiler.prune.ask import check_targets, read_ask
+from compiler.singlescore import (
+    ANSWERS_MAX,
+    as_class_ids,
+    ends_in_sigmoid,
+    is_single,
+    single_score_of,
+)
 from compiler.source import Source, load_source
 from compiler.split import SEED, SELECTION_SHARE, selection_split
 from compiler.tasks import check_task_labels, settle_task
+from compiler.uncounted import Uncounted, list_uncounted
 from device_configs.loader import load_profile
 from edge_contract import __version__
 from edge_contract.errors import ExitCode
-from edge_contract.model import Lineage, ModelManifest, Task, TensorSpec
+from edge_contract.model import Lineage, ModelManifest, SingleScore, Task, TensorSpec
 from edge_contract.preprocess import PreprocessSpec
 from edge_contract.profile import DeviceProfile
+from edge_runtime.classes import ClassScores
 from edge_runtime.errors import InputRefusedError
-from edge_runtime.preprocess import Preprocessor
+from edge_runtime.preprocess import FloatArray, Preprocessor
 from edge_runtime.tensors import Tensors
 
 _CONSTANT_SHOWN = 8
@@ -61,11 +72,22 @@ class Data:
     was_split: bool
     warnings: tuple[str, ...]
 
+    def relabelled(self, change: Callable[[Dataset], Dataset]) -> Data:
+        """The same data with other labels."""
+        return replace(
+            self,
+            fit=change(self.fit),
+            selection=change(self.selection),
+            whole=change(self.whole),
+            test=change(self.test),
+        )
+
 
 @dataclass(frozen=True)
 class Inputs:
     """A build's inputs.
 
+    uncounted: what multiplies and is none of ``layers``.
     profiles: by target, in the order of the command line.
     manifest: ``model.json`` as it will stand in the bundle.
     """
@@ -73,6 +95,7 @@ class Inputs:
     source: Source
     graph: FloatGraph
     layers: list[Layer]
+    uncounted: tuple[Uncounted, ...]
     preprocessor: Preprocessor
     data: Data
     profiles: dict[str, DeviceProfile]
@@ -105,25 +128,48 @@ def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
     except InputRefusedError as error:
         raise DatasetError(f"calibration data, row 0: {error.message}") from error
     outputs = output_specs(graph, example)
-    task = settle_task(options.task, outputs, data.test.y)
+    sigmoid = ends_in_sigmoid(graph.model.graph)
+    task = settle_task(options.task, outputs, data.test.y, sigmoid=sigmoid)
+    single: SingleScore | msgspec.UnsetType = msgspec.UNSET
+    if task == "classification" and is_single(outputs):
+        data = data.relabelled(as_class_ids)
+        rows = np.unique(np.linspace(0, len(data.whole) - 1, ANSWERS_MAX).astype(np.int64))
+        some = stream(data.whole.x[rows], preprocessor, data.whole.role)
+        single = single_score_of(graph.model.graph, map(float_answer(graph), some()))
     check_task_labels(task, outputs, (data.whole, data.selection, data.test))
+    manifest = _manifest(
+        options, source, graph, spec, data, profiles, task, outputs=outputs, single_score=single
+    )
     if task == "classification":
+        classes, answer = ClassScores(manifest), float_answer(graph)
         doubts = check_contract(
             preprocessor,
             [data.whole, data.selection, data.test],
-            float_answer(graph),
+            lambda batch: classes.of(answer(batch).reshape(1, -1)),
             trust=options.trust_preprocess,
         )
         data = replace(data, warnings=(*data.warnings, *doubts))
     return Inputs(
         source=source,
         graph=graph,
-        layers=list_layers(graph, example),
+        layers=_layers(graph, example),
+        uncounted=list_uncounted(graph.model.graph, graph.names),
         preprocessor=preprocessor,
         data=data,
         profiles=profiles,
-        manifest=_manifest(options, source, graph, spec, data, profiles, task, outputs),
+        manifest=manifest,
     )
+
+
+def _layers(graph: FloatGraph, example: FloatArray) -> list[Layer]:
+    layers = list_layers(graph, example)
+    if not any(layer.op in LAYER_OPS and layer.macs for layer in layers):
+        raise CompileError(
+            f"no {', '.join(LAYER_OPS)} that depends on the input stands outside of If, Loop and"
+            " Scan, so nothing would run in int8",
+            hint="export the model without control flow, for inputs of a fixed size",
+        )
+    return layers
 
 
 def _load_profiles(options: BuildOptions) -> dict[str, DeviceProfile]:
@@ -187,7 +233,9 @@ def _manifest(
     data: Data,
     profiles: dict[str, DeviceProfile],
     task: Task,
+    *,
     outputs: list[TensorSpec],
+    single_score: SingleScore | msgspec.UnsetType,
 ) -> ModelManifest:
     variants = [planned_variant(profile, options.format) for profile in profiles.values()]
     ask = read_ask(options.prune, options.sparsity)
@@ -198,7 +246,8 @@ def _manifest(
         task=task,
         inputs=input_specs(graph.model.graph),
         outputs=outputs,
-        labels=_labels(options, task, Tensors(outputs).sizes[0]),
+        labels=_labels(options, task, 2 if is_single(outputs) else Tensors(outputs).sizes[0]),
+        single_score=single_score,
         preprocess=spec,
         variants=variants,
         lineage=Lineage(

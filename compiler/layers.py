@@ -7,6 +7,7 @@ a share of the work in int8 that left them out would promise too much.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +23,10 @@ from edge_runtime.onnx_session import session_options
 
 Shape = tuple[int, ...]
 
-FLOAT_OPS = ("ConvTranspose", "LSTM", "GRU", "RNN")
-"""Operators that multiply as layers do and that no scheme runs in int8."""
+RECURRENT_OPS = ("LSTM", "GRU", "RNN")
 
-_RECURRENT = FLOAT_OPS[1:]
+FLOAT_OPS = ("ConvTranspose", "Einsum", *RECURRENT_OPS)
+"""Operators that multiply as layers do and that no scheme runs in int8."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,14 @@ def macs(node: NodeProto, shapes: dict[str, Shape]) -> int:
     Conv: output elements times kernel elements of one output channel (``weight[1:]``, so groups
     count). Gemm and MatMul: output elements times the shared axis. ConvTranspose: input elements
     times what each is multiplied by. Recurrent ones: both weights, for each step and direction.
+    Einsum: one product of all its axes for each operand after the first.
     """
     if node.op_type == "ConvTranspose":
         return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
-    if node.op_type in _RECURRENT:
+    if node.op_type == "Einsum":
+        equation = next(a.s.decode() for a in node.attribute if a.name == "equation")
+        return einsum_macs(equation, [shapes[name] for name in node.input])
+    if node.op_type in RECURRENT_OPS:
         weights = sum(math.prod(shapes[name]) for name in node.input[1:3])
         return math.prod(shapes[node.input[0]][:2]) * weights
     output = math.prod(shapes[node.output[0]])
@@ -94,6 +99,32 @@ def macs(node: NodeProto, shapes: dict[str, Shape]) -> int:
     return output * (first[0] if transposed else first[-1])
 
 
+def einsum_macs(equation: str, shapes: Sequence[Shape]) -> int:
+    """Multiply-accumulates of an Einsum that multiplies its operands one after another.
+
+    Every axis counts once, those that an ellipsis stands for, too; one operand is only moved and
+    summed.
+    """
+    sizes: dict[str, int] = {}
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    for term, shape in zip(terms, shapes, strict=True):
+        before, dots, behind = term.partition("...")
+        rest = len(shape) - len(before) - len(behind) if dots else 0
+        # Broadcast axes are counted from the right, as numpy aligns them.
+        free = [f".{place}" for place in range(rest, 0, -1)]
+        for label, size in zip([*before, *free, *behind], shape, strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))
+    return (len(shapes) - 1) * math.prod(sizes.values())
+
+
+def tensors_counted(node: NodeProto) -> list[str]:
+    """The tensors whose shapes ``macs`` needs."""
+    if node.op_type == "Einsum":
+        return list(node.input)
+    # Recurrent layers may leave their first output out, and its shape tells nothing of them.
+    return [*node.input[:3]] if node.op_type in RECURRENT_OPS else [*node.input[:2], node.output[0]]
+
+
 def _shapes(
     graph: FloatGraph, nodes: list[NodeProto], example: npt.NDArray[np.float32]
 ) -> dict[str, Shape]:
@@ -102,10 +133,10 @@ def _shapes(
     shapes.update({name: array.shape for name, array in feeds.items()})
     wanted: list[str] = []
     for node in nodes:
-        # Recurrent layers may leave their first output out, and its shape tells nothing of them.
-        named = node.input[:3] if node.op_type in _RECURRENT else (*node.input[:2], node.output[0])
-        wanted += [name for name in named if name not in shapes]
+        wanted += [name for name in tensors_counted(node) if name not in shapes]
     wanted = list(dict.fromkeys(wanted))
+    if not wanted:  # onnxruntime takes an empty list for "every output"
+        return shapes
     try:
         session = ort.InferenceSession(
             with_outputs(graph.model, wanted).SerializeToString(),

@@ -20,12 +20,16 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from compiler.errors import SourceError
+from compiler.floatgraph import constant_tensors
 from compiler.foreign import refuse_foreign
 from compiler.graphcheck import LAYER_OPS, all_nodes, refuse_bad_text, sort_nodes
-from compiler.layers import Shape, macs
+from compiler.layers import FLOAT_OPS, Shape, macs, tensors_counted
 from compiler.source import MODEL_LIMIT_BYTES, external_files
 from compiler.tflite.load import litert_schema, load_tflite
+from compiler.uncounted import list_uncounted
 from edge_contract.errors import ExitCode
+
+_LAYERS = (*LAYER_OPS, *FLOAT_OPS)
 
 TFLITE_MAGIC = b"TFL3"
 """Bytes 4 to 7 of every .tflite file."""
@@ -40,7 +44,7 @@ class TensorFacts(msgspec.Struct, frozen=True):
 
 
 class LayerFacts(msgspec.Struct, frozen=True):
-    """One Conv, Gemm or MatMul.
+    """One layer that multiplies.
 
     weight: dtype and shape of the constant it multiplies by, as stored; empty where there is none.
     macs: multiply-accumulates for one frame, ``None`` where a shape is not known.
@@ -59,6 +63,7 @@ class ModelFacts(msgspec.Struct, frozen=True):
     digest, size_bytes: of the file with its external data files, as ``compiler.source`` counts.
     stored_bytes: bytes of constants, by dtype.
     macs: of all layers for one frame, ``None`` where one of them is not known.
+    not_counted: what else multiplies, such as a Loop around layers; ``macs`` holds none of it.
     """
 
     digest: str
@@ -72,6 +77,7 @@ class ModelFacts(msgspec.Struct, frozen=True):
     stored_bytes: dict[str, int]
     macs: int | None
     layers: list[LayerFacts]
+    not_counted: list[str]
 
 
 class Weight(msgspec.Struct, frozen=True):
@@ -195,6 +201,7 @@ def _facts(model: ModelProto, digest: str, size_bytes: int) -> ModelFacts:
         stored[_dtype(tensor.data_type)] += elements * _item_bytes(tensor.data_type)
     shapes = _shapes(model)
     weights = weights_of(model)
+    fixed = constant_tensors(graph)
     layers = [
         LayerFacts(
             name=node.name,
@@ -204,7 +211,7 @@ def _facts(model: ModelProto, digest: str, size_bytes: int) -> ModelFacts:
             macs=_macs(node, shapes),
         )
         for node in graph.node
-        if node.op_type in LAYER_OPS
+        if node.op_type in _LAYERS and not fixed & set(node.output)
     ]
     known = [layer.macs for layer in layers if layer.macs is not None]
     return ModelFacts(
@@ -221,6 +228,7 @@ def _facts(model: ModelProto, digest: str, size_bytes: int) -> ModelFacts:
         stored_bytes=dict(sorted(stored.items())),
         macs=sum(known) if len(known) == len(layers) else None,
         layers=layers,
+        not_counted=[one.sentence() for one in list_uncounted(graph, {})],
     )
 
 
@@ -231,7 +239,7 @@ def weights_of(model: ModelProto) -> dict[str, Weight]:
     makers = {output: node for node in graph.node for output in node.output}
     found: dict[str, Weight] = {}
     for node in graph.node:
-        if node.op_type not in LAYER_OPS or len(node.input) < 2:
+        if node.op_type not in _LAYERS or len(node.input) < 2:
             continue
         name, scales = node.input[1], None
         maker = makers.get(name)
@@ -272,8 +280,7 @@ def _shapes(model: ModelProto) -> dict[str, Shape]:
 
 
 def _macs(node: NodeProto, shapes: dict[str, Shape]) -> int | None:
-    needed = (*node.input[:2], node.output[0])
-    return macs(node, shapes) if all(name in shapes for name in needed) else None
+    return macs(node, shapes) if all(name in shapes for name in tensors_counted(node)) else None
 
 
 def _tensor(value: ValueInfoProto) -> TensorFacts:

@@ -9,6 +9,7 @@ from pathlib import Path
 from compiler.formats import format_of
 from compiler.prune.report import PruningReport
 from compiler.report.target import TargetReport
+from compiler.singlescore import score_sentence
 from edge_contract.codec import encode_json
 from edge_contract.golden import GoldenVectors, encode_golden
 from edge_contract.layout import write_bundle
@@ -120,6 +121,7 @@ def model_card(
         ),
         *(f"- Output: `{made.name}`, {made.dtype}, {_shape(made)}" for made in manifest.outputs),
         *([f"- Classes: {shown}"] if shown else []),
+        *([f"- The one score is {said}"] if (said := score_sentence(manifest)) else []),
         *([f"- Pruned before it was quantised: {pruning.sentence()}"] if pruning else []),
         "",
         "| target | scheme | judged (95 %) | limit | figures | layers in int8 |",

@@ -15,12 +15,13 @@ import numpy as np
 
 from compiler.audit import LAYER_NAME
 from compiler.datasets.dataset import Labels, stream
-from compiler.errors import CompileError
+from compiler.errors import DatasetError
 from compiler.evaluate import Runner
 from compiler.floatgraph import FloatGraph
 from compiler.gate import upper_bound
 from compiler.inputs import Inputs
 from compiler.layers import Layer, list_layers
+from compiler.metrics.measure import Limits, measure
 from compiler.options import BuildOptions
 from compiler.plan.fidelity import logits_from_scores, rows_snr_db, tails_of
 from compiler.plan.plan import Plan
@@ -38,7 +39,7 @@ SAMPLES_MAX = 256
 """Calibration samples that pruning looks at, evenly spaced; each is run many times."""
 
 SHARE = 0.5
-"""Of ``--max-drop-pp``: what ``auto`` may lose on the selection data. The rest is for int8."""
+"""Of the accepted cost: what ``auto`` may take on the selection data. The rest is for int8."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,9 @@ def prune_inputs(
     ask = read_ask(options.prune, options.sparsity)
     if not (ask.channels or ask.sparse):
         return Pruned(inputs, floating, None)
-    if ask.auto and inputs.manifest.task != "classification":
-        raise CompileError(
-            f"--prune auto asks how many answers flip, which only a classifier has; the task is"
-            f" {inputs.manifest.task}",
-            hint="--prune 0.2: the share of the multiply-accumulates that goes",
-        )
     step = math.lcm(*(profile.channel_step for profile in inputs.profiles.values()))
     samples = _samples(inputs)
-    judge = Judge(inputs, floating.selection, options.limits.max_drop_pp, options.workers)
+    judge = Judge(inputs, floating.selection, options.limits, options.workers)
     graph, result = inputs.graph, None
     if ask.channels:
         result = prune_model(
@@ -145,28 +140,51 @@ def filled_layers(sparse: Sequence[str], plan: Plan) -> list[str]:
 class Judge:
     """Whether a pruned float model is still good enough, on the selection data."""
 
-    def __init__(
-        self, inputs: Inputs, wanted: FloatArray, max_drop_pp: float, workers: int
-    ) -> None:
+    def __init__(self, inputs: Inputs, wanted: FloatArray, limits: Limits, workers: int) -> None:
         self._inputs = inputs
         self._wanted = wanted
-        self._limit = max_drop_pp / 100
+        self._limits = limits
         self._workers = workers
         self._heads = tails_of(inputs.graph.prepared).heads
         self._sizes = Tensors(inputs.manifest.outputs).sizes
+        self._single = inputs.manifest.single_score
         self.refused: list[str] = []
 
     def __call__(self, graph: FloatGraph) -> bool:
         """Judge ``graph``; what speaks against it is added to ``refused``."""
-        wanted, given = self.logits(self._wanted), self.logits(self.answer(graph))
+        given = self.answer(graph)
         y = self._inputs.data.selection.y
-        if y is not None and len(y) != len(wanted):
+        if y is not None and len(y) != len(self._wanted):
             y = None  # only some of the frames were answered; see ``selection_frames``
-        lost, gained = expected_flips(wanted, given, y)
-        why = verdict(lost, gained, len(self._inputs.data.test), self._limit)
+        if self._inputs.manifest.task == "classification":
+            lost, gained = expected_flips(self.logits(self._wanted), self.logits(given), y)
+            limit = self._limits.max_drop_pp / 100
+            why = verdict(lost, gained, len(self._inputs.data.test), limit)
+        else:
+            why = self._measured(given, y)
         if why:
             self.refused.append(why)
         return not why
+
+    def _measured(self, given: FloatArray, y: Labels | None) -> str:
+        """Why the task's own metric does not accept ``given``, or "".
+
+        It is what the gate measures, on the selection data and with ``SHARE`` of what is accepted;
+        without labels, or with none that show anything, it is fidelity.
+        """
+        manifest, limits = self._inputs.manifest, shared_limits(self._limits)
+        try:
+            gate = measure(manifest, self._wanted, given, y, limits).gate
+        except DatasetError:
+            gate = measure(manifest, self._wanted, given, None, limits).gate
+        if gate.verdict == "pass":
+            return ""
+        seen = gate.interval
+        bound = f"as low as {seen.lower:.5f}" if seen.at_least else f"{seen.upper:.2f} {seen.unit}"
+        return (
+            f"on {gate.n} selection samples the {seen.what} may be {bound}; {seen.limit:g} is what"
+            f" pruning may take, {SHARE:g} of what is accepted"
+        )
 
     def answer(self, graph: FloatGraph) -> FloatArray:
         """Scores of ``graph`` for the selection frames, float32 ``[n, classes]``."""
@@ -176,8 +194,12 @@ class Judge:
         return runner.scores(selection_frames(self._inputs), "selection")
 
     def logits(self, scores: FloatArray) -> FloatArray:
-        """What stood before the last Softmax or Sigmoid of the first output."""
-        return logits_from_scores(scores[:, : self._sizes[0]], self._heads[0])
+        """What stood before the last Softmax or Sigmoid of the first output, a column a class."""
+        head = "Sigmoid" if self._single == "probability" else self._heads[0]
+        found = logits_from_scores(scores[:, : self._sizes[0]], head)
+        if self._single is msgspec.UNSET:
+            return found
+        return np.concatenate([found / -2, found / 2], axis=1)
 
     def likeness(self, scores: FloatArray) -> tuple[float, float | None]:
         """(SNR of the logits in dB, share of equal classes) beside the source's answers; no share
@@ -213,6 +235,16 @@ def expected_flips(wanted: FloatArray, given: FloatArray, y: Labels | None) -> t
     right = np.ones(len(rows), bool) if y is None else best == y
     regained = np.zeros(len(rows), bool) if y is None else (second == y) & ~right
     return float(chances[right].sum() / len(rows)), float(chances[regained].sum() / len(rows))
+
+
+def shared_limits(limits: Limits) -> Limits:
+    """``SHARE`` of what a build may cost, for pruning alone."""
+    return replace(
+        limits,
+        max_drop_pp=SHARE * limits.max_drop_pp,
+        max_error_increase_percent=SHARE * limits.max_error_increase_percent,
+        min_cosine=1 - SHARE * (1 - limits.min_cosine),
+    )
 
 
 def verdict(lost: float, gained: float, tests: int, limit: float) -> str:

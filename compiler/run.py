@@ -5,26 +5,33 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from compiler.bundlefacts import bundle_path, opened_bundle, read_manifest
 from compiler.datasets.load import load_frames
-from compiler.errors import OutputError
+from compiler.errors import CompileError, OutputError
 from compiler.evaluate import Runner
-from edge_contract.layout import BundleDir, unpack_tar, write_durably
-from edge_contract.model import MODEL_FILE, decode_model_manifest
+from device_configs.suggest import suggest
+from edge_contract.errors import ExitCode
+from edge_contract.layout import write_durably
+from edge_runtime.classes import ClassScores
 from edge_runtime.tensors import Tensors
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What was answered: rows, classes, by which bundle, and what ran it."""
+    """What was answered, by which bundle, and what ran it.
+
+    rows: samples. values: numbers a sample, of all outputs together.
+    classes: that a classifier tells apart; 0 for other models.
+    """
 
     bundle_digest: str
     target: str
     rows: int
+    values: int
     classes: int
     runs_on: str
 
@@ -33,7 +40,7 @@ def run_bundle(bundle: Path, target: str, inputs: Path, out: Path, workers: int 
     """Answer the samples ``x`` of ``inputs`` and write their scores as ``y`` to ``out``.
 
     Args:
-        bundle: a bundle directory, or the same in one tar.
+        bundle: a bundle directory, the same in one tar, or the directory of a build.
         target: a device profile that the bundle was compiled for.
         inputs: raw frames, in any form that calibration data may have.
         out: ``.npz`` with ``y``, float32 ``[n, ...]``, dequantised, or with an array for each of
@@ -41,22 +48,33 @@ def run_bundle(bundle: Path, target: str, inputs: Path, out: Path, workers: int 
         workers: samples answered at the same time.
 
     Raises:
-        CompileError: bad samples, or ``out`` cannot be written.
-        ContractError: no bundle there, or not compiled for ``target``.
+        CompileError: no bundle there, bad samples, or ``out`` cannot be written.
+        ContractError: not compiled for ``target``.
         TrustError: the bundle was damaged or tampered with.
     """
-    if bundle.is_file():
-        with TemporaryDirectory(prefix="edge-compile-") as scratch:
-            unpacked = Path(scratch) / "bundle"
-            unpack_tar(bundle, unpacked)
-            return run_bundle(unpacked, target, inputs, out, workers)
-    opened = BundleDir(bundle)
-    manifest = decode_model_manifest(opened.read_file(MODEL_FILE), where=f"{bundle}/{MODEL_FILE}")
-    variant = manifest.variant_for(target)
-    runner = Runner(opened.read_file(variant.file), manifest, variant, workers)
-    scores = runner.scores(
-        load_frames(inputs, manifest.preprocess, [one.name for one in manifest.inputs]), "input"
-    )
+    place = bundle_path(bundle)
+    if place is None:
+        raise CompileError(
+            f"no bundle at {bundle}",
+            hint="a bundle is the directory `bundle/` that `edge-compile build` writes",
+            exit_code=ExitCode.NOT_FOUND,
+        )
+    with opened_bundle(place) as opened:
+        manifest = read_manifest(opened)
+        known = [one.target for one in manifest.variants]
+        meant = [] if target in known else suggest(target, known)
+        if meant:
+            raise CompileError(
+                f"{manifest.name} {manifest.version} has no variant for {target!r}; did you mean"
+                f" {' or '.join(meant)}?",
+                hint=f"--target {meant[0]}",
+                exit_code=ExitCode.NOT_FOUND,
+            )
+        variant = manifest.variant_for(target)
+        runner = Runner(opened.read_file(variant.file), manifest, variant, workers)
+        digest = opened.digest
+    frames = load_frames(inputs, manifest.preprocess, [one.name for one in manifest.inputs])
+    scores = runner.scores(frames, "input")
     packed = io.BytesIO()
     tensors = Tensors(manifest.outputs)
     parts = np.split(scores, np.cumsum(tensors.sizes)[:-1], axis=1)
@@ -70,4 +88,11 @@ def run_bundle(bundle: Path, target: str, inputs: Path, out: Path, workers: int 
         write_durably(out, packed.getvalue())
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror}") from error
-    return RunResult(opened.digest, target, len(scores), scores.shape[1], runner.runs_on)
+    return RunResult(
+        bundle_digest=digest,
+        target=target,
+        rows=len(scores),
+        values=scores.shape[1],
+        classes=ClassScores(manifest).count if manifest.task == "classification" else 0,
+        runs_on=runner.runs_on,
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from compiler.plan.fidelity import rows_snr_db
 from compiler.plan.search import Trial
+from edge_runtime.classes import ClassScores
 from edge_runtime.preprocess import FloatArray
 
 
@@ -35,7 +36,7 @@ def rank_trials(
     heads: Sequence[str],
     sizes: Sequence[int],
     *,
-    classes: bool = True,
+    classes: ClassScores | None = None,
 ) -> list[Candidate]:
     """Every finalist, the nearest to the float model first; the test data have no part in it.
 
@@ -45,15 +46,16 @@ def rank_trials(
         int8_scores: gives a finalist's scores for the same samples. Labels are not used.
         heads: the operator that makes scores of logits, or "", output by output.
         sizes: values of each output.
-        classes: whether the first output is scores of classes.
+        classes: reads scores of classes, where the model gives such.
     """
     found = []
-    first = slice(sizes[0])
     for trial in trials:
         scores = int8_scores(trial)
         snr = rows_snr_db(float_scores, scores, heads, sizes)
-        same = scores[:, first].argmax(axis=1) == float_scores[:, first].argmax(axis=1)
-        agreement = float(same.mean()) if classes else None
+        agreement = None
+        if classes is not None:
+            same = classes.of(scores).argmax(axis=1) == classes.of(float_scores).argmax(axis=1)
+            agreement = float(same.mean())
         found.append(Candidate(trial, trial.recipe, trial.snr_db, snr, agreement))
     # Stable: of equal candidates the one that the search liked better wins.
     return sorted(found, key=lambda candidate: -candidate.snr_db)

@@ -21,6 +21,7 @@ from compiler.estimator import load_estimator
 from compiler.foreign import EXPORT_DOCS, is_skops, refuse_directory, refuse_foreign
 from compiler.graphcheck import check_graph
 from compiler.labeloutput import drop_label_output
+from compiler.precision import widen, widen_inputs
 from compiler.tflite.load import load_tflite
 from edge_contract.errors import ExitCode
 
@@ -50,12 +51,16 @@ class Source:
     digest: of the file, with its external data files after it in the order of their names.
     size_bytes: of the same files.
     batch_is_free: of every input.
+    fixed_batch: the batch that the file fixes, where that is not 1; it was set to 1.
+    notes: what a reader of the report should know of how the file was read.
     """
 
     model: ModelProto
     digest: str
     size_bytes: int
     batch_is_free: bool
+    fixed_batch: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_source(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Source:
@@ -75,6 +80,7 @@ def load_source(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -
     model = _parse(path, data)
     external = external_files(path, model)
     check_graph(path.name, model)
+    notes = (widen(model), widen_inputs(model))
     drop_label_output(model)
     graph = model.graph
     constants = {initializer.name for initializer in graph.initializer}
@@ -112,6 +118,8 @@ def load_source(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -
         digest="sha256:" + state.hexdigest(),
         size_bytes=len(data) + sum(file.stat().st_size for file in external),
         batch_is_free=batches == {None},
+        fixed_batch=max((batch for batch in batches if batch not in (None, 1)), default=None),
+        notes=tuple(filter(None, notes)),
     )
 
 

@@ -11,6 +11,7 @@ from compiler.datasets.checks import check_labels
 from compiler.datasets.dataset import Dataset, Labels
 from compiler.errors import CompileError, DatasetError
 from compiler.metrics.average_precision import Truth
+from compiler.singlescore import holds_two_classes, is_single
 from edge_contract.errors import ExitCode
 from edge_contract.model import Task, TensorSpec
 from edge_runtime.detections import DetectionLayout
@@ -20,34 +21,42 @@ from edge_runtime.tensors import Tensors
 TASKS: tuple[Task, ...] = ("classification", "regression", "detection", "embedding")
 
 
-def settle_task(wanted: Task | None, outputs: Sequence[TensorSpec], y: Labels | None) -> Task:
+def settle_task(
+    wanted: Task | None, outputs: Sequence[TensorSpec], y: Labels | None, *, sigmoid: bool = False
+) -> Task:
     """The task that the user names, or classification where labels and outputs say so.
 
     Args:
         wanted: ``--task``.
         outputs: of the model.
         y: the test labels.
+        sigmoid: whether the first output is made by a Sigmoid: with labels of 0 and 1 in whatever
+            numeric form one such value classifies.
 
     Raises:
         CompileError: it has to be named, or the outputs do not fit it.
     """
     shapes = ", ".join(f"{spec.name!r} {spec.shape}" for spec in outputs)
-    scores = _is_scores(outputs[0])
+    single = is_single(outputs)
+    scores = single or _is_scores(outputs[0])
     if wanted is None:
-        if scores and y is not None and y.dtype.kind == "i" and y.ndim == 1:
+        whole = y is not None and y.dtype.kind == "i" and y.ndim == 1
+        if single and y is not None and holds_two_classes(y) and (whole or sigmoid):
+            return "classification"
+        if scores and whole and not single:
             return "classification"
         labels = "no labels" if y is None else f"labels {y.dtype} {list(y.shape)}"
         raise CompileError(
             f"cannot tell what the model is for: it gives {shapes}, and the test data have"
             f" {labels}",
             hint=f"--task {'|'.join(TASKS)}; a classifier's labels are whole class ids [n], and its"
-            " first output is [n, classes] with at least 2 classes",
+            " first output is [n, classes], or [n, 1] for two classes",
             exit_code=ExitCode.USAGE,
         )
     if wanted == "classification" and not scores:
         raise CompileError(
-            f"--task classification expects scores [n, classes] with at least 2 classes as first"
-            f" output, got {shapes}",
+            f"--task classification expects scores [n, classes] as first output, or one score"
+            f" [n, 1] for two classes, got {shapes}",
             hint="export a classifier with one output a class first, or name another --task",
         )
     if wanted == "detection":
@@ -66,12 +75,13 @@ def check_task_labels(task: Task, outputs: Sequence[TensorSpec], parts: Sequence
             boxes of another form than ``[n, m, 5]``.
     """
     values = Tensors(outputs).sizes[0]
+    classes = 2 if values == 1 else values
     for part in parts:
         y = part.y
         if y is None:
             continue
         if task == "classification":
-            check_labels(part, values)
+            check_labels(part, classes)
         elif task == "regression" and y.size != len(y) * values:
             raise DatasetError(
                 f"{part.role} data: y has shape {list(y.shape)}, but the first output gives"

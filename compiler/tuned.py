@@ -15,6 +15,7 @@ import numpy.typing as npt
 from compiler.datasets.dataset import Dataset
 from compiler.evaluate import Runner
 from edge_contract.model import ModelManifest
+from edge_runtime.classes import ClassScores
 from edge_runtime.features import extract, feature_names
 from edge_runtime.tensors import Tensors
 
@@ -41,7 +42,7 @@ def observe(runner: Runner, parts: Sequence[Dataset], manifest: ModelManifest) -
         CompileError: a frame is refused, or an answer is NaN.
     """
     outputs = Tensors(manifest.outputs)
-    classify = manifest.task == "classification"
+    classes = ClassScores(manifest) if manifest.task == "classification" else None
     places = list(np.cumsum(outputs.sizes)[:-1])
     n = sum(len(part) for part in parts)
     features = np.empty((n, len(feature_names())), np.float64)
@@ -54,11 +55,11 @@ def observe(runner: Runner, parts: Sequence[Dataset], manifest: ModelManifest) -
             pieces = np.split(rows, places, axis=1)
             low = np.minimum(low, [piece.min() for piece in pieces])
             high = np.maximum(high, [piece.max() for piece in pieces])
-            judged = pieces[0] if classify else rows
+            judged = rows if classes is None else classes.of(rows)
             for frame, row in zip(frames, judged, strict=True):
-                features[done], ids[done] = extract(frame, row, classes=classify)
+                features[done], ids[done] = extract(frame, row, classes=classes is not None)
                 done += 1
-            if classify:
+            if classes is not None:
                 best = np.partition(judged, -2, axis=1)
                 margins[done - len(rows) : done] = best[:, -1] - best[:, -2]
     return Tuned(features, ids, margins, tuple((high - low).tolist()))

@@ -34,6 +34,7 @@ from compiler.select import Candidate, rank_trials
 from compiler.tuned import Tuned, observe
 from edge_contract.golden import GoldenVectors
 from edge_contract.model import Variant
+from edge_runtime.classes import ClassScores
 from edge_runtime.golden import check_golden
 from edge_runtime.preprocess import FloatArray
 from edge_runtime.session import ModelSession
@@ -153,10 +154,11 @@ def compile_variant(
     outputs = Tensors(inputs.manifest.outputs)
     heads = tails_of(graph.prepared).heads
     classify = inputs.manifest.task == "classification"
+    classes = ClassScores(inputs.manifest) if classify else None
 
     def rank(found: Sequence[Trial]) -> list[Candidate]:
         scores = floating.selection
-        return rank_trials(found, scores, selection_scores, heads, outputs.sizes, classes=classify)
+        return rank_trials(found, scores, selection_scores, heads, outputs.sizes, classes=classes)
 
     def selection_scores(trial: Trial) -> FloatArray:
         runner = Runner(emit_variant(trial.plan, variant), inputs.manifest, variant, workers)

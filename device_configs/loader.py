@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from device_configs.suggest import suggest
 from edge_contract.errors import ContractError, ExitCode
 from edge_contract.profile import DeviceProfile
 
@@ -26,9 +27,14 @@ def load_profile(name_or_path: str, *, system_dir: Path = SYSTEM_DIR) -> DeviceP
         path = directory / f"{name_or_path}.toml"
         if path.is_file():
             return _read(path)
+    known = profile_ids(system_dir)
+    meant = suggest(name_or_path, known)
+    guess = f"did you mean {' or '.join(meant)}? " if meant else ""
     raise ContractError(
-        f"no device profile {name_or_path!r}; known are {', '.join(profile_ids(system_dir))}",
-        hint="name one of these, or give the path of a .toml profile",
+        f"no device profile {name_or_path!r}; {guess}known are {', '.join(known)}",
+        hint=f"{meant[0]}, or the path of a .toml profile"
+        if meant
+        else "name one of these, or give the path of a .toml profile",
         exit_code=ExitCode.NOT_FOUND,
     )
 

@@ -35,6 +35,9 @@ Scheme = Literal["s8s8", "u8s8", "s8s8-symmetric", "float32"]
 Task = Literal["classification", "regression", "detection", "embedding"]
 """What the answers mean: scores of classes, numbers, boxes, or a vector to compare others with."""
 
+SingleScore = Literal["probability", "logit"]
+"""What the one score of a classifier with two classes is: class 1 above 0.5, or above 0."""
+
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One input or output. ``None`` in ``shape`` is the batch; all other axes are static.
@@ -82,6 +85,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
 
     inputs, outputs: in the order in which frames and answers hold them (``edge_runtime.tensors``).
     labels: names of the classes; empty where the task has none.
+    single_score: where a classifier gives one value a frame, what that is; else it is not there.
     """
 
     schema: Literal[1] = 1
@@ -96,6 +100,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     lineage: Lineage
     min_confidence: float = 0.0
     """Predictions below this are reported as "unsure"."""
+    single_score: SingleScore | msgspec.UnsetType = msgspec.UNSET
 
     def variant_for(self, target: str) -> Variant:
         """The variant for a device profile.
@@ -130,4 +135,25 @@ def decode_model_manifest(data: bytes, *, where: str) -> ModelManifest:
             check_layer_path(variant.scale_cache, where=where)
     if not model.inputs or not model.outputs:
         raise ContractError(f"{where}: expected at least one input and one output")
+    _check_single_score(model, where)
     return model
+
+
+def _check_single_score(model: ModelManifest, where: str) -> None:
+    """One value tells two classes apart only where it is said what it is; many need no word."""
+    shape = model.outputs[0].shape
+    single = model.task == "classification" and all(size in (None, 1) for size in shape)
+    if single and model.single_score is msgspec.UNSET:
+        raise ContractError(
+            f"{where}: the classifier gives one value a frame ({model.outputs[0].name!r} {shape});"
+            " expected single_score to say whether it is a probability or a logit"
+        )
+    if not single and model.single_score is not msgspec.UNSET:
+        raise ContractError(
+            f"{where}: single_score is {model.single_score!r}, but that is for classifiers whose"
+            f" first output has one value; task {model.task}, {model.outputs[0].name!r} {shape}"
+        )
+    if single and len(model.labels) != 2:
+        raise ContractError(
+            f"{where}: one score tells two classes apart, but there are {len(model.labels)} labels"
+        )

@@ -51,7 +51,7 @@ def extract(frame: Frame, scores: Frame, *, classes: bool = True) -> tuple[Array
             dropped; then up to 4 channels, last (or first), are averaged; ranks above 2 are
             flattened to rows.
         scores: the model's C scores for it, dequantised; axes of length 1 are dropped.
-            Probabilities, logits or any other scores; one single score means two classes.
+            Probabilities, logits or any other scores of at least two classes.
         classes: False where the scores are no scores of classes but any row of values: then their
             mean, standard deviation and maximum are the output features, and there is no class.
 
@@ -172,11 +172,11 @@ def output_features(scores: Frame) -> tuple[float, float, float, int]:
         ValueError: the scores are not one row.
     """
     row = scores.astype(np.float64)
-    if row.size == 0 or row.size != max(row.shape, default=1):
-        raise ValueError(f"drift features need one row of scores, got shape {scores.shape}")
+    if row.size < 2 or row.size != max(row.shape):
+        raise ValueError(
+            f"drift features need one row of scores, two or more, got shape {scores.shape}"
+        )
     row = row.reshape(-1)
-    if row.size == 1:
-        row = _two_classes(float(row[0]))
     top = int(row.argmax())
     total = float(row.sum())
     if total != total:
@@ -192,9 +192,3 @@ def output_features(scores: Frame) -> tuple[float, float, float, int]:
     second = float(probabilities.max())
     confidence = float(np.log((first + _SURE) / (1.0 - first + _SURE)))
     return confidence, entropy, first - second, top
-
-
-def _two_classes(score: float) -> Array:
-    if 0.0 <= score <= 1.0:
-        return np.array([1.0 - score, score])
-    return np.array([0.0, score])  # a logit: softmax of (0, s) is the sigmoid of s

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_contract.golden import GoldenVectors, Tensor
+from edge_runtime.classes import ClassScores
 from edge_runtime.errors import ModelRuntimeError
 from edge_runtime.preprocess import FloatArray
 from edge_runtime.session import ModelSession
@@ -90,8 +91,8 @@ def check_golden(session: ModelSession, golden: GoldenVectors) -> GoldenResult:
     # A NaN compares false with everything, so ask for what must hold, not for what must not.
     agrees = (difference <= tolerance).all(axis=1)
     if task == "classification":
-        classes = slice(sizes[0])
-        agrees &= actual[:, classes].argmax(axis=1) == expected[:, classes].argmax(axis=1)
+        classes = ClassScores(session.manifest)
+        agrees &= classes.of(actual).argmax(axis=1) == classes.of(expected).argmax(axis=1)
     return GoldenResult(
         rows=len(expected),
         wrong_rows=tuple(int(row) for row in np.flatnonzero(~agrees)),

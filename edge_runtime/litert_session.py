@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edge_contract.model import Variant
 from edge_runtime.errors import ModelRuntimeError
+from edge_runtime.native_log import without_chatter
 from edge_runtime.preprocess import FloatArray
 
 SIGNATURE = "serving_default"
@@ -80,11 +81,12 @@ def _load(model: bytes | Path, file: str, threads: int) -> tuple[str, Any]:
     for name, module in RUNTIMES.items():
         try:
             interpreter_type = importlib.import_module(module).Interpreter
-            if isinstance(model, Path):
-                interpreter = interpreter_type(model_path=str(model), num_threads=threads)
-            else:
-                interpreter = interpreter_type(model_content=model, num_threads=threads)
-            interpreter.allocate_tensors()
+            given = (
+                {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
+            )
+            with without_chatter():
+                interpreter = interpreter_type(**given, num_threads=threads)
+                interpreter.allocate_tensors()
         except ModuleNotFoundError:
             continue
         except _REFUSALS as error:

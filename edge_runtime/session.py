@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_contract.model import ModelManifest, Variant
+from edge_runtime.classes import ClassScores
 from edge_runtime.errors import InputRefusedError, ModelRuntimeError
 from edge_runtime.preprocess import FloatArray, Preprocessor
 from edge_runtime.summary import summariser
@@ -59,11 +60,14 @@ class Prediction:
     """The answer to one frame.
 
     scores: float32 ``[values]``, dequantised: all outputs, one after another.
+    judged: what drift features look at: a classifier's scores of its classes, else all of
+        ``scores``.
     class_id, confidence, value: see ``edge_runtime.summary.Summary``.
     preprocess_ms, infer_ms: measured durations of the two stages.
     """
 
     scores: FloatArray
+    judged: FloatArray
     class_id: int | None
     confidence: float | None
     preprocess_ms: float
@@ -103,6 +107,7 @@ class ModelSession:
         self._places = [self._session.output_names.index(name) for name in self.outputs.names]
         self._only = self.inputs.names[0] if len(self.inputs.names) == 1 else None
         self._summarise = summariser(manifest)
+        self._classes = ClassScores(manifest) if manifest.task == "classification" else None
         self.preprocessor = Preprocessor(manifest.preprocess, self.inputs.row_shape)
 
     def predict(self, frame: npt.NDArray[np.generic]) -> Prediction:
@@ -120,6 +125,7 @@ class ModelSession:
         summary = self._summarise(scores)
         return Prediction(
             scores=scores,
+            judged=scores if self._classes is None else self._classes.of(scores),
             class_id=summary.class_id,
             confidence=summary.confidence,
             preprocess_ms=(middle - begin) * 1e3,

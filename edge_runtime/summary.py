@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_contract.model import ModelManifest
+from edge_runtime.classes import ClassScores
 from edge_runtime.detections import DetectionLayout
 from edge_runtime.tensors import FloatArray, Tensors
 
@@ -37,9 +38,14 @@ def summariser(manifest: ModelManifest) -> Callable[[FloatArray], Summary]:
     """
     first = Tensors(manifest.outputs).sizes[0]
 
-    def classification(row: FloatArray) -> Summary:
-        best = int(row[:first].argmax())
-        return Summary(class_id=best, confidence=float(row[best]))
+    if manifest.task == "classification":
+        classes = ClassScores(manifest)
+
+        def classification(row: FloatArray) -> Summary:
+            scores = classes.of(row)
+            return Summary(class_id=int(scores.argmax()), confidence=classes.confidence(scores))
+
+        return classification
 
     def regression(row: FloatArray) -> Summary:
         return Summary(value=float(row[0]))
@@ -57,6 +63,4 @@ def summariser(manifest: ModelManifest) -> Callable[[FloatArray], Summary]:
             return Summary(confidence=best, value=float((scores >= least).sum()))
 
         return detection
-    return {"classification": classification, "regression": regression, "embedding": embedding}[
-        manifest.task
-    ]
+    return regression if manifest.task == "regression" else embedding

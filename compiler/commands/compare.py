@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from compiler.commands.places import BuiltPath
 from compiler.commands.terminal import emit, json_option, table
 from edge_contract.errors import ExitCode
 
 if TYPE_CHECKING:
     from compiler.comparison import Difference, LayerDifference, TargetDifference
 
-_PATH = click.Path(path_type=Path)
+_PATH = BuiltPath(
+    "a bundle, the --out directory of a build, or its report.json",
+    "edge-compile build {model} --out DIR, then compare DIR with another build;"
+    " edge-compile inspect {model} shows the model",
+)
 
 
 @click.command()

@@ -42,6 +42,8 @@ def inspect(path: Path, as_json: bool) -> int:
 
 
 def _model(facts: ModelFacts) -> list[str]:
+    from compiler.uncounted import shortened
+
     stored = ", ".join(f"{size:,} {dtype}" for dtype, size in facts.stored_bytes.items())
     lines = [
         f"digest      {facts.digest}",
@@ -51,6 +53,7 @@ def _model(facts: ModelFacts) -> list[str]:
         *(f"output      {t.name}: {t.dtype} {_shape(t.shape)}" for t in facts.outputs),
         f"parameters  {facts.parameters_count:,}",
         f"MACs        {_count(facts.macs)} for one frame",
+        *([f"not counted {shortened(facts.not_counted)}"] if facts.not_counted else []),
         f"operators   {', '.join(f'{n} {op}' for op, n in facts.ops.items())}",
     ]
     rows = [

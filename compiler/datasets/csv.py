@@ -1,7 +1,8 @@
 """CSV: a line of column names, then one sample a line.
 
 Every column is a number of the sample, but one called ``y`` or ``label``: a class id, or a name
-that ``--labels`` lists. Samples become float32 ``[n, columns]`` in the order of the columns.
+that ``--labels`` lists. Samples become float32 ``[n, columns]`` in the order of the columns, in a
+temporary file, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compiler.datasets.frames import Spool
 from compiler.datasets.raw import RawSamples, class_ids
 from compiler.errors import DatasetError
 
@@ -67,7 +69,7 @@ def _read(where: str, lines: Iterator[list[str]], names: Sequence[str] | None) -
     if len(labels) > 1:
         raise DatasetError(f"{where}: two label columns, {[header[place] for place in labels]}")
     label = labels[0] if labels else None
-    values: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = []
+    values = Spool()
     words: list[str] = []
     for number, cells in enumerate(lines, 2):
         if not any(cell.strip() for cell in cells):
@@ -82,13 +84,13 @@ def _read(where: str, lines: Iterator[list[str]], names: Sequence[str] | None) -
         try:
             # A value beyond float32 becomes infinite, which is refused by row like any other.
             with np.errstate(over="ignore"):
-                values.append(np.array([float(cell) for cell in cells], np.float32))
+                values.add(np.array([float(cell) for cell in cells], np.float32))
         except ValueError as error:
             raise DatasetError(
                 f"{where}, line {number}: {_first_bad(header, label, cells)}", hint=_HINT
             ) from error
     found = f"the columns {header[:12]}"
-    if not values:
+    if not len(values):
         return RawSamples(None, None, f"{found} and no line of numbers")
     ids = class_ids(words, names) if label is not None else None
     if isinstance(ids, str):
@@ -97,7 +99,7 @@ def _read(where: str, lines: Iterator[list[str]], names: Sequence[str] | None) -
             " id nor a name that --labels lists",
             hint="--labels names.txt, one name a line, in the order of the model's outputs",
         )
-    return RawSamples(np.stack(values), ids, found)
+    return RawSamples(values.store(), ids, found)
 
 
 def _first_bad(header: list[str], label: int | None, cells: list[str]) -> str:

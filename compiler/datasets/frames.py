@@ -82,6 +82,50 @@ class Column:
         return found
 
 
+class Spool:
+    """Rows of one shape and dtype, put one by one into a temporary file that has no name."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="edge-compile-")  # noqa: SIM115
+        self._dtype: np.dtype[Any] = np.dtype(np.uint8)
+        self._shape: tuple[int, ...] = ()
+        self._rows = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of the rows so far."""
+        return self._shape
+
+    def add(self, row: Array) -> None:
+        """Append one row.
+
+        Raises:
+            OSError: no room.
+            ValueError: another shape or dtype than the rows before it.
+        """
+        if not self._rows:
+            self._dtype, self._shape = row.dtype, row.shape
+        elif (row.dtype, row.shape) != (self._dtype, self._shape):
+            raise ValueError(
+                f"row {self._rows} is {row.dtype} {list(row.shape)}; expected {self._dtype}"
+                f" {list(self._shape)}"
+            )
+        self._file.write(np.ascontiguousarray(row).tobytes())
+        self._rows += 1
+
+    def store(self) -> FrameStore:
+        """The rows so far as frames.
+
+        Raises:
+            OSError: no room.
+        """
+        self._file.flush()
+        return FrameStore({"x": Column(self._file, 0, self._dtype, (self._rows, *self._shape))})
+
+
 class FrameStore:
     """Frames of one or several arrays in files.
 

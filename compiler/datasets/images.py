@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from compiler.datasets.frames import Array
+from compiler.datasets.frames import Array, FrameStore, Spool
 from compiler.datasets.raw import RawSamples
 from compiler.errors import DatasetError
 from compiler.progress import Progress, silent
@@ -25,7 +25,8 @@ from edge_runtime.preprocess import Preprocessor
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
 RAW_LIMIT_BYTES = 1 << 30
-"""Beyond this, images are kept at the model's size."""
+"""Beyond this, images are kept at the model's size: they lie in a temporary file, and raw ones of
+a camera would fill many a disk."""
 
 FILE_LIMIT_BYTES = 100 << 20
 _PROGRESS_EVERY = 1_000
@@ -73,30 +74,33 @@ def read_images(
                 else "",
             ) from error
     y = np.array(ids, np.int64) if ids is not None else None
-    return RawSamples(frames.stacked(), y, "no class sub-folders" if y is None else "", classes)
+    return RawSamples(frames.store(), y, "no class sub-folders" if y is None else "", classes)
 
 
 class _Frames:
-    """Images as they come, resized from the moment that their sizes differ."""
+    """Images as they come, resized from the moment that their sizes differ; on the disk."""
 
     def __init__(self, contract: PreprocessSpec) -> None:
         self._contract = contract
         self._executor = Preprocessor(contract, ())
-        self._frames: list[Array] = []
+        self._frames = Spool()
         self._raw = True
         self._size_bytes = 0
 
     def add(self, pixels: Array) -> None:
-        differs = bool(self._frames) and pixels.shape != self._frames[0].shape
+        differs = len(self._frames) > 0 and pixels.shape != self._frames.row_shape
         self._size_bytes += pixels.nbytes
         large = self._size_bytes > RAW_LIMIT_BYTES and self._contract.resize != "none"
         if self._raw and (differs or large):
             self._raw = False
-            self._frames = [self._sized(frame) for frame in self._frames]
-        self._frames.append(pixels if self._raw else self._sized(pixels))
+            sized = Spool()
+            for frame in self._frames.store():
+                sized.add(self._sized(frame))
+            self._frames = sized
+        self._frames.add(pixels if self._raw else self._sized(pixels))
 
-    def stacked(self) -> Array:
-        return np.stack(self._frames)
+    def store(self) -> FrameStore:
+        return self._frames.store()
 
     def _sized(self, frame: Array) -> Array:
         sized = self._executor.sized(frame)

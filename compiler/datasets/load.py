@@ -119,7 +119,7 @@ def _form_hint(path: Path) -> str:
 
 
 def _labels(y: Array, x: Frames, path: Path, role: str) -> Labels:
-    if y.dtype.kind not in "iuf" or y.ndim < 1:
+    if y.dtype.kind not in "iufb" or y.ndim < 1:
         raise DatasetError(
             f"{role} file {path}: y is {y.dtype} of shape {list(y.shape)}; expected numbers"
             " [n, ...]"

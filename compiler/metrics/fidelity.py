@@ -19,6 +19,7 @@ from compiler.metrics.bounds import Values, mean_bound
 from compiler.metrics.measured import Figure, Measured, evidence_of, figure
 from compiler.metrics.verdict import Words, judge_bound
 from compiler.plan.fidelity import logit_snr_db
+from edge_runtime.classes import ClassScores
 from edge_runtime.preprocess import FloatArray
 
 
@@ -70,7 +71,7 @@ def measure_fidelity(
     sizes: Sequence[int],
     *,
     min_cosine: float,
-    classes: bool,
+    classes: ClassScores | None,
 ) -> Measured:
     """Compare rows ``[n, values]``, all outputs one after another.
 
@@ -78,14 +79,13 @@ def measure_fidelity(
         floating, int8: the two models' answers.
         names, sizes: of the outputs.
         min_cosine: the least accepted mean.
-        classes: whether the first output is scores of classes.
+        classes: reads scores of classes, where the model gives such.
     """
     outputs, cosines = compare_outputs(floating, int8, names, sizes)
     gate = judge_cosines(cosines, min_cosine)
     agreement = None
-    if classes:
-        first = slice(sizes[0])
-        same = floating[:, first].argmax(axis=1) == int8[:, first].argmax(axis=1)
+    if classes is not None:
+        same = classes.of(floating).argmax(axis=1) == classes.of(int8).argmax(axis=1)
         agreement = figure(same.mean())
     snr = min(one.snr_db for one in outputs)
     evidence = evidence_of(

@@ -13,6 +13,7 @@ from compiler.metrics.measured import Measured
 from compiler.metrics.regression import measure_errors
 from compiler.tasks import truth_of
 from edge_contract.model import ModelManifest
+from edge_runtime.classes import ClassScores
 from edge_runtime.detections import DetectionLayout, Detections
 from edge_runtime.preprocess import FloatArray
 from edge_runtime.tensors import Tensors
@@ -64,7 +65,7 @@ def measure(
             outputs.names,
             outputs.sizes,
             min_cosine=limits.min_cosine,
-            classes=manifest.task == "classification",
+            classes=ClassScores(manifest) if manifest.task == "classification" else None,
         )
     if manifest.task == "regression":
         return measure_errors(
@@ -81,9 +82,10 @@ def measure(
             truth_of(y),
             max_drop_pp=limits.max_drop_pp,
         )
+    classes = ClassScores(manifest)
     return measure_classes(
-        floating[:, first],
-        int8[:, first],
+        classes.of(floating),
+        classes.of(int8),
         y,
         manifest.labels,
         max_drop_pp=limits.max_drop_pp,

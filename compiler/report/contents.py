@@ -28,8 +28,8 @@ from compiler.report.target import TargetReport
 from compiler.report.timing import timing_section
 from compiler.variants import CompiledVariant, FloatScores, float_variant
 from edge_contract.model import Variant
+from edge_runtime.classes import ClassScores
 from edge_runtime.session import ModelSession
-from edge_runtime.tensors import Tensors
 
 _FRAMES_TIMED = 16
 
@@ -82,8 +82,8 @@ class Contents:
         data, manifest = self._inputs.data.test, self._inputs.manifest
         if report.comparison is None or data.y is None:
             return ()
-        first = slice(Tensors(manifest.outputs).sizes[0])
-        floating, int8 = self._floating.test[:, first], done.test_scores[:, first]
+        classes = ClassScores(manifest)
+        floating, int8 = classes.of(self._floating.test), classes.of(done.test_scores)
         flips = worst_flips(floating, int8, data.y, manifest.labels)
         return (
             confusion_section(floating, int8, data.y, manifest.labels),

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from compiler.inputs import Inputs
 from compiler.report.section import Section
+from compiler.singlescore import score_sentence
 
 
 def contract_section(inputs: Inputs, x: npt.NDArray[np.float32]) -> Section:
@@ -34,6 +35,8 @@ def contract_section(inputs: Inputs, x: npt.NDArray[np.float32]) -> Section:
         ("std", ", ".join(f"{value:.6g}" for value in spec.std) or "none"),
         ("model input", f"{entry.name}, {entry.dtype} {shape}"),
     ]
+    if said := score_sentence(inputs.manifest):
+        rows.append(("the one score", said))
     data = inputs.data
     frames = f"all {len(data.whole)} calibration and {len(data.test)} test frames"
     checked = [

@@ -81,8 +81,12 @@ class TargetReport:
                 "broken": [layer.source_name for layer in audit.broken(self.plan)],
                 "expected": audit.expected,
                 "seen": audit.seen,
-                "macs_share": figure(audit.macs_share),
+                "macs_share": None if audit.uncounted else figure(audit.macs_share),
                 "macs": sum(layer.macs for layer in audit.layers),
+                "not_counted": [
+                    {"name": one.name, "op": one.op, "holds": dict(one.holds)}
+                    for one in audit.uncounted
+                ],
                 "kernels": audit.kernels,
                 "left_float": [
                     {"name": layer.source_name, "op": layer.op, "macs": layer.macs}

@@ -22,6 +22,7 @@ def summary_lines(report: BuildReport) -> list[str]:
         int8 = (
             f"{audit.seen} of {audit.expected} layers, {audit.macs_share:.1%} of"
             f" {total_macs:,} MACs"
+            + (f" that are counted, without {words}" if (words := audit.uncounted_words) else "")
         )
         lines += [
             f"{target.target} ({target.scheme}, {target.candidates[0].recipe})",

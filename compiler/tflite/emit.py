@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnx import NodeProto, TensorProto
+from onnx import GraphProto, NodeProto, TensorProto
 
 from compiler.errors import CompileError
 from compiler.plan.plan import Plan
@@ -31,6 +31,7 @@ EMITTERS: dict[str, Emitter] = {
     "AveragePool": emit_layers.emit_pool,
     "GlobalAveragePool": emit_layers.emit_global_average,
     **dict.fromkeys(emit_others.ELEMENTWISE, emit_others.emit_elementwise),
+    "BatchNormalization": emit_others.emit_batch_norm,
     "Clip": emit_others.emit_clip,
     "HardSigmoid": emit_others.emit_hard_sigmoid,
     "Concat": emit_others.emit_concat,
@@ -75,16 +76,31 @@ def emit_tflite(plan: Plan) -> bytes:
             raise CompileError(f"the input or output {name!r} is not float32")
     tensors = PlannedTensors(plan, static_shapes(plan.model))
     feeds = {name: tensors.add_input(name) for name in inputs}
-    for node in graph.node:
+    for node in needed_nodes(graph):
         if node.name not in plan.absorbed:
             EMITTERS[node.op_type](tensors, node)
     scores = {name: tensors.get(name, int8=False, nhwc=False) for name in outputs}
     return tensors.file.finish(feeds, scores)
 
 
+def needed_nodes(graph: GraphProto) -> list[NodeProto]:
+    """The nodes that an output depends on, in order.
+
+    What only computes the new shape of a Reshape is left out: for one frame that shape is known.
+    Exporters write such computations for a free batch.
+    """
+    needed = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input[:1] if node.op_type == "Reshape" else node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
 def _refuse_missing(plan: Plan) -> None:
     missing: dict[str, list[str]] = {}
-    for node in plan.model.graph.node:
+    for node in needed_nodes(plan.model.graph):
         if node.op_type not in EMITTERS or node.domain not in ("", "ai.onnx"):
             missing.setdefault(node.op_type, []).append(node.name)
     if missing:

@@ -104,6 +104,36 @@ def emit_hard_sigmoid(tensors: PlannedTensors, node: NodeProto) -> None:
     )
 
 
+def emit_batch_norm(tensors: PlannedTensors, node: NodeProto) -> None:
+    """A BatchNormalization that no layer before it could take in: a factor and a summand a channel,
+    in float.
+
+    Raises:
+        CompileError: it trains, or computes its statistics.
+    """
+    attributes = attributes_of(node)
+    if attributes.get("training_mode", 0):
+        raise CompileError(
+            f"BatchNormalization {node.name!r} is in training mode: its answers hang on the batch",
+            hint="export the model in inference mode",
+        )
+    scale, shift, mean, variance = (
+        np.asarray(tensors.known(node, place), np.float64) for place in range(1, 5)
+    )
+    factor = scale / np.sqrt(variance + float(attributes.get("epsilon", 1e-5)))
+    nhwc = tensors.prefers_nhwc(node.input[0])
+    behind = 0 if nhwc else max(len(tensors.shape(node.input[0])) - 2, 0)
+    channels = (-1, *[1] * behind)
+    factors, summands = (
+        tensors.floats(one.astype(np.float32).reshape(channels))
+        for one in (factor, shift - mean * factor)
+    )
+    value = tensors.get(node.input[0], int8=False, nhwc=nhwc)
+    scaled = tensors.add_like(node.input[0], int8=False, nhwc=nhwc)
+    tensors.step("MUL", 1, [value, factors], scaled, "MulOptions")
+    tensors.put(node, "ADD", 1, [scaled, summands], int8=False, nhwc=nhwc, table="AddOptions")
+
+
 def emit_concat(tensors: PlannedTensors, node: NodeProto) -> None:
     """Concat; int8 inputs are first brought onto the grid of the output, as the kernel demands."""
     int8 = tensors.is_int8(node)

@@ -14,6 +14,9 @@ from compiler.tflite.read import TfliteModel, TfliteTensor, read_tflite
 _DTYPES = {"FLOAT32": "float", "FLOAT64": "double"}
 """The schema's words for what ONNX calls otherwise."""
 
+_UNCOUNTED = ("LSTM", "RNN", "SVDF", "CONV_3D", "WHILE", "IF", "CALL")
+"""What the names of operators hold that multiply, or hold graphs that do."""
+
 
 def facts_of_tflite(file_name: str, data: bytes, digest: str, size_bytes: int) -> ModelFacts:
     """The facts of a file; ``opset`` is 0, for it has none.
@@ -42,6 +45,7 @@ def facts_of_tflite(file_name: str, data: bytes, digest: str, size_bytes: int) -
         stored_bytes=dict(sorted(stored.items())),
         macs=sum(known) if len(known) == len(layers) else None,
         layers=layers,
+        not_counted=[op.sentence() for op in model.operators if _multiplies(op.kind)],
     )
 
 
@@ -67,6 +71,11 @@ def is_quantised(file_name: str, data: bytes) -> bool:
         SourceError: not a .tflite file, or damaged.
     """
     return any(layer.int8 for layer in layers_of(read_tflite(file_name, data)))
+
+
+def _multiplies(kind: str) -> bool:
+    """Whether an operator that has no count here multiplies, as far as its name tells."""
+    return kind.startswith("CUSTOM") or any(word in kind for word in _UNCOUNTED)
 
 
 def _layer(model: TfliteModel, layer: TfliteLayer) -> LayerFacts:

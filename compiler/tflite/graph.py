@@ -17,6 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from compiler.errors import SourceError
+from compiler.precision import note_widened
 from compiler.tflite.read import ABSENT, TfliteModel, TfliteOperator, TfliteTensor
 
 NHWC = "nhwc"
@@ -281,12 +282,14 @@ class OnnxGraph:
             [self._info(*pair) for pair in zip(self.model.outputs, outputs, strict=True)],
             [constant for constant in self._constants if constant.name in needed],
         )
-        return helper.make_model(
+        model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", opset)],
             ir_version=ir_version,
             producer_name="edge-compile",
         )
+        note_widened(model, sum(one.dtype == "FLOAT16" for one in self.model.tensors))
+        return model
 
     def _info(self, index: int, name: str) -> onnx.ValueInfoProto:
         tensor = self.tensor(index)

@@ -43,7 +43,7 @@ class DriftWatch:
             return []
         prediction = answer.prediction
         features, class_id = extract(
-            answer.frame, prediction.scores, classes=prediction.class_id is not None
+            answer.frame, prediction.judged, classes=prediction.class_id is not None
         )
         if len(features) != len(monitor.reference.features):
             self._disable(answer, f"{len(features)} features, the reference has others")

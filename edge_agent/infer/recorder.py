@@ -206,7 +206,7 @@ class Recorder:
         window.preprocess.observe(prediction.preprocess_ms)
         if prediction.class_id is not None:
             window.classes[prediction.class_id] += 1
-            window.class_total = max(window.class_total, len(prediction.scores))
+            window.class_total = max(window.class_total, len(prediction.judged))
 
     def _watch(self, drift: DriftWatch, answer: Answer) -> None:
         for event in drift.observe(answer):

@@ -181,7 +181,7 @@ class HandClock(SystemClock):
 
 def made_answer(version: str, *, infer_ms: float = 1.0, error: str = "") -> Answer:
     scores = np.eye(10, dtype=np.float32)[3]
-    prediction = None if error else Prediction(scores, 3, 0.9, 0.1, infer_ms)
+    prediction = None if error else Prediction(scores, scores, 3, 0.9, 0.1, infer_ms)
     return Answer(
         ts=0.0,
         monotonic_s=0.0,

@@ -43,6 +43,16 @@ def regressor(outputs: int = 1) -> ModelProto:
     return _made(graph, {"x": ["batch", WIDTH]}, {"y": ["batch", outputs]})
 
 
+def binary(*, sigmoid: bool) -> ModelProto:
+    """``x [n, 12]`` -> one score ``y [n, 1]``: the logit of class 1, or its probability."""
+    graph = Graph([], [])
+    graph.add("Relu", [_dense(graph, "x", "h", WIDTH, 32, 1)], "r")
+    made = _dense(graph, "r", "z", 32, 1, 3)
+    if sigmoid:
+        made = graph.add("Sigmoid", [made], "y")
+    return _made(graph, {"x": ["batch", WIDTH]}, {made: ["batch", 1]})
+
+
 def two_ends() -> ModelProto:
     """``left [n, 12]`` and ``right [n, 2, 3]`` -> ``scores [n, 4]`` and ``vector [n, 8]``."""
     graph = Graph([], [])
@@ -112,3 +122,53 @@ def recurrent() -> ModelProto:
     graph.add("Squeeze", ["last", "axis"], "state")
     graph.add("MatMul", ["state", "h"], "scores")
     return _made(graph, {"x": ["n", 8, 4]}, {"scores": ["n", 3]})
+
+
+def looped() -> ModelProto:
+    """``x [n, 12]`` through a layer, a Loop that multiplies twice, and an Einsum with itself."""
+    graph = Graph([], [])
+    hidden = graph.add("Relu", [_dense(graph, "x", "h", WIDTH, 8, 1)], "r")
+    matrix = np.random.default_rng(2).normal(0, 0.3, (8, 8)).astype(np.float32)
+    graph.weight("m", matrix)
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state", "m"], ["next"]),
+            helper.make_node("Identity", ["going"], ["goes"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
+        ],
+    )
+    times = graph.weight("times", np.array(2, np.int64))
+    going = graph.weight("on", np.array(True))
+    looped = helper.make_node("Loop", [times, going, hidden], ["z"], name="again", body=body)
+    graph.nodes.append(looped)
+    graph.add("Einsum", ["z", "m", "r"], "y", equation="...i,ij,...j->...j")
+    return _made(graph, {"x": ["n", WIDTH]}, {"y": ["n", 8]})
+
+
+def branched() -> ModelProto:
+    """``x [n, 12]`` through one layer, which stands in both branches of an If."""
+    graph = Graph([], [])
+    weight = np.random.default_rng(4).normal(0, 0.3, (WIDTH, 8)).astype(np.float32)
+    graph.weight("w", weight)
+    graph.weight("zero", np.zeros((), np.float32))
+    graph.add("ReduceMean", ["x"], "mean", keepdims=0)
+    graph.add("Greater", ["mean", "zero"], "bright")
+    branches = {}
+    for name, then in (("then_branch", "Identity"), ("else_branch", "Neg")):
+        made = [
+            helper.make_node("MatMul", ["x", "w"], [f"{then}_m"]),
+            helper.make_node(then, [f"{then}_m"], [f"{then}_y"]),
+        ]
+        output = helper.make_tensor_value_info(f"{then}_y", TensorProto.FLOAT, None)
+        branches[name] = helper.make_graph(made, name, [], [output])
+    graph.nodes.append(helper.make_node("If", ["bright"], ["y"], name="branch", **branches))
+    return _made(graph, {"x": ["n", WIDTH]}, {"y": ["n", 8]})

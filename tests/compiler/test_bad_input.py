@@ -58,6 +58,8 @@ def damaged(small: Small, folder: Path, kind: str) -> dict[str, str | Path]:
         return {"preprocess": path}
     if kind == "unknown target":
         return {"target": "toaster"}
+    if kind == "target by its nickname":
+        return {"target": "pi4"}
     if kind == "bad name":
         return {"name": "My Model"}
     if kind == "bad version":
@@ -86,6 +88,7 @@ def damaged(small: Small, folder: Path, kind: str) -> dict[str, str | Path]:
         ("too few labels", 1, "2 names, but the model has 4 classes"),
         ("bad contract", 1, "height_px"),
         ("unknown target", 3, "no device profile 'toaster'"),
+        ("target by its nickname", 3, "did you mean raspberry-pi-4?"),
         ("bad name", 2, "--name 'My Model'"),
         ("bad version", 2, "--version 'v1'"),
         ("bad limit", 2, "--max-drop-pp"),

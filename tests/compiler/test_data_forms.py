@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 
 from compiler.datasets import images
 from compiler.datasets.checks import check_labels, check_same_classes, check_shape
+from compiler.datasets.frames import FrameStore
 from compiler.datasets.load import load_dataset, load_frames
 from compiler.errors import DatasetError
 from edge_agent.infer.source import in_colour, read_file
@@ -79,10 +81,10 @@ def test_csv_columns_become_rows_and_the_label_column_class_ids(tmp_path: Path) 
     path.write_text("\ufeffa,label,b\n1.5,2,3\n\n-1,0,4e1\n", encoding="utf-8")
     data = load_dataset(path, "test", labels_required=True)
     assert data.x.dtype == np.float32
-    assert data.x.tolist() == [[1.5, 3.0], [-1.0, 40.0]]
+    assert data.x[:].tolist() == [[1.5, 3.0], [-1.0, 40.0]]
     assert data.y is not None
     assert data.y.tolist() == [2, 0]
-    packed = write_npz(tmp_path / "t.npz", x=data.x, y=data.y)
+    packed = write_npz(tmp_path / "t.npz", x=data.x[:], y=data.y)
     assert load_dataset(packed, "test", labels_required=True).digest == data.digest
 
 
@@ -179,7 +181,7 @@ def test_images_of_one_size_stay_raw_unless_they_are_large(
     small = load_dataset(tmp_path, "calibration", labels_required=False, contract=RGB)
     assert small.x.shape == (3, 6, 8, 3)
     executor = Preprocessor(RGB, (6, 8, 3))
-    assert np.array_equal(executor.batch(small.x), executor.batch(raw.x))
+    assert np.array_equal(executor.batch(small.x[:]), executor.batch(raw.x[:]))
 
 
 def test_many_images_tell_their_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,3 +307,23 @@ def test_a_build_takes_images_for_calibration_and_csv_is_refused_by_shape(
     refused = edge_compile(small.arguments(tmp_path / "three", "--json", calibration=table))
     assert refused.code == 1
     assert "calibration data do not fit the model" in refused.json["error"]
+
+
+def test_memory_does_not_grow_with_the_number_of_images_or_lines(tmp_path: Path) -> None:
+    def peak_bytes(count: int) -> int:
+        pictures = tmp_path / f"of{count}"
+        first = picture(pictures / "0.bmp", 120, 160, 0)
+        for index in range(1, count):
+            (pictures / f"{index}.bmp").hardlink_to(first)
+        tracemalloc.start()
+        data = load_dataset(pictures, "calibration", labels_required=False, contract=RGB)
+        assert sum(1 for _ in data.x) == count
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    # Two hundred more images are 11.5 MB.
+    assert peak_bytes(240) < peak_bytes(40) + (1 << 20)
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n")
+    table = load_dataset(tmp_path / "t.csv", "calibration", labels_required=False)
+    assert isinstance(table.x, FrameStore)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from edge_agent.infer.model import load_model
 from edge_contract.layout import BundleDir
 from edge_contract.model import MODEL_FILE, decode_model_manifest
 from edge_runtime.errors import ModelRuntimeError
+from edge_runtime.native_log import without_chatter
 from edge_runtime.onnx_session import CPU, TENSORRT, providers_for
 from edge_runtime.session import open_runtime
 from tests.compiler.conftest import Command, Small
@@ -37,6 +39,9 @@ def tflite(built: Path, small: Small, edge_compile: Command) -> Path:
     if not out.exists():
         ended = edge_compile(small.arguments(out, "--format", "tflite", effort="fast"))
         assert ended.code == 0, ended.stderr
+        # LiteRT's announcement of its delegate is no progress of ours.
+        assert "packing the bundle" in ended.stderr
+        assert "INFO" not in ended.stderr
     return out
 
 
@@ -177,6 +182,21 @@ def test_a_missing_runtime_says_what_to_install(tflite: Path, monkeypatch: Monke
     with pytest.raises(ModelRuntimeError, match="LiteRT, which is not installed") as caught:
         open_runtime(bundle.read_file(variant.file), variant)
     assert caught.value.hint == "pip install 'wherry[tflite]'"
+
+
+def test_only_known_chatter_of_a_native_library_is_left_out(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def load() -> None:
+        with without_chatter():
+            os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n")
+            os.write(2, b"ERROR: no kernel\nINFO: a line of another thread\n")
+            raise RuntimeError("refused")
+
+    with pytest.raises(RuntimeError, match="refused"):
+        load()
+    os.write(2, b"after")
+    assert capfd.readouterr().err == "ERROR: no kernel\nINFO: a line of another thread\nafter"
 
 
 def test_a_runtime_that_imports_but_cannot_load_is_passed_over(

@@ -62,9 +62,7 @@ def test_the_worst_output_decides_fidelity() -> None:
     floating = random.normal(0, 1, (200, 12)).astype(np.float32)
     int8 = floating.copy()
     int8[:, 8:] += random.normal(0, 0.5, (200, 4)).astype(np.float32)
-    found = measure_fidelity(
-        floating, int8, ["good", "bad"], [8, 4], min_cosine=0.99, classes=False
-    )
+    found = measure_fidelity(floating, int8, ["good", "bad"], [8, 4], min_cosine=0.99, classes=None)
     assert found.gate.verdict == "fail"
     assert judge_cosines(np.ones(100), 0.99).verdict == "pass"
 

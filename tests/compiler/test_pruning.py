@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
@@ -15,7 +16,8 @@ from device_configs.loader import load_profile
 from edge_contract.codec import decode_json
 from edge_contract.layout import BundleDir
 from tests.compiler.conftest import Command, Small
-from tests.compiler.models import residual_cnn
+from tests.compiler.models import residual_cnn, write_npz
+from tests.compiler.task_models import regressor, vectors
 
 
 @pytest.fixture
@@ -205,3 +207,36 @@ def test_what_is_accepted_leaves_half_of_the_drop_to_int8_and_can_be_proven(
     told = verdict(lost, gained, tests, 0.01)
     assert words in told
     assert bool(told) == bool(words)
+
+
+@pytest.mark.parametrize("task", ["embedding", "regression"])
+def test_automatic_pruning_of_other_tasks_asks_their_own_metric(
+    edge_compile: Command, tmp_path: Path, board: Path, task: str
+) -> None:
+    model = regressor(outputs=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    session = ort.InferenceSession(model.SerializeToString())
+    for name, rows, seed in (("calibration", 160, 1), ("test", 300, 2)):
+        x = vectors(rows, seed)
+        (y,) = session.run(None, {"x": x})
+        noise = np.random.default_rng(seed).normal(0, 0.3, y.shape)
+        truth = {"y": (y + noise).astype(np.float32)} if task == "regression" else {}
+        write_npz(tmp_path / f"{name}.npz", x=x, **truth)
+    after = []
+    for loose in (True, False):
+        limits = {
+            "min-cosine": "0.8" if loose else "0.9999",
+            "max-error-increase": "80" if loose else "0.5",
+        }
+        words = ["build", str(tmp_path / "model.onnx"), "--name", "m", "--version", "1.0.0"]
+        words += ["--target", str(board), "--task", task, "--prune", "auto", "--effort", "fast"]
+        for role in ("calibration", "test"):
+            words += [f"--{role}", str(tmp_path / f"{role}.npz")]
+        for option, limit in limits.items():
+            words += [f"--{option}", limit]
+        told = edge_compile([*words, "--out", str(tmp_path / "out"), "--json"]).json["pruning"]
+        after.append(told["macs"]["after"] / told["macs"]["before"])
+    assert after[0] < 0.9
+    assert after[1] == 1
+    assert "selection samples the" in told["reason"]
+    assert "0.5 of what is accepted" in told["reason"]

@@ -37,7 +37,7 @@ def test_run_gives_the_scores_that_the_build_proved(
 @pytest.mark.parametrize(
     ("fault", "code", "message"),
     [
-        ("no bundle", 3, "no file"),
+        ("no bundle", 3, "no bundle at"),
         ("other target", 1, "no variant for 'generic-x86-64'"),
         ("tampered", 4, "digest differs"),
         ("wrong shape", 1, "row 0"),
@@ -82,3 +82,21 @@ def test_run_refuses_bad_bundles_and_inputs(
     assert ended.code == code
     assert message in ended.json["error"]
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "next_step"),
+    [
+        (["compare", "model.onnx", "X"], "--out directory of a build", "edge-compile inspect"),
+        (["run", "model.onnx"], "expected a bundle", "edge-compile build model.onnx"),
+        (["run", "other.tflite", "--target", "pi4"], "expected a bundle", "edge-compile run DIR"),
+    ],
+)
+def test_a_model_where_a_build_is_expected_names_the_command_for_it(
+    edge_compile: Command, words: list[str], expected: str, next_step: str
+) -> None:
+    ended = edge_compile([*words, "--json"])
+    assert ended.code == 2
+    assert "is a model file" in ended.json["error"]
+    assert expected in ended.json["error"]
+    assert next_step in ended.json["hint"]

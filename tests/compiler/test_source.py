@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from compiler.errors import CompileError, SourceError
 from compiler.floatgraph import normalise, output_specs
 from compiler.source import load_source
 from compiler.tasks import settle_task
-from tests.compiler.models import SIDE, matmul_model, small_cnn
+from tests.compiler.models import SIDE, frames, matmul_model, small_cnn
 
 
 @pytest.fixture
@@ -191,12 +192,12 @@ def test_shapes_that_contradict_the_file_are_refused(
         load_source(save(model), shapes)
 
 
-def test_an_integer_input_is_refused(save: Save, model: ModelProto) -> None:
+def test_an_input_of_wide_integers_is_refused(save: Save, model: ModelProto) -> None:
     model.graph.node.insert(0, helper.make_node("Cast", ["pixels"], ["frames"], to=1))
     model.graph.input[0].CopyFrom(
-        helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", SIDE, SIDE, 1])
+        helper.make_tensor_value_info("pixels", TensorProto.INT64, ["n", SIDE, SIDE, 1])
     )
-    assert "expected a float32 input, but 'pixels' is UINT8" in refused(save(model))
+    assert "expected a float32 input, but 'pixels' is INT64" in refused(save(model))
 
 
 def test_a_free_image_size_is_refused(save: Save, model: ModelProto) -> None:
@@ -266,7 +267,83 @@ def test_a_fixed_batch_becomes_one(save: Save, batch: int) -> None:
     assert spec.shape == [1, 4]
 
 
-def test_one_score_is_no_classifier(save: Save, model: ModelProto) -> None:
+@pytest.mark.parametrize("form", ["whole", "ends kept", "weights behind casts", "double"])
+def test_other_float_widths_become_float32_and_it_is_said(save: Save, form: str) -> None:
+    model = small_cnn()
+    kind = TensorProto.DOUBLE if form == "double" else TensorProto.FLOAT16
+    weights = {}
+    for tensor in model.graph.initializer:
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        weights[tensor.name] = half.astype(np.float32)
+        wide = half.astype(helper.tensor_dtype_to_np_dtype(kind))
+        tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+    nodes = list(model.graph.node)
+    if form == "weights behind casts":
+        casts = [
+            helper.make_node("Cast", [name], [f"{name}_wide"], to=TensorProto.FLOAT)
+            for name in weights
+        ]
+        for node in nodes:
+            node.input[:] = [f"{one}_wide" if one in weights else one for one in node.input]
+        nodes = [*casts, *nodes]
+    elif form == "ends kept":
+        nodes[0].input[0], nodes[-1].output[0] = "frames_half", "scores_half"
+        first = helper.make_node("Cast", ["frames"], ["frames_half"], to=kind)
+        last = helper.make_node("Cast", ["scores_half"], ["scores"], to=TensorProto.FLOAT)
+        nodes = [first, *nodes, last]
+    else:
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.elem_type = kind
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model, full_check=True)
+    source = load_source(save(model))
+    assert "were cast to float32" in source.notes[0]
+    assert f"{len(weights)} {'double' if form == 'double' else 'float16'}" in source.notes[0]
+    graph = normalise(source)
+    assert not any(node.op_type == "Cast" for node in graph.prepared.graph.node)
+    same = small_cnn()
+    for tensor in same.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+    x = frames(8, 0)[0]
+    found, expected = (
+        ort.InferenceSession(one.SerializeToString()).run(None, {"frames": x})[0]
+        for one in (graph.model, same)
+    )
+    assert np.array_equal(found, expected)
+    assert not load_source(save(small_cnn())).notes
+
+
+def test_an_integer_input_that_is_cast_at_once_becomes_float32(save: Save) -> None:
+    model = small_cnn()
+    (value,) = model.graph.input
+    value.type.tensor_type.elem_type = TensorProto.UINT8
+    model.graph.node.insert(0, helper.make_node("Cast", ["frames"], ["wide"], to=TensorProto.FLOAT))
+    model.graph.node[1].input[0] = "wide"
+    source = load_source(save(model))
+    assert "casts its input 'frames' (uint8) to float32" in source.notes[0]
+    graph = normalise(source)
+    x = np.rint(frames(8, 0)[0])
+    found, expected = (
+        ort.InferenceSession(one.SerializeToString()).run(None, {"frames": given})[0]
+        for one, given in ((graph.model, x), (model, x.astype(np.uint8)))
+    )
+    assert np.array_equal(found, expected)
+
+
+def test_a_batch_that_the_graph_insists_on_is_named(save: Save) -> None:
+    model = small_cnn(batch=8)
+    shape = numpy_helper.from_array(np.array([8, -1]), "eight")
+    model.graph.initializer.append(shape)
+    (flatten,) = (node for node in model.graph.node if node.op_type == "Flatten")
+    flatten.op_type = "Reshape"
+    flatten.input.append("eight")
+    with pytest.raises(SourceError, match="cannot run this model") as caught:
+        normalise(load_source(save(model)))
+    assert "the file fixes the batch at 8" in caught.value.hint
+
+
+def test_one_score_classifies_where_labels_are_two_classes(save: Save, model: ModelProto) -> None:
     weights = {t.name: t for t in model.graph.initializer}
     for name in ("w4", "b4"):
         value = numpy_helper.to_array(weights[name])[..., :1]
@@ -274,10 +351,12 @@ def test_one_score_is_no_classifier(save: Save, model: ModelProto) -> None:
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
     graph = normalise(load_source(save(model)))
     specs = output_specs(graph, np.zeros((1, SIDE, SIDE, 1), np.float32))
-    with pytest.raises(CompileError, match="at least 2 classes"):
-        settle_task("classification", specs, None)
-    with pytest.raises(CompileError, match="cannot tell what the model is for"):
-        settle_task(None, specs, np.zeros(5, np.int64))
+    assert settle_task("classification", specs, None) == "classification"
+    assert settle_task(None, specs, np.array([0, 1, 0])) == "classification"
+    assert settle_task(None, specs, np.array([[0.0], [1.0]]), sigmoid=True) == "classification"
+    for y in (np.array([0, 1, 2]), np.array([[0.0], [1.0]]), np.array([0.0, 0.5]), None):
+        with pytest.raises(CompileError, match="cannot tell what the model is for"):
+            settle_task(None, specs, y)
 
 
 def test_inner_names_become_short_and_source_names_are_kept(save: Save) -> None:

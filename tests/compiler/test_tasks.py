@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from edge_contract.golden import decode_golden
 from edge_contract.layout import BundleDir
@@ -19,7 +21,17 @@ from edge_runtime.golden import check_golden
 from edge_runtime.session import ModelSession
 from tests.compiler.conftest import Command, Ended
 from tests.compiler.models import write_npz
-from tests.compiler.task_models import detector, recurrent, regressor, scenes, two_ends, vectors
+from tests.compiler.task_models import (
+    binary,
+    branched,
+    detector,
+    looped,
+    recurrent,
+    regressor,
+    scenes,
+    two_ends,
+    vectors,
+)
 
 Build = Callable[..., Ended]
 
@@ -136,6 +148,80 @@ def test_a_regression_passes_on_its_error_and_fails_on_a_tight_limit(
     assert ended.json["verdict"] == "fail"
 
 
+@pytest.mark.parametrize("sigmoid", [True, False])
+def test_one_score_for_two_classes_is_a_classifier_all_the_way_to_the_device(
+    built: Build,
+    tmp_path: Path,
+    edge_compile: Command,
+    sigmoid: bool,
+) -> None:
+    model = binary(sigmoid=sigmoid)
+    threshold = 0.5 if sigmoid else 0.0
+    x, held = vectors(80, 1), vectors(400, 2)
+    y = answers(model, {"x": held})[0] > threshold
+    wrong = np.random.default_rng(3).random(400) < 0.05
+    y[wrong] = ~y[wrong]
+    # As Keras and PyTorch have them, and as plain ids.
+    labels = y.astype(np.float32) if sigmoid else y[:, 0]
+    names = tmp_path / "names.txt"
+    names.write_text("empty\nperson\n")
+    ended = built(
+        model,
+        {"x": x},
+        {"x": held, "y": labels},
+        *("--labels", str(names), "--max-drop-pp", "5", "--prune", "auto"),
+        *("--target", "jetson-orin-nano"),
+    )
+    report = ended.json
+    assert ended.code == 0, report
+    assert len(report["targets"]) == 2
+    for one in report["targets"].values():
+        assert one["metric"] == "top-1"
+        assert one["float"]["accuracy"] == pytest.approx(1 - wrong.mean())
+        assert one["agreement"] >= 0.98
+        counts = [int((~y).sum()), int(y.sum())]
+        assert [(row["label"], row["n"]) for row in one["classes"]] == list(
+            zip(["empty", "person"], counts, strict=True)
+        )
+    said = f"a {'probability' if sigmoid else 'logit'}: above {threshold:g} the class is 'person'"
+    assert said in (tmp_path / "out" / "report.html").read_text().replace("&#39;", "'")
+    manifest, session = loaded(tmp_path / "out")
+    assert manifest.single_score == ("probability" if sigmoid else "logit")
+    named = [session.predict(frame) for frame in held[:100]]
+    assert [one.class_id for one in named] == [int(one.scores[0] > threshold) for one in named]
+    assert all(0.5 <= float(one.confidence or 0) <= 1 for one in named)
+    data = BundleDir(tmp_path / "out" / "bundle").read_file("drift-reference.msgpack")
+    reference = DriftReference.decode(data)
+    assert reference.features[-3:] == ("confidence", "entropy", "margin")
+    assert reference.class_ids == (0, 1)
+    assert min(reference.counts[-1][:2]) > 0
+    scores = tmp_path / "scores.npz"
+    words = ["run", str(tmp_path / "out" / "bundle"), "--target", "raspberry-pi-4", "--json"]
+    ran = edge_compile([*words, "--inputs", str(tmp_path / "test.npz"), "--out", str(scores)])
+    assert (ran.json["values"], ran.json["classes"]) == (1, 2)
+    found = np.load(scores)["y"]
+    assert found.shape == (400, 1)
+    assert ((found > threshold) == y).mean() == pytest.approx(report["int8"]["accuracy"])
+
+
+def test_probabilities_without_a_sigmoid_and_other_labels_are_told_apart(built: Build) -> None:
+    model = binary(sigmoid=True)
+    # The same function; no operator that says so ends it.
+    model.graph.node.append(helper.make_node("Mul", ["y", "one"], ["p"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "one"))
+    model.graph.output[0].name = "p"
+    x, held = {"x": vectors(80, 1)}, vectors(300, 2)
+    y = (answers(model, {"x": held})[0][:, 0] > 0.5).astype(np.int64)
+    report = built(model, x, {"x": held, "y": y}, "--max-drop-pp", "5").json
+    assert report["float"]["accuracy"] == 1
+    ended = built(model, x, {"x": held, "y": y * 2})
+    assert (ended.code, "cannot tell" in ended.json["error"]) == (2, True)
+    ended = built(model, x, {"x": held, "y": 2 * y - 1}, "--task", "classification")
+    assert "the model has classes 0 to 1" in ended.json["error"]
+    ended = built(binary(sigmoid=False), x, {"x": held, "y": y[:, None] + 0.0})
+    assert "cannot tell" in ended.json["error"]
+
+
 def test_a_detector_is_judged_by_map(built: Build, tmp_path: Path) -> None:
     x, _ = scenes(60, 1)
     held, truth = scenes(400, 2)
@@ -209,7 +295,38 @@ def test_a_model_without_a_bias_is_searched_and_its_float_work_is_counted(
     assert ops["macs"] == 8 * (24 * 4 + 24 * 6) + 18
     assert ops["left_float"] == [{"name": "cell", "op": "LSTM", "macs": 8 * 240}]
     assert ops["macs_share"] == pytest.approx(18 / ops["macs"], abs=1e-5)
+    assert ops["not_counted"] == []
     assert any("LSTM 'cell' runs in float as planned" in said for said in ended.json["warnings"])
+
+
+def test_what_multiplies_without_a_count_is_named_and_no_share_flatters(
+    built: Build, tmp_path: Path, edge_compile: Command
+) -> None:
+    ended = built(looped(), {"x": vectors(60, 1)}, {"x": vectors(80, 2)}, "--task", "embedding")
+    ops = ended.json["int8_ops"]
+    assert ended.code == 0, ended.json
+    assert (ops["expected"], ops["seen"], ops["macs_share"]) == (1, 1, None)
+    # The dense layer, and the Einsum of two vectors of 8 with a matrix between them.
+    assert ops["macs"] == 12 * 8 + 2 * 8 * 8
+    assert [one["op"] for one in ops["left_float"]] == ["Einsum"]
+    assert ops["not_counted"] == [{"name": "again", "op": "Loop", "holds": {"MatMul": 1}}]
+    said = "Loop 'again' (1 MatMul)"
+    assert any(said in warning for warning in ended.json["warnings"])
+    assert "Not counted: " + said in html.unescape((tmp_path / "out" / "report.html").read_text())
+    facts = edge_compile(["inspect", str(tmp_path / "model.onnx"), "--json"]).json
+    # Without running it nobody knows the shape of what a Loop makes.
+    assert (facts["macs"], facts["not_counted"]) == (None, [said])
+    onnx.save(recurrent(), tmp_path / "cell.onnx")
+    facts = edge_compile(["inspect", str(tmp_path / "cell.onnx"), "--json"]).json
+    assert facts["macs"] == 8 * (24 * 4 + 24 * 6) + 18
+    assert [one["weight_shape"] for one in facts["layers"]] == [[1, 24, 4], [6, 3]]
+
+
+def test_layers_that_stand_in_branches_alone_are_refused(built: Build) -> None:
+    model = branched()
+    data = {"x": vectors(60, 1)}, {"x": vectors(80, 2)}
+    ended = built(model, *data, "--task", "embedding")
+    assert (ended.code, "outside of If, Loop and Scan" in ended.json["error"]) == (1, True)
 
 
 def test_a_broken_budget_fails_with_its_own_reason(built: Build, tmp_path: Path) -> None:
@@ -246,9 +363,15 @@ def test_other_plans_judged_by_the_same_test_data_are_counted(built: Build, tmp_
     assert back.json["bundle_digest"] == digest
 
 
-def test_a_single_test_sample_is_insufficient(built: Build) -> None:
+def test_half_precision_is_said_and_a_single_test_sample_is_insufficient(built: Build) -> None:
     model = regressor(outputs=8)
+    for tensor in model.graph.initializer:
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
     ended = built(model, {"x": vectors(80, 1)}, {"x": vectors(1, 2)}, "--task", "embedding")
+    assert any("(4 float16) were cast to float32" in said for said in ended.json["warnings"])
     assert ended.code == 5
     assert ended.json["verdict"] == "insufficient"
     assert ended.json["samples_needed"] == 30

@@ -198,6 +198,13 @@ def test_a_model_manifest_round_trips_and_names_its_targets() -> None:
         {"version": "1.0"},
         {"version": "v1.0.0"},
         {"task": "poetry"},
+        {"single_score": "logit"},
+        {"outputs": [TensorSpec(name="y", dtype="float32", shape=[None, 1])]},
+        {
+            "outputs": [TensorSpec(name="y", dtype="float32", shape=[None, 1])],
+            "labels": ["a", "b", "c"],
+            "single_score": "logit",
+        },
         {
             "variants": [
                 Variant(target="p", runtime="onnxruntime", scheme="s8s8", file="../x", golden="b")

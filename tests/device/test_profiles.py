@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from device_configs.loader import BUNDLED_DIR, load_profile, profile_ids
+from device_configs.suggest import suggest
 from edge_contract.errors import ContractError
 from edge_contract.profile import DeviceProfile
 
@@ -84,3 +85,21 @@ def test_a_profile_of_an_older_release_still_loads(tmp_path: Path) -> None:
         'scheme = "s8s8"\nmemory_mb = 512\n'
     )
     assert load_profile(str(path)).cores == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        *((name, ["raspberry-pi-4"]) for name in ("rpi4", "pi4", "RPi_4", "Raspberry Pi 4")),
+        ("x86-64", ["generic-x86-64"]),
+        ("x86_64", ["generic-x86-64"]),
+        ("aarch64", ["generic-arm64"]),
+        ("orin", ["jetson-agx-orin", "jetson-orin-nano", "jetson-orin-nx"]),
+        ("zero2w", ["raspberry-pi-zero-2-w"]),
+        ("jetson-orin-nanno", ["jetson-orin-nano"]),
+        ("toaster", []),
+        ("", []),
+    ],
+)
+def test_a_name_that_no_profile_has_is_understood(written: str, meant: list[str]) -> None:
+    assert suggest(written, sorted(BOARDS))[: len(meant) or None] == meant

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from edge_contract.model import TensorSpec
+from edge_runtime.classes import ClassScores
 from edge_runtime.features import (
     NO_CLASS,
     extract,
@@ -13,6 +15,7 @@ from edge_runtime.features import (
     frame_features,
     output_features,
 )
+from tests.contract.test_documents import model
 
 NAMES = feature_names()
 SCORES = np.array([0.1, 0.7, 0.2], np.float32)
@@ -178,11 +181,19 @@ def test_certainty_and_ignorance_are_finite() -> None:
     assert unsure[2] == 0.0
 
 
-def test_a_single_score_means_two_classes() -> None:
-    assert output_features(np.array([0.9]))[3] == 1
-    assert output_features(np.array([0.2]))[3] == 0
-    assert output_features(np.array([-4.0]))[3] == 0
-    sigmoid = 1 / (1 + np.exp(-2.5))
-    np.testing.assert_allclose(
-        output_features(np.array(2.5)), output_features(np.array([sigmoid])), atol=1e-5
-    )
+def test_one_score_of_two_classes_is_as_sure_as_its_probability() -> None:
+    with pytest.raises(ValueError, match="two or more"):
+        output_features(np.array([0.9]))
+    logit = np.array([[2.5], [-0.3], [0.7]], np.float32)
+    probability = 1 / (1 + np.exp(-logit))
+    one, pairs = TensorSpec(name="y", dtype="float32", shape=[None, 1]), []
+    for said, rows in (("logit", logit), ("probability", probability)):
+        classes = ClassScores(model(outputs=[one], single_score=said))
+        assert classes.count == 2
+        pairs.append([output_features(row) for row in classes.of(rows)])
+        sure = [classes.confidence(row) for row in classes.of(rows)]
+        assert sure == pytest.approx(np.maximum(probability, 1 - probability)[:, 0], abs=1e-6)
+        # At the threshold itself no class was found.
+        assert classes.of(np.full(1, 0.5 * (said == "probability"), np.float32)).argmax() == 0
+    assert [one[3] for one in pairs[0]] == [1, 0, 1]
+    np.testing.assert_allclose(pairs[0], pairs[1], atol=1e-5)

@@ -154,9 +154,62 @@ def unet() -> tuple[ModelProto, Shape]:
     return n.model(n.conv(e, 12, 2, k=1), (3, 16, 16), (2, 16, 16)), (3, 16, 16)
 
 
-ZOO: dict[str, Callable[[], tuple[ModelProto, Shape]]] = {
-    one.__name__: one for one in (mobile, residual, autoencoder, attention, signal, unet)
-}
+def grouped() -> tuple[ModelProto, Shape]:
+    """A depthwise layer that doubles its channels, groups, LeakyRelu, a clip at six."""
+    n = Net(11)
+    y = n.add("LeakyRelu", n.conv("x", 3, 16, s=2), alpha=0.1)
+    weight = n.random(32, 1, 3, 3, fan_in=9)
+    y = n.add("Conv", y, weight, n.bias(32), group=16, pads=[1] * 4)
+    bounds = [n.const(np.array(bound, np.float32)) for bound in (0, 6)]
+    y = n.add("LeakyRelu", n.conv(n.add("Clip", y, *bounds), 32, 32, g=4), alpha=0.2)
+    y = n.add("AveragePool", y, kernel_shape=[2, 2], strides=[2, 2])
+    return n.model(n.dense(n.flat(y), 32, 10), (3, 16, 16)), (3, 16, 16)
+
+
+def volume() -> tuple[ModelProto, Shape]:
+    """Convolutions in three dimensions; a batch norm behind a concatenation, which none folds."""
+    n = Net(13)
+    a = n.add("Relu", n.conv("x", 2, 8, rank=3))
+    y = n.add("Concat", a, n.add("Relu", n.conv("x", 2, 8, k=1, rank=3)), axis=1)
+    random = np.random.default_rng(5)
+    scale, variance = (random.uniform(0.5, 1.5, 16).astype(np.float32) for _ in range(2))
+    shift, mean = (random.normal(0, 0.2, 16).astype(np.float32) for _ in range(2))
+    y = n.add("BatchNormalization", y, *map(n.const, (scale, shift, mean, variance)))
+    y = n.add("MaxPool", n.add("Relu", y), kernel_shape=[2, 2, 2], strides=[2, 2, 2])
+    y = n.add("Relu", n.conv(y, 16, 16, rank=3))
+    return n.model(n.dense(n.flat(y), 16, 10), (2, 8, 8, 8)), (2, 8, 8, 8)
+
+
+def converted() -> tuple[ModelProto, Shape]:
+    """NHWC as converters leave it: Transposes, a Pad, a bias as Add; Split, Resize and Slice."""
+    n = Net(18)
+    y = n.add("Transpose", "x", perm=[0, 3, 1, 2])
+    y = n.add("Pad", y, n.const(np.array([0, 0, 0, 0, 0, 0, 1, 1])))
+    y = n.add("Conv", y, n.random(16, 3, 3, 3, fan_in=27), strides=[2, 2])
+    y = n.add(
+        "Relu",
+        n.add("Add", y, n.const(np.linspace(-0.3, 0.3, 16, dtype=np.float32)[:, None, None])),
+    )
+    scale = n.const(np.linspace(0.5, 1.5, 16, dtype=np.float32))
+    y = n.add("Mul", n.add("Transpose", y, perm=[0, 2, 3, 1]), scale)
+    y = n.add("Relu", n.conv(n.add("Transpose", y, perm=[0, 3, 1, 2]), 16, 16, g=16))
+    halves = [n.const(np.array(bounds)) for bounds in ([0], [8], [8], [16], [1])]
+    first, second = (n.add("Slice", y, *halves[2 * i : 2 * i + 2], halves[4]) for i in (0, 1))
+    scales = n.const(np.array([1, 1, 2, 2], np.float32))
+    second = n.add("Resize", second, "", scales, mode="linear")
+    corner = [n.const(np.array(bounds)) for bounds in ([4, 4], [12, 12], [2, 3])]
+    y = n.add("Concat", first, n.add("Slice", second, *corner), axis=1)
+    y = n.add("Transpose", n.add("Relu", n.conv(y, 16, 24, k=1)), perm=[0, 2, 3, 1])
+    y = n.add("ReduceMean", y, axes=[1, 2], keepdims=0)
+    return n.model(n.add("Softmax", n.linear(y, 24, 10), axis=-1), (16, 16, 3)), (16, 16, 3)
+
+
+NETWORKS = (
+    *(mobile, residual, autoencoder, attention, signal, unet),
+    *(grouped, volume, converted),
+)
+
+ZOO: dict[str, Callable[[], tuple[ModelProto, Shape]]] = {one.__name__: one for one in NETWORKS}
 
 
 def samples(shape: Shape, count: int, seed: int) -> Array:

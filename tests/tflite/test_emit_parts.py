@@ -130,3 +130,48 @@ def test_resize_that_no_kernel_has_is_refused_by_name() -> None:
     model = native([CONV, node], WEIGHTS | {"n": integers(1, 8, 24, 20)}, [1, 8, 24, 20])
     with pytest.raises(CompileError, match=r"Resize 'Resize_1' \(cubic, half_pixel"):
         emit_tflite(plan_for(model, frames(model, 5, 1)))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_batch_norm_that_no_layer_takes_in_is_written(flat: bool) -> None:
+    width = {f"{name}{end}": random(8) for name in ("s", "t", "m") for end in "ab"}
+    spread = np.linspace(0.5, 2, 8, dtype=np.float32)
+    # Behind an activation, as in networks whose blocks begin with a norm.
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], pads=[1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("BatchNormalization", ["r1", "sa", "ta", "ma", "v"], ["n1"]),
+        helper.make_node("Conv", ["n1", "w2"], ["c2"]),
+        helper.make_node("GlobalAveragePool", ["c2"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Relu", ["f"], ["r2"]),
+        helper.make_node("BatchNormalization", ["r2", "sb", "tb", "mb", "v"], ["n2"]),
+        helper.make_node("Gemm", ["n2", "w3"], ["y"]),
+    ]
+    weights = {**width, "v": spread, "w1": random(8, 4, 3), "b1": random(8)}
+    weights |= {"w2": random(8, 8, 1), "w3": random(8, 5)}
+    if flat:  # the first norm's answer is an output of no image kernel
+        nodes[4:6] = [helper.make_node("ReduceMean", ["c2"], ["f"], axes=[2], keepdims=0)]
+    found = check(sequence_model(nodes, weights, [1, 5]))
+    assert (found.count("MUL"), found.count("ADD")) == (2, 2)
+
+
+def test_the_shape_that_an_exporter_computes_for_a_free_batch_is_not_needed() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Shape", ["r"], ["s"]),
+        helper.make_node("Gather", ["s", "zero"], ["n"], axis=0),
+        helper.make_node("Unsqueeze", ["n", "first"], ["batch"]),
+        helper.make_node("Concat", ["batch", "rest"], ["wanted"], axis=0),
+        helper.make_node("Reshape", ["r", "wanted"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w2"], ["y"]),
+    ]
+    weights = {"w1": random(8, 4, 3), "w2": random(8 * 38, 5), "zero": np.array(0)}
+    weights |= {"first": np.array([0]), "rest": np.array([-1])}
+    model = sequence_model(nodes, weights, [1, 5])
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    found = check(model)
+    assert (found.count("CONV_2D"), found.count("FULLY_CONNECTED")) == (1, 1)
+    assert not {"SHAPE", "GATHER", "CONCATENATION"} & set(found)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from compiler.precision import widen
 from tests.tflite.agree import assert_converts, op_types
 from tests.tflite.networks import NETWORKS
 from tests.tflite.write import TfliteWriter
@@ -96,10 +97,12 @@ def test_exporters_shape_arithmetic_before_a_reshape_is_left_out() -> None:
     assert op_types(assert_converts(w.finish(x), batch=2)) == ["Relu", "Reshape"]
 
 
-def test_float16_weights_are_widened() -> None:
+def test_float16_weights_are_widened_and_it_is_said() -> None:
     w = TfliteWriter()
     x = w.input(1, 6, 6, 2)
     half = w.constant(w.rng.normal(0, 0.3, (3, 3, 3, 2)), "float16")
     wide = w.op("DEQUANTIZE", [half], w.tensor(3, 3, 3, 2), table="DequantizeOptions")
     x = w.conv(x, wide, w.weights(3), 1, 6, 6, 3)
-    assert op_types(assert_converts(w.finish(x))) == ["Transpose", "Conv", "Transpose"]
+    model = assert_converts(w.finish(x))
+    assert op_types(model) == ["Transpose", "Conv", "Transpose"]
+    assert "its weights (1 float16) were cast to float32" in widen(model)
