@@ -27,6 +27,7 @@ FLAGS = [
 
 LONG = (
     "trust/test_runbooks",
+    "trust/test_token_keys",
     "agent/test_agent_damage",
     "tflite/test_two_sources",
     "agent/test_agent_alone",
