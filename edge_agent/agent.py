@@ -394,7 +394,7 @@ class Agent:
     def _obey(self, now_s: float) -> None:
         # A version that was committed and then lost to damage is ordered anew by its own order.
         state = self.update.state
-        order = self.desk.decide(now_s, (-1, -1) if was_lost(state) else state.seen)
+        order = self.desk.decide(now_s, (-1, -1) if was_lost(state) else state.obeyed)
         if order is None:
             return
         if isinstance(order, Refusal):

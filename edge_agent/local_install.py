@@ -82,6 +82,7 @@ def local_order(
         line=local.model.name,
         version=local.model.version,
         rollout=LOCAL,
+        origin="file",
         health=health,
     )
 

@@ -132,6 +132,7 @@ class MediumInstall:
             line=wanted.line,
             version=wanted.version,
             rollout=wanted.rollout,
+            origin="medium",
             health=tighten(wanted.health, self._health),
         )
         self._key, self._sequence = order.key, accepted.sequence
