@@ -17,6 +17,7 @@ from edge_agent.api import Request
 from edge_agent.apply import receipt_body
 from edge_agent.errors import AgentError
 from edge_agent.orders import OrderDesk
+from edge_agent.repeated_medium import require_repeatable
 from edge_agent.transfer.fetch import BundleFetcher, import_bundle
 from edge_agent.update.events import Event, Ordered
 from edge_agent.update.order import Order
@@ -109,7 +110,9 @@ class MediumInstall:
         try:
             if event.error is not None or event.media is None:
                 raise event.error or AgentError("the medium could not be read")
-            accepted = self._desk.medium(event.media)
+            accepted = self._desk.medium(
+                event.media, lambda sequence: require_repeatable(self._state(), sequence)
+            )
             wanted = accepted.order
             if wanted.manifest_digest != event.digest:
                 raise AgentError(
@@ -133,9 +136,10 @@ class MediumInstall:
             version=wanted.version,
             rollout=wanted.rollout,
             origin="medium",
+            medium=wanted.sequence,
             health=tighten(wanted.health, self._health),
         )
-        self._key, self._sequence = order.key, accepted.sequence
+        self._key, self._sequence = order.key, wanted.sequence
         self._order(Ordered(order))
 
     def hear(self, order: Order, phase: Phase, text: str) -> None:

@@ -27,8 +27,8 @@ from edge_agent.trust.commands import (
     save_nonces,
 )
 from edge_agent.trust.configuration import KeptConfiguration, accept_configuration
-from edge_agent.trust.media import AcceptedMedia, verify_media
-from edge_agent.trust.order import AcceptedOrder, DeviceFacts, LastOrder, accept_order
+from edge_agent.trust.media import AcceptedMedia, LastMedium, verify_media
+from edge_agent.trust.order import AcceptedOrder, DeviceFacts, LastOrder, accept_order, refused
 from edge_agent.trust.time_floor import TimeFloor, accept_time, load_floor, save_floor
 from edge_agent.trust.verifier import TrustStore
 from edge_contract.codec import decode_json, encode_json
@@ -110,7 +110,7 @@ class OrderDesk:
         self._nonces_path = directory / "commands.json"
         self._nonces = self._kept(lambda: load_nonces(self._nonces_path)) or UsedNonces({})
         self._media_path = directory / "last-medium.json"
-        self._media_sequence = self._kept(lambda: _load_sequence(self._media_path)) or 0
+        self._medium = self._kept(lambda: _load_medium(self._media_path)) or LastMedium()
         self._held = held
         self._time_nonce = ""
         self._fleet, self._device, self._device_key = fleet, device, device_key
@@ -261,21 +261,32 @@ class OrderDesk:
         self._require_sound()
         return accept_configuration(envelope, self._current(), self._facts(), last)
 
-    def medium(self, media: MediaSet) -> AcceptedMedia:
+    def medium(
+        self, media: MediaSet, require_repeatable: Callable[[int], None] | None = None
+    ) -> AcceptedMedia:
         """Verify what an offline medium carries beside its bundle, and keep its sequence.
+
+        Args:
+            media: ``decode_media_set`` of ``media.json``.
+            require_repeatable: asked with its sequence whether the very medium that was accepted
+                last may order once more, and raises where not; None: it may not.
 
         Raises:
             ContractError, TrustError: refused.
             OSError: the disk refuses to keep it.
         """
         self._require_sound()
-        accepted = verify_media(
-            media, self._sound_store(), self._facts(), last_sequence=self._media_sequence
-        )
+        accepted = verify_media(media, self._sound_store(), self._facts(), last=self._medium)
+        if accepted.repeat:
+            number = accepted.last.sequence
+            if require_repeatable is None:
+                raise refused(f"replay: expected a medium after sequence {number}, got {number}")
+            require_repeatable(number)
         floor = self._floor.raised_to(accepted.issued_at)
         save_floor(self._floor_path, floor)
-        write_durably(self._media_path, encode_json(_SequenceFile(sequence=accepted.sequence)))
-        self._floor, self._media_sequence = floor, accepted.sequence
+        kept = _MediumFile(sequence=accepted.last.sequence, document=accepted.last.document)
+        write_durably(self._media_path, encode_json(kept))
+        self._floor, self._medium = floor, accepted.last
         self._approved = accepted.approved
         return accepted
 
@@ -348,18 +359,20 @@ class OrderDesk:
             raise self.damage
 
 
-class _SequenceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _MediumFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     schema: int = 1
     sequence: int
+    document: str
 
 
-def _load_sequence(path: Path) -> int:
+def _load_medium(path: Path) -> LastMedium:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return 0
+        return LastMedium()
     try:
-        return decode_json(data, _SequenceFile, what=str(path)).sequence
+        kept = decode_json(data, _MediumFile, what=str(path))
+        return LastMedium(kept.sequence, kept.document)
     except ContractError as error:
         raise DamagedTrustError(
             f"{error}; new installs stop, what runs keeps running",

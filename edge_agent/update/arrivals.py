@@ -31,7 +31,8 @@ def _is_newer(state: UpdateState, order: Order) -> bool:
 def _noted(state: UpdateState, order: Order, /, **changes: Any) -> UpdateState:
     """The state that has taken this order up."""
     obeyed = state.obeyed if order.by_hand else order.key
-    return replace(state, seen=max(state.seen, order.key), obeyed=obeyed, **changes)
+    seen, medium = max(state.seen, order.key), max(state.medium, order.medium)
+    return replace(state, seen=seen, obeyed=obeyed, medium=medium, **changes)
 
 
 def was_lost(state: UpdateState) -> bool:

@@ -28,6 +28,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ts: unix s of the fleet's clock by which the whole must have ended (0: none).
     window: UTC hours in which it may be installed ("" for always), beside the device's own.
     origin: who ordered it.
+    medium: sequence of the medium that brought it (0: none did).
     """
 
     epoch: int
@@ -40,6 +41,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ts: float = 0.0
     window: str = ""
     origin: Origin = "fleet"
+    medium: int = 0
 
     def __post_init__(self) -> None:
         check_digest(self.digest, where="order.digest")

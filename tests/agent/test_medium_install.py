@@ -38,7 +38,7 @@ class Desk:
         self.error = error
         self.asked: list[MediaSet] = []
 
-    def medium(self, media: MediaSet) -> AcceptedMedia:
+    def medium(self, media: MediaSet, _: object) -> AcceptedMedia:
         self.asked.append(media)
         raise self.error
 

@@ -1,0 +1,68 @@
+"""A medium's order from the stick to the commit: cuts, retries, and the fleet beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.update.events import Event
+from edge_agent.update.state import Stage
+from tests.trust.media_simulator import MediaPublisher
+from tests.update.device import Clock, Died
+from tests.update.fleet import V1, V2
+from tests.update.medium_bench import MediumBench, media_publisher, write_stick
+
+
+class Setup:
+    """One device, its publisher, and every run of its agent."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.publisher: MediaPublisher = media_publisher()
+        self.clock = Clock()
+        (home / "state").mkdir()
+
+    def start(self, boot: str = "clean") -> MediumBench:
+        bench = MediumBench(self.home / "state", self.publisher, self.clock)
+        bench.device.boot(boot)  # type: ignore[arg-type]
+        return bench
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
+
+
+def test_power_cut_between_the_sequence_and_the_journal_does_not_spend_the_stick(
+    setup: Setup,
+) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, V1, 1)
+    bench = setup.start()
+
+    def cut(event: Event) -> None:
+        raise Died  # the trust directory knows the sequence, the journal never hears of it
+
+    bench.order = cut
+    bench.begin(stick)
+    with pytest.raises(Died):
+        bench.loop()
+    bench.device.off()
+    again = setup.start("power")
+    assert again.apply(stick)["phase"] == "committed"
+    assert again.device.running == V1.digest
+    assert "replay" in again.apply(stick)["error"], "once it was begun, it counts no more"
+
+
+def test_a_stick_whose_number_was_passed_is_a_replay_also_where_it_never_began(
+    setup: Setup,
+) -> None:
+    older = write_stick(setup.home / "older", setup.publisher, V1, 1)
+    newer = write_stick(setup.home / "newer", setup.publisher, V2, 2)
+    forged = write_stick(setup.home / "other", setup.publisher, V1, 2, rollout="another")
+    bench = setup.start()
+    assert bench.apply(newer)["phase"] == "committed"
+    for stick in (older, forged):
+        assert "replay" in bench.apply(stick)["error"]
+    assert bench.device.manager.state.stage is Stage.IDLE
+    assert bench.device.running == V2.digest
