@@ -92,7 +92,7 @@ class MediumInstall:
         self._messages: list[SignedMessage] = []
 
     def begin(self, request: Request) -> None:
-        """A client asks to apply the medium at ``medium``.
+        """A client asks to apply the medium at ``medium``; ``again``: though its order failed.
 
         Raises:
             AgentError: another one is under way.
@@ -110,8 +110,10 @@ class MediumInstall:
         try:
             if event.error is not None or event.media is None:
                 raise event.error or AgentError("the medium could not be read")
+            again = event.request.body.get("again") is True
             accepted = self._desk.medium(
-                event.media, lambda sequence: require_repeatable(self._state(), sequence)
+                event.media,
+                lambda sequence: require_repeatable(self._state(), sequence, again=again),
             )
             wanted = accepted.order
             if wanted.manifest_digest != event.digest:
@@ -152,7 +154,8 @@ class MediumInstall:
             return
         self._messages.append(self._signed(*self._facts()))
         receipt = Receipt(device=self._device, messages=self._messages)
-        body = {"phase": phase, "text": text, **receipt_body(receipt, str(self._sequence))}
+        name = f"{self._sequence}-{order.seq}"
+        body = {"phase": phase, "text": text, **receipt_body(receipt, name)}
         if phase != "committed":
             body |= {"error": text, "code": int(ExitCode.FAILURE)}
         self._finish(body)

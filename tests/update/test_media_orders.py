@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from edge_agent.update.events import Event
 from edge_agent.update.state import Stage
 from tests.trust.media_simulator import MediaPublisher
 from tests.update.device import Clock, Died
-from tests.update.fleet import V1, V2
+from tests.update.fleet import FLEET, SLOW, V1, V2, WRONG, give
 from tests.update.medium_bench import MediumBench, media_publisher, write_stick
 
 
@@ -66,3 +67,57 @@ def test_a_stick_whose_number_was_passed_is_a_replay_also_where_it_never_began(
         assert "replay" in bench.apply(stick)["error"]
     assert bench.device.manager.state.stage is Stage.IDLE
     assert bench.device.running == V2.digest
+
+
+def test_a_stick_whose_trial_failed_is_tried_again_only_when_a_person_says_so(
+    setup: Setup,
+) -> None:
+    good = write_stick(setup.home / "good", setup.publisher, V1, 1)
+    stick = write_stick(setup.home / "stick", setup.publisher, SLOW, 2)
+    bench = setup.start()
+    bench.apply(good)
+    failed = bench.apply(stick)
+    assert failed["phase"] == "rolled_back"
+    refused = bench.apply(stick)
+    assert refused["error"].startswith("replay: this medium (sequence 2) was carried out: ")
+    assert "rolled_back" in refused["error"]
+    assert failed["text"] in refused["error"], "why it failed"
+    assert "--again" in refused["hint"]
+    bench.device.off()
+    bench = setup.start()
+    bench.device.fleet = {
+        **FLEET,
+        SLOW.digest: replace(SLOW, behaviour="good"),
+    }  # the cause is gone
+    done = bench.apply(stick, again=True)
+    assert done["phase"] == "committed"
+    assert done["receipt_name"] != failed["receipt_name"], "the stick brings both receipts back"
+    assert bench.device.running == SLOW.digest
+    done = bench.apply(stick, again=True)
+    assert "committed" in done["error"], "what is installed is not installed again"
+    assert "--again" not in done["hint"]
+
+
+def test_again_does_not_bring_a_stick_back_over_what_came_after_it(setup: Setup) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, WRONG, 1)
+    bench = setup.start()
+    assert bench.apply(stick)["phase"] == "failed"
+    give(bench.device, V2, 7).settle(until=Stage.FETCHING)
+    while_it_goes_on = bench.begin(stick, again=True)
+    bench.loop()
+    after = bench.apply(stick, again=True)
+    for reply in (*while_it_goes_on.replies(), after):
+        assert "other orders came after it" in reply["error"]
+    assert bench.device.settle().running == V2.digest
+
+
+def test_a_stick_that_is_being_applied_says_so(setup: Setup) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, V1, 1)
+    bench = setup.start()
+    bench.device.manager.hold()
+    first = bench.begin(stick)
+    bench.loop()
+    first.given_up = True
+    assert "is being carried out" in bench.apply(stick, again=True)["error"]
+    bench.device.manager.release()
+    assert bench.device.settle().running == V1.digest
