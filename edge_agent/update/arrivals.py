@@ -129,15 +129,15 @@ def release_idle(state: UpdateState, event: Released) -> Outcome:
 
 def withdraw_early(state: UpdateState, event: Withdrawn) -> Outcome:
     """Before the switch nothing has to be undone. What came after the switch is judged: the model
-    is approved, and its trial decides. An installation from a file was never the fleet's."""
-    if order_of(state).origin == "file":
+    is approved, and its trial decides. What was ordered by hand was never the fleet's."""
+    if order_of(state).by_hand:
         return state, ()
     return end(state, "failed", event.reason, Cancel())
 
 
 def expire_waiting(state: UpdateState, event: DeadlinePassed | Withdrawn) -> Outcome:
     """An order that was held for too long, or that the fleet took back meanwhile."""
-    if state.waiting is None or (isinstance(event, Withdrawn) and state.waiting.origin == "file"):
+    if state.waiting is None or (isinstance(event, Withdrawn) and state.waiting.by_hand):
         return state, ()
     ended = Ended(order=state.waiting, phase="failed", reason=event.reason)
     after = replace(state, waiting=None, ended=ended)

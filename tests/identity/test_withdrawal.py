@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from edge_agent.update.effects import Cancel
 from edge_agent.update.events import Ordered, Withdrawn
 from edge_agent.update.machine import step
+from edge_agent.update.order import Origin
 from edge_agent.update.state import Stage, UpdateState
 from edge_contract.errors import TrustError
 from edge_contract.signing import sign_message
@@ -51,8 +51,9 @@ def test_after_the_switch_the_trial_decides(stage: Stage) -> None:
     assert step(state, BACK) == (state, ())
 
 
-def test_an_installation_from_a_file_was_never_the_fleets() -> None:
-    order = msgspec.structs.replace(make_version("1.0.0").order(1), origin="file")
+@pytest.mark.parametrize("origin", ["file", "medium"])
+def test_what_was_ordered_by_hand_was_never_the_fleets(origin: Origin) -> None:
+    order = make_version("1.0.0").order(1, origin=origin)
     state = UpdateState(stage=Stage.FETCHING, order=order, seen=order.key, obeyed=order.key)
     assert step(state, BACK) == (state, ())
     waits = UpdateState(stage=Stage.IDLE, waiting=order, seen=order.key, obeyed=order.key)

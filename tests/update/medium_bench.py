@@ -53,6 +53,13 @@ def write_stick(
     return path
 
 
+def last(request: Request) -> dict[str, Any]:
+    """The last line that a client hears; it has been said already."""
+    while not (reply := request._replies.get_nowait()).get("done"):
+        pass
+    return reply
+
+
 class MediumBench:
     """One run of the agent's parts that a medium meets; a restart is a new one on the same path."""
 
@@ -87,6 +94,12 @@ class MediumBench:
         self.order: Callable[[Event], None] = self.device.manager.handle
         """The loop's way to the update machine."""
 
+    def copy(self) -> None:
+        """Let the worker copy what was begun, and hand it on."""
+        while self.posted.empty():
+            assert self.device.pump(), "nothing was begun"
+        self.install.copied(self.posted.get_nowait())
+
     def begin(self, medium: Path, **more: object) -> Request:
         """A client asks."""
         request = Request({"medium": str(medium), **more})
@@ -100,7 +113,7 @@ class MediumBench:
         """The agent's loop and worker, until nothing is left to do."""
         for _ in range(rounds):
             while not self.posted.empty():
-                event = self.posted.get()
+                event = self.posted.get_nowait()
                 assert isinstance(event, MediumCopied)
                 self.install.copied(event)
             if not self.device.pump():
@@ -113,5 +126,4 @@ class MediumBench:
         """Apply a medium to its end; the client's last line."""
         request = self.begin(medium, **more)
         self.loop()
-        *_, last = request.replies()
-        return last
+        return last(request)

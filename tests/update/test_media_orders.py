@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.update.events import Event
+from edge_agent.update.events import Event, Withdrawn
 from edge_agent.update.state import Stage
 from tests.trust.media_simulator import MediaPublisher
 from tests.update.device import Clock, Died
 from tests.update.fleet import FLEET, SLOW, V1, V2, WRONG, give
-from tests.update.medium_bench import MediumBench, media_publisher, write_stick
+from tests.update.medium_bench import MediumBench, last, media_publisher, write_stick
 
 
 class Setup:
@@ -106,7 +106,7 @@ def test_again_does_not_bring_a_stick_back_over_what_came_after_it(setup: Setup)
     while_it_goes_on = bench.begin(stick, again=True)
     bench.loop()
     after = bench.apply(stick, again=True)
-    for reply in (*while_it_goes_on.replies(), after):
+    for reply in (last(while_it_goes_on), after):
         assert "other orders came after it" in reply["error"]
     assert bench.device.settle().running == V2.digest
 
@@ -121,3 +121,14 @@ def test_a_stick_that_is_being_applied_says_so(setup: Setup) -> None:
     assert "is being carried out" in bench.apply(stick, again=True)["error"]
     bench.device.manager.release()
     assert bench.device.settle().running == V1.digest
+
+
+def test_the_fleet_takes_back_its_own_order_and_not_the_stick_s(setup: Setup) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, V1, 1)
+    bench = setup.start()
+    request = bench.begin(stick)
+    bench.copy()
+    assert bench.device.manager.state.stage is Stage.PRE_FETCH
+    bench.device.manager.handle(Withdrawn("the fleet took its order back"))
+    bench.loop()
+    assert last(request)["phase"] == "committed"
