@@ -6,6 +6,7 @@ demanded all the same. Later orders of a fleet supersede it as they supersede an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from edge_agent.transfer.fetch import BundleFetcher, import_bundle
 from edge_agent.update.events import Event, Ordered
 from edge_agent.update.order import LOCAL, Order
 from edge_agent.update.ports import Aside
-from edge_agent.update.state import UpdateState
+from edge_agent.update.state import Stage, UpdateState
 from edge_contract.errors import ContractError, ExitCode, WherryError
 from edge_contract.health import HealthSpec
 from edge_contract.layout import BundleDir
@@ -85,6 +86,13 @@ def local_order(
         origin="file",
         health=health,
     )
+
+
+def clean_at_rest(fetcher: BundleFetcher, state: UpdateState) -> None:
+    """Empty the blob store, unless an update is under way or waits."""
+    if state.stage is Stage.IDLE and state.waiting is None:
+        with contextlib.suppress(OSError):
+            fetcher.clean()
 
 
 @dataclass(frozen=True)
@@ -157,17 +165,20 @@ class LocalInstall:
         local = read_local_bundle(bundle, approval)
         order = local_order(local, self._desk, self._state(), self._health)
         self._request, self._key = request, order.key
+        self._fetcher.import_begins()
         self._aside.start(lambda: self._copy(local, order))
 
     def imported(self, event: Imported) -> None:
         """The copy ended: order the installation."""
+        self._fetcher.import_ended()
         if event.error is not None:
-            self._finish(event.error.as_json())
+            self._refuse(event.error)
             return
         if self._state().seen >= event.order.key:
             # The machine would ignore it without a word, and the client would wait for ever.
-            error = AgentError("an order of the fleet came meanwhile", hint="edge-agent status")
-            self._finish(error.as_json())
+            self._refuse(
+                AgentError("an order of the fleet came meanwhile", hint="edge-agent status")
+            )
             return
         self._order(Ordered(event.order))
 
@@ -183,14 +194,21 @@ class LocalInstall:
             self._request.say(phase=phase, text=text)
 
     def _copy(self, local: LocalBundle, order: Order) -> None:
-        error: WherryError | None = None
+        error: WherryError | None = AgentError("the bundle was not copied; look into the log")
         try:
             import_bundle(local.bundle, self._fetcher.blob)
+            error = None
         except WherryError as trouble:
             error = trouble
         except OSError as trouble:
             error = AgentError(f"cannot read the bundle: {trouble}")
-        self._post(Imported(order, error))
+        finally:  # whatever happened: the store is not cleaned before this is heard
+            self._post(Imported(order, error))
+
+    def _refuse(self, error: WherryError) -> None:
+        """Say why, and keep nothing of what nobody ordered."""
+        clean_at_rest(self._fetcher, self._state())
+        self._finish(error.as_json())
 
     def _finish(self, body: dict[str, Any]) -> None:
         request, self._request = self._request, None

@@ -7,7 +7,6 @@ there it is an order like any other. Owned by the loop.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any
 from edge_agent.api import Request
 from edge_agent.apply import receipt_body
 from edge_agent.errors import AgentError
+from edge_agent.local_install import clean_at_rest
 from edge_agent.orders import OrderDesk
 from edge_agent.repeated_medium import require_repeatable
 from edge_agent.transfer.fetch import BundleFetcher, import_bundle
 from edge_agent.update.events import Event, Ordered
 from edge_agent.update.order import Order
 from edge_agent.update.ports import Aside
-from edge_agent.update.state import Stage, UpdateState
+from edge_agent.update.state import UpdateState
 from edge_contract.errors import ExitCode, WherryError
 from edge_contract.health import HealthSpec, tighten
 from edge_contract.layout import BundleDir
@@ -101,12 +101,16 @@ class MediumInstall:
             raise AgentError("another medium is being applied")
         medium = Path(str(request.body.get("medium", "")))
         self._request, self._key, self._messages = request, (-1, -1), []
+        self._fetcher.import_begins()
         self._aside.start(lambda: self._copy(request, medium))
 
     def copied(self, event: MediumCopied) -> None:
         """The bundle is here: verify the medium, and order what it orders."""
+        self._fetcher.import_ended()
         if event.request is not self._request:
-            return  # its client gave up, and another medium has taken its place
+            # Its client gave up, and another medium has taken its place.
+            clean_at_rest(self._fetcher, self._state())
+            return
         try:
             if event.error is not None or event.media is None:
                 raise event.error or AgentError("the medium could not be read")
@@ -162,10 +166,7 @@ class MediumInstall:
 
     def _refuse(self, error: WherryError) -> None:
         """Say why, and keep nothing of what nobody approved."""
-        state = self._state()
-        if state.stage is Stage.IDLE and state.waiting is None:
-            with contextlib.suppress(OSError):
-                self._fetcher.clean()
+        clean_at_rest(self._fetcher, self._state())
         self._finish(error.as_json())
 
     def _signed(self, topic: str, payload: bytes) -> SignedMessage:
@@ -174,13 +175,14 @@ class MediumInstall:
     def _copy(self, request: Request, medium: Path) -> None:
         media: MediaSet | None = None
         digest = ""
-        error: WherryError | None = None
+        error: WherryError | None = AgentError("the medium was not copied; look into the log")
         try:
             with (medium / MEDIA_FILE).open("rb") as file:
                 media = decode_media_set(file.read(_READ_MAX_BYTES), where=str(file.name))
             bundle = BundleDir(medium / "bundle")
             digest = bundle.digest
             import_bundle(bundle, self._fetcher.blob)
+            error = None
         except WherryError as trouble:
             error = trouble
         except OSError as trouble:
@@ -188,7 +190,8 @@ class MediumInstall:
                 f"cannot read the medium at {medium}: {trouble.strerror}; was it pulled out?",
                 hint="nothing was changed: put it in again and repeat",
             )
-        self._post(MediumCopied(request, media, digest, error))
+        finally:  # whatever happened: the store is not cleaned before this is heard
+            self._post(MediumCopied(request, media, digest, error))
 
     def _finish(self, body: dict[str, Any]) -> None:
         request, self._request = self._request, None

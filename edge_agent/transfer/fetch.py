@@ -116,6 +116,7 @@ class BundleFetcher:
         self._hardware = hardware
         self._post = post
         self._monotonic_s = monotonic_s
+        self._imports_count = 0
         self._ticket: int | None = None
         self._target: ApprovedTarget | None = None
         self._manifest: Manifest | None = None
@@ -191,8 +192,21 @@ class BundleFetcher:
         return self.puller.blob(digest)
 
     def clean(self) -> None:
-        """Remove every blob and what was left of others: the slots hold what is needed."""
-        self.puller.clean()
+        """Remove every blob and what was left of others: the slots hold what is needed.
+
+        Not while a bundle is being copied into the store: its order comes after the copy, and
+        cleans when it ends.
+        """
+        if not self._imports_count:
+            self.puller.clean()
+
+    def import_begins(self) -> None:
+        """A bundle will be copied into the store; nothing is removed until ``import_ended``."""
+        self._imports_count += 1
+
+    def import_ended(self) -> None:
+        """The copy was made, or given up. What nobody orders of it is removed by ``clean``."""
+        self._imports_count -= 1
 
     def _want(self, descriptors: list[Descriptor]) -> None:
         """Ask for blobs, but for those that a slot holds already."""

@@ -52,6 +52,12 @@ class Fetcher:
     def clean(self) -> None:
         self.cleaned_count += 1
 
+    def import_begins(self) -> None:
+        return
+
+    def import_ended(self) -> None:
+        return
+
 
 class Aside:
     """Work that is kept and not done."""

@@ -91,6 +91,7 @@ class MediumBench:
             sign=lambda topic, payload: "signature",
         )
         self.device.hear = self.install.hear
+        self.device.clean = self.fetcher.clean  # type: ignore[method-assign]
         self.order: Callable[[Event], None] = self.device.manager.handle
         """The loop's way to the update machine."""
 

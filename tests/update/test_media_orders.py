@@ -132,3 +132,29 @@ def test_the_fleet_takes_back_its_own_order_and_not_the_stick_s(setup: Setup) ->
     bench.device.manager.handle(Withdrawn("the fleet took its order back"))
     bench.loop()
     assert last(request)["phase"] == "committed"
+
+
+def test_an_update_that_ends_while_a_medium_is_copied_leaves_the_copy_alone(
+    setup: Setup,
+) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, V2, 1)
+    bench = setup.start()
+    give(bench.device, WRONG, 1).settle(until=Stage.SELF_TEST)
+    request = bench.begin(stick)
+    bench.device.pending.pop()()  # the worker has copied it; the loop has heard of nothing yet
+    bench.device.pump()  # now of the self-test: the update ends, and cleans up
+    assert bench.device.manager.state.stage is Stage.IDLE
+    bench.loop()
+    assert last(request)["phase"] == "committed"
+    assert V2.digest not in bench.device.fetched, "no network was needed"
+    assert not list((setup.home / "state" / "blobs").iterdir())
+
+
+def test_what_a_given_up_client_let_copy_is_removed(setup: Setup) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, V2, 1)
+    empty = setup.home / "empty"
+    empty.mkdir()
+    bench = setup.start()
+    bench.begin(stick).given_up = True
+    assert "cannot read the medium" in bench.apply(empty)["error"]
+    assert not list((setup.home / "state" / "blobs").iterdir())
