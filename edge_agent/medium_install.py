@@ -15,7 +15,7 @@ from typing import Any
 from edge_agent.api import Request
 from edge_agent.apply import receipt_body
 from edge_agent.errors import AgentError
-from edge_agent.local_install import clean_at_rest
+from edge_agent.local_install import clean_at_rest, open_file
 from edge_agent.orders import OrderDesk
 from edge_agent.repeated_medium import require_repeatable
 from edge_agent.transfer.fetch import BundleFetcher, import_bundle
@@ -87,7 +87,7 @@ class MediumInstall:
         self._facts = facts
         self._sign = sign
         self._request: Request | None = None
-        self._key: tuple[int, int] = (-1, -1)
+        self._mine: Order | None = None
         self._sequence = 0
         self._messages: list[SignedMessage] = []
 
@@ -100,7 +100,7 @@ class MediumInstall:
         if self._request is not None and not self._request.given_up:
             raise AgentError("another medium is being applied")
         medium = Path(str(request.body.get("medium", "")))
-        self._request, self._key, self._messages = request, (-1, -1), []
+        self._request, self._key, self._messages = request, None, []
         self._fetcher.import_begins()
         self._aside.start(lambda: self._copy(request, medium))
 
@@ -145,12 +145,12 @@ class MediumInstall:
             medium=wanted.sequence,
             health=tighten(wanted.health, self._health),
         )
-        self._key, self._sequence = order.key, wanted.sequence
+        self._mine, self._sequence = order, wanted.sequence
         self._order(Ordered(order))
 
     def hear(self, order: Order, phase: Phase, text: str) -> None:
         """The update machine reports a step, which was spooled: it goes into the receipt, too."""
-        if self._request is None or order.key != self._key:
+        if self._request is None or self._mine is None or not order.stands_for(self._mine):
             return
         self._messages.append(self._signed(*self._status()))
         if phase not in TERMINAL_PHASES:
@@ -177,8 +177,8 @@ class MediumInstall:
         digest = ""
         error: WherryError | None = AgentError("the medium was not copied; look into the log")
         try:
-            with (medium / MEDIA_FILE).open("rb") as file:
-                media = decode_media_set(file.read(_READ_MAX_BYTES), where=str(file.name))
+            with open_file(medium / MEDIA_FILE) as file:
+                media = decode_media_set(file.read(_READ_MAX_BYTES), where=str(medium / MEDIA_FILE))
             bundle = BundleDir(medium / "bundle")
             digest = bundle.digest
             import_bundle(bundle, self._fetcher.blob)

@@ -9,14 +9,18 @@ from typing import Any
 
 from edge_agent.api import Request
 from edge_agent.errors import AgentError
+from edge_agent.local_install import Imported, LocalInstall
 from edge_agent.medium_install import MediumCopied, MediumInstall
 from edge_agent.orders import OrderDesk
 from edge_agent.transfer.fetch import BundleFetcher
 from edge_agent.update.events import Event
+from edge_agent.update.order import Order
 from edge_contract.digest import hex_of
 from edge_contract.health import HealthSpec
 from edge_contract.layout import index_for
 from edge_contract.media import MEDIA_FILE, encode_media_set
+from edge_contract.messages import Phase
+from edge_contract.metadata import encode_metadata_set
 from tests.agent.test_order_desk import open_desk
 from tests.trust.media_simulator import MediaPublisher
 from tests.update.bundles import HARDWARE, SPEC, Version
@@ -51,6 +55,14 @@ def write_stick(
     )
     (path / MEDIA_FILE).write_bytes(encode_media_set(media))
     return path
+
+
+def write_approved(path: Path, publisher: MediaPublisher, version: Version) -> Path:
+    """A bundle with its approval and the root beside it, for ``edge-agent install``."""
+    bundle = write_stick(path, publisher, version, 1) / "bundle"
+    (path / "approval.json").write_bytes(encode_metadata_set(publisher.metadata_set()))
+    (path / "root.json").write_bytes(publisher.roots[0])
+    return bundle
 
 
 def last(request: Request) -> dict[str, Any]:
@@ -90,10 +102,32 @@ class MediumBench:
             facts=lambda: ("facts", b"{}"),
             sign=lambda topic, payload: "signature",
         )
-        self.device.hear = self.install.hear
+        self.local = LocalInstall(
+            self.desk,
+            self.fetcher,
+            self.device,
+            post=self.posted.put,
+            order=lambda event: self.order(event),
+            state=lambda: self.device.manager.state,
+            health=SPEC,
+            root=publisher.roots[0],
+        )
+        self.device.hear = self._hear
         self.device.clean = self.fetcher.clean  # type: ignore[method-assign]
         self.order: Callable[[Event], None] = self.device.manager.handle
         """The loop's way to the update machine."""
+
+    def _hear(self, order: Order, phase: Phase, reason: str) -> None:
+        self.install.hear(order, phase, reason)
+        self.local.hear(order, phase, reason)
+
+    def begin_local(self, bundle: Path, **more: str) -> Request:
+        """A client asks for an installation from a file."""
+        beside = bundle.parent
+        body = {"bundle": str(bundle), "trust": str(beside / "root.json"), "approval": "", **more}
+        request = Request(body)
+        self.local.begin(request)
+        return request
 
     def copy(self) -> None:
         """Let the worker copy what was begun, and hand it on."""
@@ -115,8 +149,11 @@ class MediumBench:
         for _ in range(rounds):
             while not self.posted.empty():
                 event = self.posted.get_nowait()
-                assert isinstance(event, MediumCopied)
-                self.install.copied(event)
+                if isinstance(event, Imported):
+                    self.local.imported(event)
+                else:
+                    assert isinstance(event, MediumCopied)
+                    self.install.copied(event)
             if not self.device.pump():
                 if self.device.manager.state.stage.value == "idle" and self.posted.empty():
                     return
