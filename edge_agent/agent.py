@@ -50,9 +50,10 @@ from edge_agent.settings import own_settings, setters
 from edge_agent.statedir import StateDir
 from edge_agent.telemetry.drift_windows import merge_windows
 from edge_agent.telemetry.spool import Spool
+from edge_agent.transfer.beside import Worked
 from edge_agent.transfer.block_sources import BlockSources
 from edge_agent.transfer.budget import ByteBudget, message_bytes
-from edge_agent.transfer.fetch import BundleFetcher, Network, Rebuilt
+from edge_agent.transfer.fetch import BundleFetcher, Network
 from edge_agent.transfer.http_source import HttpBlock, HttpFailed, HttpSource
 from edge_agent.transfer.pace import Pace
 from edge_agent.update.arrivals import was_lost
@@ -267,7 +268,7 @@ class Agent:
             Request: self._request,
             Imported: self.local_install.imported,
             MediumCopied: self.medium_install.copied,
-            Rebuilt: self.fetcher.rebuilt,
+            Worked: lambda event: event.go(),
             HttpBlock: self._http_block,
             HttpFailed: self._http_failed,
         }
