@@ -96,10 +96,10 @@ def local_order(
     """
     desk.approve(local.approval)
     desk.target(local.model.version, local.bundle.digest)
-    epoch, seq = max(state.seen, (desk.desired_epoch, desk.desired_seq), (0, 0))
+    epoch, seq = desk.next_by_hand(state.seen)
     return Order(
         epoch=epoch,
-        seq=seq + 1,
+        seq=seq,
         digest=local.bundle.digest,
         line=local.model.name,
         version=local.model.version,

@@ -119,6 +119,7 @@ class MediumInstall:
                 event.media,
                 lambda sequence: require_repeatable(self._state(), sequence, again=again),
             )
+            epoch, seq = self._desk.next_by_hand(self._state().seen)
             wanted = accepted.order
             if wanted.manifest_digest != event.digest:
                 raise AgentError(
@@ -132,11 +133,9 @@ class MediumInstall:
             # Without an answer the client would wait for ever, and the next one be turned away.
             self._refuse(AgentError(f"the state directory refuses: {error}"))
             return
-        state = self._state()
-        epoch, seq = max(state.seen, (self._desk.desired_epoch, self._desk.desired_seq), (0, 0))
         order = Order(
             epoch=epoch,
-            seq=seq + 1,
+            seq=seq,
             digest=wanted.manifest_digest,
             line=wanted.line,
             version=wanted.version,

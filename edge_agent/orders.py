@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from edge_agent.clock import SystemClock
 from edge_agent.errors import DamagedTrustError
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
@@ -27,15 +25,20 @@ from edge_agent.trust.commands import (
     save_nonces,
 )
 from edge_agent.trust.configuration import KeptConfiguration, accept_configuration
+from edge_agent.trust.last_accepted import (
+    load_last_medium,
+    load_last_order,
+    save_last_medium,
+    save_last_order,
+)
 from edge_agent.trust.media import AcceptedMedia, LastMedium, verify_media
-from edge_agent.trust.order import AcceptedOrder, DeviceFacts, LastOrder, accept_order, refused
+from edge_agent.trust.order import AcceptedOrder, DeviceFacts, accept_order, refused
 from edge_agent.trust.time_floor import TimeFloor, accept_time, load_floor, save_floor
 from edge_agent.trust.verifier import TrustStore
-from edge_contract.codec import decode_json, encode_json
+from edge_contract.codec import encode_json
 from edge_contract.command import Command
 from edge_contract.desired import Desired, decode_desired
 from edge_contract.errors import ContractError, TrustError
-from edge_contract.layout import write_durably
 from edge_contract.media import MediaSet
 from edge_contract.metadata import MetadataSet, decode_metadata_set
 from edge_contract.signed_time import TimeAsk
@@ -48,13 +51,6 @@ arrive within a round trip of each other, a manager that just published within a
 T = TypeVar("T")
 
 _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
-
-
-class _LastFile(msgspec.Struct, frozen=True, kw_only=True):
-    schema: int = 1
-    epoch: int
-    seq: int
-    document: str
 
 
 @dataclass(frozen=True)
@@ -106,11 +102,11 @@ class OrderDesk:
         self._floor_path = directory / "time-floor.json"
         self._floor = self._kept(lambda: load_floor(self._floor_path)) or TimeFloor()
         self._last_path = directory / "last-order.json"
-        self._last = self._kept(lambda: _load_last(self._last_path))
+        self._last = self._kept(lambda: load_last_order(self._last_path))
         self._nonces_path = directory / "commands.json"
         self._nonces = self._kept(lambda: load_nonces(self._nonces_path)) or UsedNonces({})
         self._media_path = directory / "last-medium.json"
-        self._medium = self._kept(lambda: _load_medium(self._media_path)) or LastMedium()
+        self._medium = self._kept(lambda: load_last_medium(self._media_path)) or LastMedium()
         self._held = held
         self._time_nonce = ""
         self._fleet, self._device, self._device_key = fleet, device, device_key
@@ -284,11 +280,24 @@ class OrderDesk:
             require_repeatable(number)
         floor = self._floor.raised_to(accepted.issued_at)
         save_floor(self._floor_path, floor)
-        kept = _MediumFile(sequence=accepted.last.sequence, document=accepted.last.document)
-        write_durably(self._media_path, encode_json(kept))
+        save_last_medium(self._media_path, accepted.last)
         self._floor, self._medium = floor, accepted.last
         self._approved = accepted.approved
         return accepted
+
+    def next_by_hand(self, seen: tuple[int, int]) -> tuple[int, int]:
+        """The (epoch, seq) of an order by hand: above all that this device has taken up, in the
+        epoch that offline keys signed with its approval. In a later one the numbers begin again.
+
+        Args:
+            seen: the highest that the update machine has taken up.
+
+        Raises:
+            TrustError: nothing is approved.
+        """
+        begun = (self._current().directors.epoch, 0)
+        epoch, seq = max(seen, (self.desired_epoch, self.desired_seq), begun)
+        return epoch, seq + 1
 
     def target(self, version: str, digest: str) -> ApprovedTarget:
         """The approved bundle of an order that is being carried out.
@@ -332,10 +341,9 @@ class OrderDesk:
         return self._floor.reference_s(self._clock.wall_s(), synchronised=_SYNCHRONISED.exists())
 
     def _remember(self, order: AcceptedOrder) -> None:
-        kept = _LastFile(epoch=order.last.epoch, seq=order.last.seq, document=order.last.document)
         floor = self._floor.raised_to(order.issued_at)
         save_floor(self._floor_path, floor)
-        write_durably(self._last_path, encode_json(kept))
+        save_last_order(self._last_path, order.last)
         # Only what the disk has taken counts: else the retry would be taken for a repeat.
         self._floor, self._last = floor, order.last
 
@@ -359,44 +367,8 @@ class OrderDesk:
             raise self.damage
 
 
-class _MediumFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    schema: int = 1
-    sequence: int
-    document: str
-
-
-def _load_medium(path: Path) -> LastMedium:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return LastMedium()
-    try:
-        kept = decode_json(data, _MediumFile, what=str(path))
-        return LastMedium(kept.sequence, kept.document)
-    except ContractError as error:
-        raise DamagedTrustError(
-            f"{error}; new installs stop, what runs keeps running",
-            hint=f"if the disk was damaged and the device is yours, remove {path}",
-        ) from error
-
-
 def _claimed(envelope: bytes) -> Desired | None:
     try:
         return decode_desired(base64.b64decode(json.loads(envelope)["payload"]))
     except (ContractError, ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-def _load_last(path: Path) -> LastOrder | None:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        kept = decode_json(data, _LastFile, what=str(path))
-    except ContractError as error:
-        raise DamagedTrustError(
-            f"{error}; new installs stop, what runs keeps running",
-            hint=f"if the disk was damaged and the device is yours, remove {path}",
-        ) from error
-    return LastOrder(kept.epoch, kept.seq, kept.document)

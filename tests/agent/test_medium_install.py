@@ -32,8 +32,6 @@ NO_MEDIUM = cast(MediaSet, SimpleNamespace())
 class Desk:
     """An order desk that refuses every medium with ``error``."""
 
-    desired_epoch = desired_seq = 0
-
     def __init__(self, error: Exception) -> None:
         self.error = error
         self.asked: list[MediaSet] = []

@@ -11,8 +11,14 @@ from edge_agent.update.events import Event, Withdrawn
 from edge_agent.update.state import Stage
 from tests.trust.media_simulator import MediaPublisher
 from tests.update.device import Clock, Died
-from tests.update.fleet import FLEET, SLOW, V1, V2, WRONG, give
-from tests.update.medium_bench import MediumBench, last, media_publisher, write_stick
+from tests.update.fleet import FLEET, SLOW, V1, V2, V3, WRONG, give
+from tests.update.medium_bench import (
+    MediumBench,
+    last,
+    media_publisher,
+    write_approved,
+    write_stick,
+)
 
 
 class Setup:
@@ -158,3 +164,17 @@ def test_what_a_given_up_client_let_copy_is_removed(setup: Setup) -> None:
     bench.begin(stick).given_up = True
     assert "cannot read the medium" in bench.apply(empty)["error"]
     assert not list((setup.home / "state" / "blobs").iterdir())
+
+
+def test_a_stick_counts_in_the_epoch_that_offline_keys_signed(setup: Setup) -> None:
+    bench = setup.start()
+    give(bench.device, V1, 2**52).settle()  # what a thief of the director's key ordered last
+    setup.publisher.name_director(epoch=2)
+    stick = write_stick(setup.home / "stick", setup.publisher, V2, 1, epoch=2)
+    assert bench.apply(stick)["phase"] == "committed"
+    assert bench.device.manager.state.seen == (2, 1), "the burnt numbers are left behind"
+    setup.publisher.bump()
+    request = bench.begin_local(write_approved(setup.home / "file", setup.publisher, V3))
+    bench.loop()
+    assert last(request)["phase"] == "committed"
+    assert bench.device.manager.state.seen == (2, 2)
