@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,9 @@ from edge_contract.signing import verify_message
 GRACE_S = 10.0
 """How long an order waits for the metadata that covers it: retained messages of one connection
 arrive within a round trip of each other, a manager that just published within a second."""
+
+TIME_QUESTIONS_MAX = 8
+"""A question is asked every minute until one is answered: on a bad link an answer takes longer."""
 
 T = TypeVar("T")
 
@@ -108,7 +112,7 @@ class OrderDesk:
         self._media_path = directory / "last-medium.json"
         self._medium = self._kept(lambda: load_last_medium(self._media_path)) or LastMedium()
         self._held = held
-        self._time_nonce = ""
+        self._time_nonces: deque[str] = deque(maxlen=TIME_QUESTIONS_MAX)
         self._fleet, self._device, self._device_key = fleet, device, device_key
         self._line, self._hardware = line, hardware
         self._clock = clock
@@ -217,20 +221,22 @@ class OrderDesk:
         raise TrustError(f"{topic}: not signed by a director key in force")
 
     def ask_time(self) -> bytes:
-        """The payload of a question for the time (``ask/time``); only its answer will count."""
-        self._time_nonce = secrets.token_hex(16)
-        return encode_json(TimeAsk(nonce=self._time_nonce))
+        """The payload of a question for the time (``ask/time``). Its answer will count, once, until
+        ``TIME_QUESTIONS_MAX`` more were asked."""
+        nonce = secrets.token_hex(16)
+        self._time_nonces.append(nonce)
+        return encode_json(TimeAsk(nonce=nonce))
 
     def time_reply(self, envelope: bytes) -> None:
-        """Raise the time floor by a signed answer to the last question.
+        """Raise the time floor by a signed answer to one of the last questions.
 
         Raises:
             ContractError, TrustError: refused; the floor stays.
             OSError: the disk refuses to keep it.
         """
         self._require_sound()
-        now_s = accept_time(envelope, self._time_nonce, self._current(), self._facts())
-        self._time_nonce = ""
+        now_s, nonce = accept_time(envelope, self._time_nonces, self._current(), self._facts())
+        self._time_nonces.remove(nonce)
         floor = self._floor.raised_to(now_s)
         save_floor(self._floor_path, floor)
         self._floor = floor
