@@ -300,6 +300,8 @@ class Agent:
         self.engine.start()
         self.recorder.start()
         self._api.start()
+        # Every slot is read through first, and a supervisor must not take that for a hang.
+        self._systemd.extend_start(READY_AT_LATEST_S + self.update.slots.read_through_s())
         self.update.start(boot)
         self.fleet.start()
         self._ready_due_s = self.clock.monotonic_s() + READY_AT_LATEST_S

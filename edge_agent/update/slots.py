@@ -43,6 +43,9 @@ TRIAL_BOOTS_MAX = 10
 any health spec's ``restarts_max`` needs, because it counts power cuts, too; few enough that a
 version that browns the board out is gone after minutes."""
 
+SLOW_CARD_BYTES_S = 2e6
+"""What a worn SD card still reads, beside a camera that writes."""
+
 _NAMES: tuple[SlotName, SlotName] = ("A", "B")
 
 
@@ -122,6 +125,11 @@ class Slots:
     def directory(self, name: str) -> Path:
         """Where the files of a slot lie, or will lie."""
         return self._root / name / FILES_DIR
+
+    def read_through_s(self) -> float:
+        """How long ``recover`` may take to read the slots through, on a slow card."""
+        files = (path for path in self._root.rglob("*") if path.is_file())
+        return sum(path.stat().st_size for path in files) / SLOW_CARD_BYTES_S
 
     def blob(self, digest: str) -> Path | None:
         """A file in a slot that is this very blob, by its bytes: it need not be fetched again."""
