@@ -49,17 +49,24 @@ def test_a_document_of_any_length_is_read_to_its_limit_only(
     assert str(MESSAGE_LIMIT_BYTES + 1) in reply["error"] or name == "root.json"
 
 
-@pytest.mark.parametrize("word", ["trust", "approval"])
+@pytest.mark.parametrize(
+    "name", ["root.json", "approval.json", "bundle/index.json", "bundle/blobs/sha256/MODEL"]
+)
 def test_a_pipe_that_nobody_writes_to_is_refused_and_holds_nothing_up(
-    setup: Setup, word: str
+    setup: Setup, name: str
 ) -> None:
     bundle = write_approved(setup.home / "here", setup.publisher, V1)
-    pipe = setup.home / "pipe"
+    largest = max((bundle / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+    pipe = bundle.parent / name.replace("MODEL", largest.name)
+    kept = pipe.read_bytes()
+    pipe.unlink()
     os.mkfifo(pipe)
     bench = setup.start()
-    request = bench.begin_local(bundle, **{word: str(pipe)})
+    request = bench.begin_local(bundle)
     bench.loop()
     assert "error" in last(request)
+    pipe.unlink()
+    pipe.write_bytes(kept)
     again = bench.begin_local(bundle)
     bench.loop()
     assert last(again)["phase"] == "committed"
