@@ -50,9 +50,10 @@ from edge_agent.settings import own_settings, setters
 from edge_agent.statedir import StateDir
 from edge_agent.telemetry.drift_windows import merge_windows
 from edge_agent.telemetry.spool import Spool
+from edge_agent.transfer.beside import Worked
 from edge_agent.transfer.block_sources import BlockSources
 from edge_agent.transfer.budget import ByteBudget, message_bytes
-from edge_agent.transfer.fetch import BundleFetcher, Network, Rebuilt
+from edge_agent.transfer.fetch import BundleFetcher, Network
 from edge_agent.transfer.http_source import HttpBlock, HttpFailed, HttpSource
 from edge_agent.transfer.pace import Pace
 from edge_agent.update.arrivals import was_lost
@@ -267,7 +268,7 @@ class Agent:
             Request: self._request,
             Imported: self.local_install.imported,
             MediumCopied: self.medium_install.copied,
-            Rebuilt: self.fetcher.rebuilt,
+            Worked: lambda event: event.go(),
             HttpBlock: self._http_block,
             HttpFailed: self._http_failed,
         }
@@ -299,6 +300,8 @@ class Agent:
         self.engine.start()
         self.recorder.start()
         self._api.start()
+        # Every slot is read through first, and a supervisor must not take that for a hang.
+        self._systemd.extend_start(READY_AT_LATEST_S + self.update.slots.read_through_s())
         self.update.start(boot)
         self.fleet.start()
         self._ready_due_s = self.clock.monotonic_s() + READY_AT_LATEST_S
@@ -394,7 +397,7 @@ class Agent:
     def _obey(self, now_s: float) -> None:
         # A version that was committed and then lost to damage is ordered anew by its own order.
         state = self.update.state
-        order = self.desk.decide(now_s, (-1, -1) if was_lost(state) else state.seen)
+        order = self.desk.decide(now_s, (-1, -1) if was_lost(state) else state.obeyed)
         if order is None:
             return
         if isinstance(order, Refusal):

@@ -23,16 +23,23 @@ from edge_contract.receipt import RECEIPTS_DIR, Receipt, encode_receipt
 
 
 def apply_medium(
-    directory: Path, state_dir: Path, progress: Callable[[str], None]
+    directory: Path, state_dir: Path, progress: Callable[[str], None], *, again: bool = False
 ) -> dict[str, Any]:
     """Install from the medium at ``directory``; returns ``{"phase", "text", "receipt"}``.
+
+    Args:
+        directory: the medium, or where it is mounted.
+        state_dir: of the agent that runs.
+        progress: hears each step.
+        again: carry out once more what the device began and did not commit.
 
     Raises:
         AgentError: no medium there, no agent runs, the device refuses, or the receipt could not be
             written (the message says that the installation stands).
     """
     medium = find_medium(directory)
-    for reply in call(state_dir, {"do": "apply", "medium": str(medium.absolute())}):
+    body = {"do": "apply", "medium": str(medium.absolute()), "again": again}
+    for reply in call(state_dir, body):
         if reply.get("done"):
             receipt = _write_receipt(medium, reply)
             if "error" in reply:

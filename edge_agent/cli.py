@@ -48,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     apply = commands.add_parser("apply", help="install what a medium (a USB stick) brings")
     apply.add_argument("directory", type=Path, help="the medium, or where the stick is mounted")
+    apply.add_argument(
+        "--again", action="store_true", help="once more, where it failed and the cause is gone"
+    )
     _where(apply)
 
     service = commands.add_parser("install-service", help="run at every boot, under systemd")
@@ -163,6 +166,7 @@ def _apply(arguments: argparse.Namespace) -> ExitCode:
         arguments.directory,
         _state_dir(arguments),
         progress=lambda text: print(text, file=sys.stderr),
+        again=arguments.again,
     )
     print(json.dumps(outcome) if arguments.json else outcome["text"])
     return ExitCode.OK

@@ -128,6 +128,9 @@ class Link:
             client.tls_set_context(TimedContext(ssl.PROTOCOL_TLS_CLIENT))
         self._asked: dict[int, tuple[str, ...]] = {}
         self._asking = threading.Lock()
+        self._turning = threading.Lock()
+        """Held while the network thread is ended or begun."""
+        self._stopped = False
         client.username_pw_set(user)
         client.reconnect_delay_set(1, max(1, int(config.reconnect_max_s)))
         client.max_inflight_messages_set(64)
@@ -153,8 +156,10 @@ class Link:
 
     def stop(self) -> None:
         """Disconnect in order (no will) and end the network thread."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        self._stopped = True
+        with self._turning:
+            self._client.disconnect()
+            self._client.loop_stop()
 
     def subscribe(self, filters: list[str]) -> None:
         """Subscribe at QoS 1; what the broker refuses is posted."""
@@ -165,10 +170,21 @@ class Link:
                 self._asked[mid] = tuple(filters)
 
     def reconnect(self) -> None:
-        """End the connection and come back at once, with the certificate that is newest."""
-        self.stop()
-        self._up = False
-        self.start()
+        """End the connection and come back at once, with the certificate that is newest.
+
+        On a thread of its own: the network thread may take a while to end, in the middle of a
+        connection attempt or of a handshake, and the loop must come round.
+        """
+        threading.Thread(target=self._come_back, name="link-reconnect", daemon=True).start()
+
+    def _come_back(self) -> None:
+        with self._turning:
+            if self._stopped:
+                return
+            self._client.disconnect()
+            self._client.loop_stop()
+            self._up = False
+            self.start()
 
     def unsubscribe(self, filters: list[str]) -> None:
         """Hear these no longer."""

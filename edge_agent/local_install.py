@@ -6,10 +6,14 @@ demanded all the same. Later orders of a fleet supersede it as they supersede an
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edge_agent.api import Request
 from edge_agent.errors import AgentError
@@ -18,7 +22,8 @@ from edge_agent.transfer.fetch import BundleFetcher, import_bundle
 from edge_agent.update.events import Event, Ordered
 from edge_agent.update.order import LOCAL, Order
 from edge_agent.update.ports import Aside
-from edge_agent.update.state import UpdateState
+from edge_agent.update.state import Stage, UpdateState
+from edge_contract.codec import DOCUMENT_LIMIT_BYTES, MESSAGE_LIMIT_BYTES
 from edge_contract.errors import ContractError, ExitCode, WherryError
 from edge_contract.health import HealthSpec
 from edge_contract.layout import BundleDir
@@ -50,7 +55,9 @@ def read_local_bundle(bundle_path: Path, approval_path: Path | None) -> LocalBun
         ContractError, TrustError: malformed or damaged.
     """
     bundle = BundleDir(bundle_path)
-    model = decode_model_manifest(bundle.read_file(MODEL_FILE), where=str(bundle_path))
+    model = decode_model_manifest(
+        bundle.read_file(MODEL_FILE, DOCUMENT_LIMIT_BYTES), where=str(bundle_path)
+    )
     places = [bundle_path / APPROVAL_FILE, bundle_path.parent / APPROVAL_FILE]
     found = approval_path or next((place for place in places if place.is_file()), None)
     if found is None or not found.is_file():
@@ -60,8 +67,23 @@ def read_local_bundle(bundle_path: Path, approval_path: Path | None) -> LocalBun
             f" --approval {APPROVAL_FILE}",
             exit_code=ExitCode.AUTH,
         )
-    approval = decode_metadata_set(found.read_bytes(), where=str(found))
+    with open_file(found) as file:
+        data = file.read(MESSAGE_LIMIT_BYTES + 1)
+    approval = decode_metadata_set(data, where=str(found))
     return LocalBundle(bundle, model, approval)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a plain file for reading; what is a pipe or a device would be waited for.
+
+    Raises:
+        OSError: it is none, or cannot be read.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return file
 
 
 def local_order(
@@ -74,33 +96,46 @@ def local_order(
     """
     desk.approve(local.approval)
     desk.target(local.model.version, local.bundle.digest)
-    epoch, seq = max(state.seen, (desk.desired_epoch, desk.desired_seq), (0, 0))
+    epoch, seq = desk.next_by_hand(state.seen)
     return Order(
         epoch=epoch,
-        seq=seq + 1,
+        seq=seq,
         digest=local.bundle.digest,
         line=local.model.name,
         version=local.model.version,
         rollout=LOCAL,
+        origin="file",
         health=health,
     )
 
 
+def clean_at_rest(fetcher: BundleFetcher, state: UpdateState) -> None:
+    """Empty the blob store, unless an update is under way or waits."""
+    if state.stage is Stage.IDLE and state.waiting is None:
+        with contextlib.suppress(OSError):
+            fetcher.clean()
+
+
 @dataclass(frozen=True)
 class Imported:
-    """The worker has copied a local bundle into the blob store, or could not (``error``)."""
+    """The worker has read a local bundle's documents, or (``copied``) put all of it into the blob
+    store; or could not (``error``)."""
 
-    order: Order
+    request: Request
+    local: LocalBundle | None
     error: WherryError | None
+    copied: bool
 
 
 class LocalInstall:
     """Serves ``edge-agent install`` while the agent runs. Owned by the loop.
 
+    What a client names may lie on a slow card, or be no file at all: the worker reads it.
+
     Args:
         desk: verifies the approval.
         fetcher: whose blob store takes the bundle.
-        aside: copies it.
+        aside: reads and copies it.
         post: receives ``Imported``.
         order: hands an update event to the update machine.
         state: the update machine's state.
@@ -129,50 +164,65 @@ class LocalInstall:
         self._health = health
         self._root = root
         self._request: Request | None = None
-        self._key: tuple[int, int] = (-1, -1)
+        self._mine: Order | None = None
 
     def begin(self, request: Request) -> None:
         """A client asks for an installation.
 
         Raises:
-            AgentError: another one is under way, or another root is meant than the agent's.
-            ContractError, TrustError: the bundle or its approval is refused.
+            AgentError: another one is under way.
+            ContractError: the request names no bundle or no root.
         """
         if self._request is not None and not self._request.given_up:
             raise AgentError("another installation from a file is under way")
         body = request.body
         try:
             bundle, trust = Path(str(body["bundle"])), Path(str(body["trust"]))
-            approval = Path(str(body["approval"])) if body.get("approval") else None
-            root = trust.read_bytes()
-        except (KeyError, OSError) as error:
-            raise ContractError(f"install: cannot read what was named: {error}") from error
-        if root != self._root:
-            raise AgentError(
-                f"{trust} is not the root that this agent trusts",
-                hint="stop the agent, set trust.root in its configuration, and start it again",
-                exit_code=ExitCode.AUTH,
-            )
-        local = read_local_bundle(bundle, approval)
-        order = local_order(local, self._desk, self._state(), self._health)
-        self._request, self._key = request, order.key
-        self._aside.start(lambda: self._copy(local, order))
+        except KeyError as error:
+            raise ContractError(f"install: the request lacks {error}") from error
+        approval = Path(str(body["approval"])) if body.get("approval") else None
+        self._request, self._mine = request, None
+
+        def read() -> LocalBundle:
+            self._require_root(trust)
+            return read_local_bundle(bundle, approval)
+
+        self._work(request, read, copied=False)
 
     def imported(self, event: Imported) -> None:
-        """The copy ended: order the installation."""
-        if event.error is not None:
-            self._finish(event.error.as_json())
+        """The documents were read: have the rest copied. It was copied: order the installation."""
+        if event.copied:
+            self._fetcher.import_ended()
+        local, request = event.local, event.request
+        if request is not self._request:
+            # Its client gave up, and another one has taken its place.
+            clean_at_rest(self._fetcher, self._state())
             return
-        if self._state().seen >= event.order.key:
-            # The machine would ignore it without a word, and the client would wait for ever.
-            error = AgentError("an order of the fleet came meanwhile", hint="edge-agent status")
-            self._finish(error.as_json())
+        try:
+            if event.error is not None or local is None:
+                raise event.error or AgentError("the bundle was not read; look into the log")
+            order = local_order(local, self._desk, self._state(), self._health)
+        except WherryError as error:
+            self._refuse(error)
             return
-        self._order(Ordered(event.order))
+        except OSError as error:
+            self._refuse(AgentError(f"the state directory refuses: {error}"))
+            return
+        if event.copied:
+            self._mine = order
+            self._order(Ordered(order))
+            return
+
+        def copy() -> LocalBundle:
+            import_bundle(local.bundle, self._fetcher.blob)
+            return local
+
+        self._fetcher.import_begins()
+        self._work(request, copy, copied=True)
 
     def hear(self, order: Order, phase: Phase, text: str) -> None:
         """The update machine reports a step; the client of that order hears it."""
-        if self._request is None or order.key != self._key:
+        if self._request is None or self._mine is None or not order.stands_for(self._mine):
             return
         if phase in TERMINAL_PHASES:
             code = ExitCode.OK if phase == "committed" else ExitCode.FAILURE
@@ -181,15 +231,40 @@ class LocalInstall:
         else:
             self._request.say(phase=phase, text=text)
 
-    def _copy(self, local: LocalBundle, order: Order) -> None:
-        error: WherryError | None = None
+    def _work(self, request: Request, work: Callable[[], LocalBundle], *, copied: bool) -> None:
+        """Have the worker do one of the two steps, and tell the loop in any case."""
+
+        def run() -> None:
+            local: LocalBundle | None = None
+            error: WherryError | None = None
+            try:
+                local = work()
+            except WherryError as trouble:
+                error = trouble
+            except OSError as trouble:
+                error = AgentError(f"cannot read the bundle: {trouble}")
+            finally:
+                self._post(Imported(request, local, error, copied))
+
+        self._aside.start(run)
+
+    def _require_root(self, trust: Path) -> None:
         try:
-            import_bundle(local.bundle, self._fetcher.blob)
-        except WherryError as trouble:
-            error = trouble
-        except OSError as trouble:
-            error = AgentError(f"cannot read the bundle: {trouble}")
-        self._post(Imported(order, error))
+            with open_file(trust) as file:
+                root = file.read(len(self._root) + 1)
+        except OSError as error:
+            raise ContractError(f"install: cannot read {trust}: {error.strerror}") from error
+        if root != self._root:
+            raise AgentError(
+                f"{trust} is not the root that this agent trusts",
+                hint="stop the agent, set trust.root in its configuration, and start it again",
+                exit_code=ExitCode.AUTH,
+            )
+
+    def _refuse(self, error: WherryError) -> None:
+        """Say why, and keep nothing of what nobody ordered."""
+        clean_at_rest(self._fetcher, self._state())
+        self._finish(error.as_json())
 
     def _finish(self, body: dict[str, Any]) -> None:
         request, self._request = self._request, None

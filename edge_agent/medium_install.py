@@ -7,7 +7,6 @@ there it is an order like any other. Owned by the loop.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,14 @@ from typing import Any
 from edge_agent.api import Request
 from edge_agent.apply import receipt_body
 from edge_agent.errors import AgentError
+from edge_agent.local_install import clean_at_rest, open_file
 from edge_agent.orders import OrderDesk
+from edge_agent.repeated_medium import require_repeatable
 from edge_agent.transfer.fetch import BundleFetcher, import_bundle
 from edge_agent.update.events import Event, Ordered
 from edge_agent.update.order import Order
 from edge_agent.update.ports import Aside
-from edge_agent.update.state import Stage, UpdateState
+from edge_agent.update.state import UpdateState
 from edge_contract.errors import ExitCode, WherryError
 from edge_contract.health import HealthSpec, tighten
 from edge_contract.layout import BundleDir
@@ -86,12 +87,12 @@ class MediumInstall:
         self._facts = facts
         self._sign = sign
         self._request: Request | None = None
-        self._key: tuple[int, int] = (-1, -1)
+        self._mine: Order | None = None
         self._sequence = 0
         self._messages: list[SignedMessage] = []
 
     def begin(self, request: Request) -> None:
-        """A client asks to apply the medium at ``medium``.
+        """A client asks to apply the medium at ``medium``; ``again``: though its order failed.
 
         Raises:
             AgentError: another one is under way.
@@ -99,17 +100,26 @@ class MediumInstall:
         if self._request is not None and not self._request.given_up:
             raise AgentError("another medium is being applied")
         medium = Path(str(request.body.get("medium", "")))
-        self._request, self._key, self._messages = request, (-1, -1), []
+        self._request, self._key, self._messages = request, None, []
+        self._fetcher.import_begins()
         self._aside.start(lambda: self._copy(request, medium))
 
     def copied(self, event: MediumCopied) -> None:
         """The bundle is here: verify the medium, and order what it orders."""
+        self._fetcher.import_ended()
         if event.request is not self._request:
-            return  # its client gave up, and another medium has taken its place
+            # Its client gave up, and another medium has taken its place.
+            clean_at_rest(self._fetcher, self._state())
+            return
         try:
             if event.error is not None or event.media is None:
                 raise event.error or AgentError("the medium could not be read")
-            accepted = self._desk.medium(event.media)
+            again = event.request.body.get("again") is True
+            accepted = self._desk.medium(
+                event.media,
+                lambda sequence: require_repeatable(self._state(), sequence, again=again),
+            )
+            epoch, seq = self._desk.next_by_hand(self._state().seen)
             wanted = accepted.order
             if wanted.manifest_digest != event.digest:
                 raise AgentError(
@@ -123,23 +133,23 @@ class MediumInstall:
             # Without an answer the client would wait for ever, and the next one be turned away.
             self._refuse(AgentError(f"the state directory refuses: {error}"))
             return
-        state = self._state()
-        epoch, seq = max(state.seen, (self._desk.desired_epoch, self._desk.desired_seq), (0, 0))
         order = Order(
             epoch=epoch,
-            seq=seq + 1,
+            seq=seq,
             digest=wanted.manifest_digest,
             line=wanted.line,
             version=wanted.version,
             rollout=wanted.rollout,
+            origin="medium",
+            medium=wanted.sequence,
             health=tighten(wanted.health, self._health),
         )
-        self._key, self._sequence = order.key, accepted.sequence
+        self._mine, self._sequence = order, wanted.sequence
         self._order(Ordered(order))
 
     def hear(self, order: Order, phase: Phase, text: str) -> None:
         """The update machine reports a step, which was spooled: it goes into the receipt, too."""
-        if self._request is None or order.key != self._key:
+        if self._request is None or self._mine is None or not order.stands_for(self._mine):
             return
         self._messages.append(self._signed(*self._status()))
         if phase not in TERMINAL_PHASES:
@@ -147,17 +157,15 @@ class MediumInstall:
             return
         self._messages.append(self._signed(*self._facts()))
         receipt = Receipt(device=self._device, messages=self._messages)
-        body = {"phase": phase, "text": text, **receipt_body(receipt, str(self._sequence))}
+        name = f"{self._sequence}-{order.seq}"
+        body = {"phase": phase, "text": text, **receipt_body(receipt, name)}
         if phase != "committed":
             body |= {"error": text, "code": int(ExitCode.FAILURE)}
         self._finish(body)
 
     def _refuse(self, error: WherryError) -> None:
         """Say why, and keep nothing of what nobody approved."""
-        state = self._state()
-        if state.stage is Stage.IDLE and state.waiting is None:
-            with contextlib.suppress(OSError):
-                self._fetcher.clean()
+        clean_at_rest(self._fetcher, self._state())
         self._finish(error.as_json())
 
     def _signed(self, topic: str, payload: bytes) -> SignedMessage:
@@ -166,13 +174,14 @@ class MediumInstall:
     def _copy(self, request: Request, medium: Path) -> None:
         media: MediaSet | None = None
         digest = ""
-        error: WherryError | None = None
+        error: WherryError | None = AgentError("the medium was not copied; look into the log")
         try:
-            with (medium / MEDIA_FILE).open("rb") as file:
-                media = decode_media_set(file.read(_READ_MAX_BYTES), where=str(file.name))
+            with open_file(medium / MEDIA_FILE) as file:
+                media = decode_media_set(file.read(_READ_MAX_BYTES), where=str(medium / MEDIA_FILE))
             bundle = BundleDir(medium / "bundle")
             digest = bundle.digest
             import_bundle(bundle, self._fetcher.blob)
+            error = None
         except WherryError as trouble:
             error = trouble
         except OSError as trouble:
@@ -180,7 +189,8 @@ class MediumInstall:
                 f"cannot read the medium at {medium}: {trouble.strerror}; was it pulled out?",
                 hint="nothing was changed: put it in again and repeat",
             )
-        self._post(MediumCopied(request, media, digest, error))
+        finally:  # whatever happened: the store is not cleaned before this is heard
+            self._post(MediumCopied(request, media, digest, error))
 
     def _finish(self, body: dict[str, Any]) -> None:
         request, self._request = self._request, None

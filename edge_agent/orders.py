@@ -10,12 +10,11 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-
-import msgspec
 
 from edge_agent.clock import SystemClock
 from edge_agent.errors import DamagedTrustError
@@ -27,15 +26,20 @@ from edge_agent.trust.commands import (
     save_nonces,
 )
 from edge_agent.trust.configuration import KeptConfiguration, accept_configuration
-from edge_agent.trust.media import AcceptedMedia, verify_media
-from edge_agent.trust.order import AcceptedOrder, DeviceFacts, LastOrder, accept_order
+from edge_agent.trust.last_accepted import (
+    load_last_medium,
+    load_last_order,
+    save_last_medium,
+    save_last_order,
+)
+from edge_agent.trust.media import AcceptedMedia, LastMedium, verify_media
+from edge_agent.trust.order import AcceptedOrder, DeviceFacts, accept_order, refused
 from edge_agent.trust.time_floor import TimeFloor, accept_time, load_floor, save_floor
 from edge_agent.trust.verifier import TrustStore
-from edge_contract.codec import decode_json, encode_json
+from edge_contract.codec import encode_json
 from edge_contract.command import Command
 from edge_contract.desired import Desired, decode_desired
 from edge_contract.errors import ContractError, TrustError
-from edge_contract.layout import write_durably
 from edge_contract.media import MediaSet
 from edge_contract.metadata import MetadataSet, decode_metadata_set
 from edge_contract.signed_time import TimeAsk
@@ -45,16 +49,12 @@ GRACE_S = 10.0
 """How long an order waits for the metadata that covers it: retained messages of one connection
 arrive within a round trip of each other, a manager that just published within a second."""
 
+TIME_QUESTIONS_MAX = 8
+"""A question is asked every minute until one is answered: on a bad link an answer takes longer."""
+
 T = TypeVar("T")
 
 _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
-
-
-class _LastFile(msgspec.Struct, frozen=True, kw_only=True):
-    schema: int = 1
-    epoch: int
-    seq: int
-    document: str
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,13 @@ class OrderDesk:
         self._floor_path = directory / "time-floor.json"
         self._floor = self._kept(lambda: load_floor(self._floor_path)) or TimeFloor()
         self._last_path = directory / "last-order.json"
-        self._last = self._kept(lambda: _load_last(self._last_path))
+        self._last = self._kept(lambda: load_last_order(self._last_path))
         self._nonces_path = directory / "commands.json"
         self._nonces = self._kept(lambda: load_nonces(self._nonces_path)) or UsedNonces({})
         self._media_path = directory / "last-medium.json"
-        self._media_sequence = self._kept(lambda: _load_sequence(self._media_path)) or 0
+        self._medium = self._kept(lambda: load_last_medium(self._media_path)) or LastMedium()
         self._held = held
-        self._time_nonce = ""
+        self._time_nonces: deque[str] = deque(maxlen=TIME_QUESTIONS_MAX)
         self._fleet, self._device, self._device_key = fleet, device, device_key
         self._line, self._hardware = line, hardware
         self._clock = clock
@@ -221,20 +221,22 @@ class OrderDesk:
         raise TrustError(f"{topic}: not signed by a director key in force")
 
     def ask_time(self) -> bytes:
-        """The payload of a question for the time (``ask/time``); only its answer will count."""
-        self._time_nonce = secrets.token_hex(16)
-        return encode_json(TimeAsk(nonce=self._time_nonce))
+        """The payload of a question for the time (``ask/time``). Its answer will count, once, until
+        ``TIME_QUESTIONS_MAX`` more were asked."""
+        nonce = secrets.token_hex(16)
+        self._time_nonces.append(nonce)
+        return encode_json(TimeAsk(nonce=nonce))
 
     def time_reply(self, envelope: bytes) -> None:
-        """Raise the time floor by a signed answer to the last question.
+        """Raise the time floor by a signed answer to one of the last questions.
 
         Raises:
             ContractError, TrustError: refused; the floor stays.
             OSError: the disk refuses to keep it.
         """
         self._require_sound()
-        now_s = accept_time(envelope, self._time_nonce, self._current(), self._facts())
-        self._time_nonce = ""
+        now_s, nonce = accept_time(envelope, self._time_nonces, self._current(), self._facts())
+        self._time_nonces.remove(nonce)
         floor = self._floor.raised_to(now_s)
         save_floor(self._floor_path, floor)
         self._floor = floor
@@ -261,23 +263,47 @@ class OrderDesk:
         self._require_sound()
         return accept_configuration(envelope, self._current(), self._facts(), last)
 
-    def medium(self, media: MediaSet) -> AcceptedMedia:
+    def medium(
+        self, media: MediaSet, require_repeatable: Callable[[int], None] | None = None
+    ) -> AcceptedMedia:
         """Verify what an offline medium carries beside its bundle, and keep its sequence.
+
+        Args:
+            media: ``decode_media_set`` of ``media.json``.
+            require_repeatable: asked with its sequence whether the very medium that was accepted
+                last may order once more, and raises where not; None: it may not.
 
         Raises:
             ContractError, TrustError: refused.
             OSError: the disk refuses to keep it.
         """
         self._require_sound()
-        accepted = verify_media(
-            media, self._sound_store(), self._facts(), last_sequence=self._media_sequence
-        )
+        accepted = verify_media(media, self._sound_store(), self._facts(), last=self._medium)
+        if accepted.repeat:
+            number = accepted.last.sequence
+            if require_repeatable is None:
+                raise refused(f"replay: expected a medium after sequence {number}, got {number}")
+            require_repeatable(number)
         floor = self._floor.raised_to(accepted.issued_at)
         save_floor(self._floor_path, floor)
-        write_durably(self._media_path, encode_json(_SequenceFile(sequence=accepted.sequence)))
-        self._floor, self._media_sequence = floor, accepted.sequence
+        save_last_medium(self._media_path, accepted.last)
+        self._floor, self._medium = floor, accepted.last
         self._approved = accepted.approved
         return accepted
+
+    def next_by_hand(self, seen: tuple[int, int]) -> tuple[int, int]:
+        """The (epoch, seq) of an order by hand: above all that this device has taken up, in the
+        epoch that offline keys signed with its approval. In a later one the numbers begin again.
+
+        Args:
+            seen: the highest that the update machine has taken up.
+
+        Raises:
+            TrustError: nothing is approved.
+        """
+        begun = (self._current().directors.epoch, 0)
+        epoch, seq = max(seen, (self.desired_epoch, self.desired_seq), begun)
+        return epoch, seq + 1
 
     def target(self, version: str, digest: str) -> ApprovedTarget:
         """The approved bundle of an order that is being carried out.
@@ -321,10 +347,9 @@ class OrderDesk:
         return self._floor.reference_s(self._clock.wall_s(), synchronised=_SYNCHRONISED.exists())
 
     def _remember(self, order: AcceptedOrder) -> None:
-        kept = _LastFile(epoch=order.last.epoch, seq=order.last.seq, document=order.last.document)
         floor = self._floor.raised_to(order.issued_at)
         save_floor(self._floor_path, floor)
-        write_durably(self._last_path, encode_json(kept))
+        save_last_order(self._last_path, order.last)
         # Only what the disk has taken counts: else the retry would be taken for a repeat.
         self._floor, self._last = floor, order.last
 
@@ -348,42 +373,8 @@ class OrderDesk:
             raise self.damage
 
 
-class _SequenceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    schema: int = 1
-    sequence: int
-
-
-def _load_sequence(path: Path) -> int:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return 0
-    try:
-        return decode_json(data, _SequenceFile, what=str(path)).sequence
-    except ContractError as error:
-        raise DamagedTrustError(
-            f"{error}; new installs stop, what runs keeps running",
-            hint=f"if the disk was damaged and the device is yours, remove {path}",
-        ) from error
-
-
 def _claimed(envelope: bytes) -> Desired | None:
     try:
         return decode_desired(base64.b64decode(json.loads(envelope)["payload"]))
     except (ContractError, ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-def _load_last(path: Path) -> LastOrder | None:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        kept = decode_json(data, _LastFile, what=str(path))
-    except ContractError as error:
-        raise DamagedTrustError(
-            f"{error}; new installs stop, what runs keeps running",
-            hint=f"if the disk was damaged and the device is yours, remove {path}",
-        ) from error
-    return LastOrder(kept.epoch, kept.seq, kept.document)

@@ -91,6 +91,7 @@ class BundleDir:
         for step in (self.path / "blobs", where.parent, where):
             if step.is_symlink():
                 raise ContractError(f"{step} is a symbolic link; a bundle holds plain files only")
+        _refuse_pipe(where)
         return where
 
     def read_blob(self, digest: str, limit_bytes: int) -> bytes:
@@ -265,8 +266,15 @@ def unpack_tar(source: Path, target: Path, *, limit_bytes: int = 4 << 30) -> Non
         raise ContractError(f"{source}: not a readable tar of a bundle: {error}") from error
 
 
+def _refuse_pipe(path: Path) -> None:
+    """Whoever opened a pipe would wait for somebody to write to it."""
+    if path.exists() and not path.is_file():
+        raise ContractError(f"{path} is no plain file; a bundle holds plain files only")
+
+
 def _read_small(path: Path, *, what: str, limit_bytes: int = DOCUMENT_LIMIT_BYTES) -> bytes:
     try:
+        _refuse_pipe(path)
         with path.open("rb") as file:
             data = file.read(limit_bytes + 1)
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -6,7 +6,7 @@ its blobs are put into the store first, and nothing is missing then.
 
 What a slot holds is copied, not fetched. For the rest the fleet is asked for deltas against what
 the slots hold; a delta that does not come, or does not give the blob that was approved, costs
-nothing but time: the blob then comes whole.
+nothing but time: the blob then comes whole. Copying and hashing happen beside the loop.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.errors import AgentError
+from edge_agent.transfer.beside import Beside, Worked, at_once, on_worker
 from edge_agent.transfer.delta import rebuild_blob
 from edge_agent.transfer.pace import Pace
 from edge_agent.transfer.partial import require_space
@@ -40,22 +41,14 @@ log = logging.getLogger("edge_agent")
 
 
 @dataclass(frozen=True)
-class Rebuilt:
-    """The worker has applied the deltas of a fetch. ``error``: why one of them failed, or ""."""
-
-    ticket: int
-    error: str
-
-
-@dataclass(frozen=True)
 class Network:
     """How a fetcher reaches the fleet; without one it works from files alone.
 
     ask: sends a question for blocks; False while it cannot be sent.
     ask_delta: sends a question for a delta, likewise.
     held: the files in the slots, as their bundles name them.
-    aside: applies deltas.
-    post: receives ``Rebuilt``.
+    aside: hashes, copies and applies deltas.
+    post: receives ``Worked``.
     pace: how much may be under way.
     room_bytes: what a byte budget leaves for blobs now.
     elsewhere: told why a pull failed; True if the next question goes to another source.
@@ -65,7 +58,7 @@ class Network:
     ask_delta: Callable[[DeltaAsk], bool]
     held: Callable[[], list[Descriptor]]
     aside: Aside
-    post: Callable[[Rebuilt], None]
+    post: Callable[[Worked], None]
     pace: Pace
     room_bytes: Callable[[], float] = lambda: float("inf")
     elsewhere: Callable[[str], bool] = lambda reason: False
@@ -98,14 +91,17 @@ class BundleFetcher:
     ) -> None:
         self._network = network
         if network is None:
+            self._beside: Beside = at_once
             self.puller = BlobPuller(state_dir, lambda ask: False, self._step_finished)
         else:
+            self._beside = on_worker(network.aside, network.post)
             self.puller = BlobPuller(
                 state_dir,
                 network.ask,
                 self._step_finished,
                 pace=network.pace,
                 room_bytes=network.room_bytes,
+                beside=self._beside,
             )
             self._deltas = DeltaDesk(network.ask_delta, self._pull)
         self._wanted: list[Descriptor] = []
@@ -116,6 +112,7 @@ class BundleFetcher:
         self._hardware = hardware
         self._post = post
         self._monotonic_s = monotonic_s
+        self._imports_count = 0
         self._ticket: int | None = None
         self._target: ApprovedTarget | None = None
         self._manifest: Manifest | None = None
@@ -174,16 +171,6 @@ class BundleFetcher:
             self._deltas.tick(now_s, online=online)
         self.puller.tick(now_s, online=online)
 
-    def rebuilt(self, event: Rebuilt) -> None:
-        """The deltas of this fetch were applied, or one of them failed."""
-        if event.ticket != self._ticket:
-            return
-        self._shortcuts = []
-        if event.error:
-            self._whole(event.error)
-        else:
-            self._next_step()
-
     # --------------------------------------------------------------------------------------------
 
     def blob(self, digest: str) -> Path:
@@ -191,25 +178,53 @@ class BundleFetcher:
         return self.puller.blob(digest)
 
     def clean(self) -> None:
-        """Remove every blob and what was left of others: the slots hold what is needed."""
-        self.puller.clean()
+        """Remove every blob and what was left of others: the slots hold what is needed.
+
+        Not while a bundle is being copied into the store: its order comes after the copy, and
+        cleans when it ends.
+        """
+        if not self._imports_count:
+            self.puller.clean()
+
+    def import_begins(self) -> None:
+        """A bundle will be copied into the store; nothing is removed until ``import_ended``."""
+        self._imports_count += 1
+
+    def import_ended(self) -> None:
+        """The copy was made, or given up. What nobody orders of it is removed by ``clean``."""
+        self._imports_count -= 1
 
     def _want(self, descriptors: list[Descriptor]) -> None:
         """Ask for blobs, but for those that a slot holds already."""
+        self._wanted, self._shortcuts = descriptors, []
+        self._beside(
+            lambda: self._gather(descriptors), lambda reason: self._gathered(descriptors, reason)
+        )
+
+    def _gather(self, descriptors: list[Descriptor]) -> str:
+        """Copy what a slot holds into the store."""
         for descriptor in descriptors:
-            kept = self._in_slot(descriptor.digest)
             target = self.puller.blob(descriptor.digest)
-            if kept is None or target.exists():
+            kept = None if target.exists() else self._in_slot(descriptor.digest)
+            if kept is None:
                 continue
             part = target.with_name(f".{target.name}.part")
-            part.unlink(missing_ok=True)
             try:
+                part.unlink(missing_ok=True)
                 copy_checked(kept, part, descriptor)
                 part.replace(target)
             except (OSError, TrustError):
                 # Damaged or gone meanwhile: it is fetched like any other.
-                part.unlink(missing_ok=True)
-        self._wanted, self._shortcuts = descriptors, []
+                with contextlib.suppress(OSError):
+                    part.unlink(missing_ok=True)
+        return ""
+
+    def _gathered(self, descriptors: list[Descriptor], reason: str) -> None:
+        if self._ticket is None or self._wanted is not descriptors:
+            return  # given up meanwhile
+        if reason:
+            self._fail(reason, refused=False)
+            return
         questions = self._questions(descriptors)
         if questions and self._network is not None:
             self._deltas.begin(questions, self._monotonic_s())
@@ -260,16 +275,16 @@ class BundleFetcher:
             self._pull([])
         elif reason:
             self._fail(reason, refused=False)
-        elif self._shortcuts and self._network is not None:
-            self._rebuild(self._network, self._ticket)
+        elif self._shortcuts:
+            self._rebuild()
         else:
             self._next_step()
 
-    def _rebuild(self, network: Network, ticket: int) -> None:
+    def _rebuild(self) -> None:
         shortcuts = list(self._shortcuts)
+        wanted = self._wanted
 
-        def work() -> None:
-            error = ""
+        def work() -> str:
             try:
                 for item in shortcuts:
                     base = self._in_slot(item.base)
@@ -279,10 +294,20 @@ class BundleFetcher:
                     rebuild_blob(delta, base, target, item.wanted)
                     delta.unlink(missing_ok=True)
             except (WherryError, OSError) as failure:
-                error = str(failure)
-            network.post(Rebuilt(ticket, error))
+                return str(failure)
+            return ""
 
-        network.aside.start(work)
+        self._beside(work, lambda reason: self._rebuilt(wanted, reason))
+
+    def _rebuilt(self, wanted: list[Descriptor], reason: str) -> None:
+        """The deltas of this fetch were applied, or one of them failed."""
+        if self._ticket is None or self._wanted is not wanted:
+            return  # given up meanwhile
+        self._shortcuts = []
+        if reason:
+            self._whole(reason)
+        else:
+            self._next_step()
 
     def _next_step(self) -> None:
         try:

@@ -2,7 +2,7 @@
 
 ``GET {base}/{hex of the digest}`` with ``Range``. Questions and blocks are those of MQTT, so
 windows, maps and digests work alike; nothing that a server sends is trusted before its digest is
-right. When it fails, MQTT takes over for a while.
+right. When it fails, or sends too slowly, MQTT takes over for a while.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from edge_agent.errors import AgentError
+from edge_agent.transfer.patience import Patience, patient_response
 from edge_contract.digest import hex_of
 from edge_contract.errors import WherryError
 from edge_contract.messages import BlobAsk, BlobBlock
@@ -46,7 +47,8 @@ class HttpSource:
     Args:
         base: ``https://host/path`` or ``http://…``; blobs lie below it by the hex of their digest.
         post: receives ``HttpBlock`` and ``HttpFailed``, from the thread.
-        monotonic_s: for the rest after a failure.
+        monotonic_s: for the rest after a failure, and for the server's rate.
+        timeout_s: how long to wait for a server that sends too little (``patience``).
 
     Raises:
         AgentError: not such a URL.
@@ -57,6 +59,8 @@ class HttpSource:
         base: str,
         post: Callable[[HttpBlock | HttpFailed], None],
         monotonic_s: Callable[[], float],
+        *,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         parts = urlsplit(base)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
@@ -70,6 +74,8 @@ class HttpSource:
         self._questions: queue.Queue[BlobAsk | None] = queue.Queue()
         self._sizes: dict[str, int] = {}
         self._connection: http.client.HTTPConnection | None = None
+        self._timeout_s = timeout_s
+        self._patience = Patience(timeout_s, monotonic_s)
         self._thread = threading.Thread(target=self._run, name="http-blobs", daemon=True)
         self._thread.start()
 
@@ -140,17 +146,19 @@ class HttpSource:
             if self._secure:
                 context = ssl.create_default_context()
                 self._connection = http.client.HTTPSConnection(
-                    self._host, self._port, timeout=TIMEOUT_S, context=context
+                    self._host, self._port, timeout=self._timeout_s, context=context
                 )
             else:
                 self._connection = http.client.HTTPConnection(
-                    self._host, self._port, timeout=TIMEOUT_S
+                    self._host, self._port, timeout=self._timeout_s
                 )
+            self._connection.response_class = patient_response(self._patience)
         headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
         self._connection.request("GET", f"{self._path}/{name}", headers=headers)
         return self._connection.getresponse()
 
     def _close(self) -> None:
+        self._patience.renew()
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edge_agent.transfer.beside import Beside, at_once
 from edge_agent.transfer.pace import Pace
 from edge_agent.transfer.partial import PartialBlob, require_space
 from edge_contract.digest import hex_of
@@ -60,6 +61,7 @@ class BlobPuller:
         finished: called once with "" or with the reason for the failure.
         pace: how much may be under way.
         room_bytes: what a byte budget leaves for blobs now.
+        beside: checks blobs that have come, which may take minutes for a large one.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class BlobPuller:
         *,
         pace: Pace | None = None,
         room_bytes: Callable[[], float] = lambda: float("inf"),
+        beside: Beside = at_once,
     ) -> None:
         self.blob_dir = state_dir / "blobs"
         self._incoming = state_dir / "incoming"
@@ -79,6 +82,11 @@ class BlobPuller:
         self._finished = finished
         self._pace = pace or Pace()
         self._room_bytes = room_bytes
+        self._beside = beside
+        self._checking: set[str] = set()
+        """Blobs that have come and are being checked. Their files are not touched meanwhile."""
+        self._awaited: set[str] = set()
+        """Of these, what is wanted now."""
         self._queue: list[Descriptor] = []
         self._pulls: dict[str, _Pull] = {}
         self._heard_s = 0.0
@@ -124,7 +132,8 @@ class BlobPuller:
         """Begin. Blobs that are here already are not asked for; what came before is resumed."""
         self.cancel()
         todo = {d.digest: d for d in descriptors if not self.blob(d.digest).exists()}
-        self._queue = list(todo.values())
+        self._awaited = self._checking & todo.keys()
+        self._queue = [d for d in todo.values() if d.digest not in self._awaited]
         total = sum(d.size for d in {d.digest: d for d in descriptors}.values())
         here = total - sum(d.size for d in self._queue)
         self.progress = Progress(total, here)
@@ -137,6 +146,7 @@ class BlobPuller:
     def cancel(self) -> None:
         """Stop pulling; what was received stays for a later ``want``."""
         self._queue = []
+        self._awaited = set()
         pulls, self._pulls = self._pulls, {}
         self.waits_for_budget = False
         for pull in pulls.values():
@@ -174,8 +184,8 @@ class BlobPuller:
                     self._pace.repeated()
             self._pace.arrived(len(block.data), waited_s, now_s)
             if pull.partial.complete:
-                self._complete(pull)
-                self._open_more(now_s)
+                self._check_later(self._pulls.pop(block.digest).partial)
+                self._open_more(now_s, pull.partial)
             else:
                 self._pump(now_s)
         except (OSError, WherryError) as error:
@@ -214,28 +224,48 @@ class BlobPuller:
         except OSError as error:
             self._fail(error)
 
-    def _open_more(self, now_s: float) -> None:
-        """Begin the next blobs; without any, all is done."""
-        while self._queue and len(self._pulls) < PULLS_MAX:
-            descriptor = self._queue.pop(0)
-            partial = PartialBlob(self._incoming, descriptor.digest, descriptor.size)
-            self.progress.done_bytes += partial.received_bytes
-            self._pulls[descriptor.digest] = _Pull(partial)
-            if partial.complete:
-                self._complete(self._pulls[descriptor.digest])
-        if self._pulls:
-            self._pump(now_s)
-        else:
+    def _open_more(self, now_s: float, *came: PartialBlob) -> None:
+        """Begin the next blobs, and check those that came whole; without any, all is done."""
+        whole = list(came)
+        try:
+            while self._queue and len(self._pulls) < PULLS_MAX:
+                descriptor = self._queue.pop(0)
+                partial = PartialBlob(self._incoming, descriptor.digest, descriptor.size)
+                self.progress.done_bytes += partial.received_bytes
+                if partial.complete:
+                    self._check_later(partial)
+                    whole.append(partial)
+                else:
+                    self._pulls[descriptor.digest] = _Pull(partial)
+            if self._pulls:
+                self._pump(now_s)
+        finally:
+            # Last: where it is done at once, one of them may end it all, and begin the next.
+            for partial in whole:
+                self._check(partial)
+        if not (whole or self._pulls or self._awaited):
             self._finished("")
 
-    def _complete(self, pull: _Pull) -> None:
-        del self._pulls[pull.partial.digest]
-        try:
-            pull.partial.finish(self.blob(pull.partial.digest))
-        except OSError:
-            # A full disk: the bytes stay, only the file is let go.
-            pull.partial.close()
-            raise
+    def _check_later(self, partial: PartialBlob) -> None:
+        self._checking.add(partial.digest)
+        self._awaited.add(partial.digest)
+
+    def _check(self, partial: PartialBlob) -> None:
+        target = self.blob(partial.digest)
+        self._beside(
+            lambda: _finish(partial, target), lambda reason: self._checked(partial.digest, reason)
+        )
+
+    def _checked(self, digest: str, reason: str) -> None:
+        """A blob was found whole and right, or not."""
+        self._checking.discard(digest)
+        if digest not in self._awaited:
+            return  # nobody wants it any more
+        self._awaited.discard(digest)
+        if reason:
+            self._fail(WherryError(reason))
+        elif not (self._pulls or self._queue or self._awaited):
+            self._finished("")
 
     def _ask_anew(self) -> None:
         self._pace.rested()
@@ -291,6 +321,20 @@ class BlobPuller:
         self.cancel()
         reason = error.message if isinstance(error, WherryError) else str(error)
         self._finished(reason or type(error).__name__)
+
+
+def _finish(partial: PartialBlob, target: Path) -> str:
+    """Check a blob and move it to ``target``; why not, or ""."""
+    try:
+        partial.finish(target)
+    except OSError as error:
+        # A full disk: the bytes stay, only the file is let go.
+        with contextlib.suppress(OSError):
+            partial.close()
+        return str(error)
+    except WherryError as error:
+        return error.message
+    return ""
 
 
 def _next_blocks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
@@ -12,24 +13,38 @@ from edge_contract.signing import raw_public_key, verify_document
 
 
 @dataclass(frozen=True)
+class LastMedium:
+    """The last accepted medium, as the caller keeps it.
+
+    document: SHA-256 (hex) of its order's envelope.
+    """
+
+    sequence: int = 0
+    document: str = ""
+
+
+@dataclass(frozen=True)
 class AcceptedMedia:
     """A medium that is for this device.
 
     order: what is ordered, for all devices of the set.
     target: the approved bundle that it names.
-    sequence: what to keep, durably, before acting on it.
+    last: what to keep, durably, before acting on it.
     issued_at: what to raise the time floor to.
+    repeat: the very medium that was accepted last. It is in force still; whether anything is to be
+        done for it depends on what came of it, which stands in the device's journal.
     """
 
     order: MediaOrder
     target: ApprovedTarget
     approved: ApprovedLine
-    sequence: int
+    last: LastMedium
     issued_at: float
+    repeat: bool
 
 
 def verify_media(
-    media: MediaSet, store: TrustStore, facts: DeviceFacts, *, last_sequence: int
+    media: MediaSet, store: TrustStore, facts: DeviceFacts, *, last: LastMedium
 ) -> AcceptedMedia:
     """Check what a medium carries beside its bundle. The bundle itself goes the usual way.
 
@@ -37,7 +52,7 @@ def verify_media(
         media: ``decode_media_set`` of ``media.json``.
         store: the device's verified metadata; what is verified here is kept in it.
         facts: this device.
-        last_sequence: of the last medium that was accepted; 0 for none.
+        last: the last medium that was accepted; ``LastMedium()`` for none.
 
     Raises:
         ContractError: malformed.
@@ -59,9 +74,10 @@ def verify_media(
             f"device {facts.device!r} with its key and hardware {facts.hardware!r} is not in the"
             f" medium's set of {len(order.devices)} devices"
         )
-    if order.sequence <= last_sequence:
+    number = LastMedium(order.sequence, hashlib.sha256(media.order).hexdigest())
+    if number != last and order.sequence <= last.sequence:
         raise refused(
-            f"replay: expected a medium after sequence {last_sequence}, got {order.sequence}"
+            f"replay: expected a medium after sequence {last.sequence}, got {order.sequence}"
         )
     if approved.timestamp_version < order.timestamp_version_min:
         raise refused(
@@ -69,4 +85,4 @@ def verify_media(
             f" {approved.timestamp_version}, its order demands {order.timestamp_version_min}"
         )
     target = approved.require(order.version, order.manifest_digest, held=facts.held)
-    return AcceptedMedia(order, target, approved, order.sequence, order.issued_at)
+    return AcceptedMedia(order, target, approved, number, order.issued_at, repeat=number == last)

@@ -8,6 +8,7 @@ it is synchronised, and what it says is forgotten again.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,15 +47,20 @@ class TimeFloor:
         return max(self.floor_s, min(local_s, _LATEST_S)) if synchronised else self.floor_s
 
 
-def accept_time(envelope: bytes, nonce: str, approved: ApprovedLine, facts: DeviceFacts) -> float:
-    """The present (unix s) by a signed answer to the question with ``nonce``.
+def accept_time(
+    envelope: bytes, nonces: Collection[str], approved: ApprovedLine, facts: DeviceFacts
+) -> tuple[float, str]:
+    """The present (unix s) by a signed answer, and the nonce of the question that it answers.
+
+    An answer that took minutes is as true as a quick one: its time has passed, and the floor says
+    no more than that.
 
     As with an order, neither the director's key nor any of the metadata may have expired at the
     time that it claims: that bounds how far a stolen key can push the floor.
 
     Args:
         envelope: the payload of ``rsp/time``.
-        nonce: of the question that waits; "" for none.
+        nonces: of the questions that wait.
         approved: the verified metadata of the device's line.
         facts: this device.
 
@@ -65,12 +71,12 @@ def accept_time(envelope: bytes, nonce: str, approved: ApprovedLine, facts: Devi
     keys = [raw_public_key(key.public, where="director") for key in approved.directors.keys]
     payload, signer = verify_document(envelope, TIME_TYPE, keys, what="time reply")
     reply = decode_time_reply(payload)
-    if not nonce or reply.nonce != nonce:
+    if reply.nonce not in nonces:
         raise refused("replay: a time reply to a question that this device did not ask")
     if (reply.fleet, reply.device) != (facts.fleet, facts.device):
         raise refused(f"a time reply for {reply.fleet}/{reply.device}")
     require_in_force(signer, approved, facts, issued_at=reply.now, expires=_LATEST_S)
-    return reply.now
+    return reply.now, reply.nonce
 
 
 class _FloorFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

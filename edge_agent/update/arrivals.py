@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from edge_agent.update.effects import Alarm, Cancel, Effect, Report, Watch
 from edge_agent.update.events import DeadlinePassed, Held, Ordered, Released, Superseded, Withdrawn
 from edge_agent.update.moves import Outcome, end, enter, order_of, rest, roll_back, take_up
-from edge_agent.update.order import LOCAL, Order
+from edge_agent.update.order import Order
 from edge_agent.update.state import Ended, Stage, UpdateState
 
 
 def begin(state: UpdateState, event: Ordered | Superseded) -> Outcome:
     """An order at rest. One that is not newer than every order before changes nothing."""
     order = event.order
-    if order.key < state.seen or (order.key == state.seen and not was_lost(state)):
+    again = not order.by_hand and order.key == state.obeyed and was_lost(state)
+    if not (again or _is_newer(state, order)):
         return state, ()
-    return take_up(replace(state, seen=order.key), order, *_displaced(state, order))
+    return take_up(_noted(state, order), order, *_displaced(state, order))
+
+
+def _is_newer(state: UpdateState, order: Order) -> bool:
+    """Whether it counts. The fleet's orders are measured by the fleet's alone: one that was signed
+    while the device took its number for an order by hand is news all the same."""
+    return order.key > (state.seen if order.by_hand else state.obeyed)
+
+
+def _noted(state: UpdateState, order: Order, /, **changes: Any) -> UpdateState:
+    """The state that has taken this order up."""
+    obeyed = state.obeyed if order.by_hand else order.key
+    seen, medium = max(state.seen, order.key), max(state.medium, order.medium)
+    return replace(state, seen=seen, obeyed=obeyed, medium=medium, **changes)
 
 
 def was_lost(state: UpdateState) -> bool:
     """Whether the last order's version was committed here, and damage left no version at all.
 
-    Then the very same order counts once more: it is what the fleet still wants of this device, and
-    nothing runs meanwhile. Where a fallback runs, a person decides what comes next.
+    Then the fleet's last order counts once more: it is what the fleet still wants of this device,
+    and nothing runs meanwhile. Where a fallback runs, a person decides what comes next.
     """
     ended = state.ended
     return (
@@ -37,29 +53,29 @@ def was_lost(state: UpdateState) -> bool:
 def supersede_early(state: UpdateState, event: Superseded) -> Outcome:
     """Before the switch: drop what was under way and begin the newer order."""
     order = event.order
-    if order.key <= state.seen:
+    if not _is_newer(state, order):
         return state, ()
     if order.digest == order_of(state).digest:
         return _adopt(state, order)
-    after = replace(state, seen=order.key, waiting=order)
+    after = _noted(state, order, waiting=order)
     return end(after, "failed", f"superseded by {order.sentence()}", Cancel())
 
 
 def supersede_trial(state: UpdateState, event: Superseded) -> Outcome:
     """After the switch: go back first, then begin the newer order."""
     order = event.order
-    if order.key <= state.seen:
+    if not _is_newer(state, order):
         return state, ()
     if order.digest == order_of(state).digest:
         return _adopt(state, order)
     reason = f"superseded by {order.sentence()}"
-    return roll_back(state, reason, seen=order.key, waiting=order, ran=True)
+    return roll_back(_noted(state, order), reason, waiting=order, ran=True)
 
 
 def finish_first(state: UpdateState, event: Superseded) -> Outcome:
     """The verdict is given and the pointer about to move: finish, then begin the newer order."""
     order = event.order
-    if order.key > state.seen and order.digest == order_of(state).digest:
+    if _is_newer(state, order) and order.digest == order_of(state).digest:
         return _adopt(state, order)
     return let_wait(state, event)
 
@@ -67,15 +83,15 @@ def finish_first(state: UpdateState, event: Superseded) -> Outcome:
 def let_wait(state: UpdateState, event: Superseded) -> Outcome:
     """Let it wait until the device is back on the active version."""
     order = event.order
-    if order.key <= state.seen:
+    if not _is_newer(state, order):
         return state, ()
-    return replace(state, seen=order.key, waiting=order), _displaced(state, order)
+    return _noted(state, order, waiting=order), _displaced(state, order)
 
 
 def _adopt(state: UpdateState, order: Order) -> Outcome:
     """A newer order for the very version that is under way takes the old one's place."""
     told: tuple[Effect, ...] = (*_displaced(state, order), Report(order, "accepted"))
-    after = replace(state, order=order, seen=order.key, waiting=None)
+    after = _noted(state, order, order=order, waiting=None)
     if after.stage is Stage.TRIAL:
         told = (*told, Watch(after.ticket, order))
     return after, told
@@ -113,15 +129,15 @@ def release_idle(state: UpdateState, event: Released) -> Outcome:
 
 def withdraw_early(state: UpdateState, event: Withdrawn) -> Outcome:
     """Before the switch nothing has to be undone. What came after the switch is judged: the model
-    is approved, and its trial decides. An installation from a file was never the fleet's."""
-    if order_of(state).rollout == LOCAL:
+    is approved, and its trial decides. What was ordered by hand was never the fleet's."""
+    if order_of(state).by_hand:
         return state, ()
     return end(state, "failed", event.reason, Cancel())
 
 
 def expire_waiting(state: UpdateState, event: DeadlinePassed | Withdrawn) -> Outcome:
     """An order that was held for too long, or that the fleet took back meanwhile."""
-    if state.waiting is None or (isinstance(event, Withdrawn) and state.waiting.rollout == LOCAL):
+    if state.waiting is None or (isinstance(event, Withdrawn) and state.waiting.by_hand):
         return state, ()
     ended = Ended(order=state.waiting, phase="failed", reason=event.reason)
     after = replace(state, waiting=None, ended=ended)

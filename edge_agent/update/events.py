@@ -120,6 +120,16 @@ class Switched(Answer, frozen=True):
     """The model that was asked for answers the frames now."""
 
 
+class SlotChecked(Event, frozen=True):
+    """The spare slot was read through before the switch: ``reason`` says what is wrong, or "".
+
+    It answers no stage; the executor goes on with the switch, under the ``ticket`` of its stage.
+    """
+
+    ticket: int
+    reason: str
+
+
 class SwitchFailed(Answer, frozen=True):
     """It could not be brought in; what ran before still runs."""
 

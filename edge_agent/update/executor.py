@@ -25,6 +25,7 @@ from edge_agent.update.events import (
     Committed,
     Event,
     SelfTestFailed,
+    SlotChecked,
     StageDone,
     StageFailed,
     SwitchFailed,
@@ -116,7 +117,7 @@ class Executor:
             case SelfTest(ticket, order):
                 return self._self_test(ticket, order)
             case Switch(ticket, order):
-                return self._switch(ticket, order)
+                ports.aside.start(lambda: self._check_spare(ticket, order))
             case Commit(ticket, order):
                 return self._commit(ticket, order)
             case Revert(ticket):
@@ -150,8 +151,30 @@ class Executor:
         self._ports.tester.start_self_test(ticket, slot, order)
         return None
 
-    def _switch(self, ticket: int, order: Order) -> Event | None:
-        """The pointer first: a version never answers frames that the disk does not know of."""
+    def _check_spare(self, ticket: int, order: Order) -> Event:
+        """Read the spare slot through, on the worker: a large version on a slow card takes long."""
+        reason = ""
+        try:
+            self._slots.check_spare(order.digest)
+        except WherryError as error:
+            reason = error.message
+        return SlotChecked(ticket, reason)
+
+    def switch(self, checked: SlotChecked, order: Order) -> Event | None:
+        """Switch to the version that was just checked.
+
+        The pointer first: a version never answers frames that the disk does not know of.
+
+        Args:
+            checked: of the stage that the update is in.
+            order: under way.
+
+        Returns:
+            the answer, where it is known at once.
+        """
+        ticket = checked.ticket
+        if checked.reason:
+            return SwitchFailed(ticket, checked.reason)
         try:
             slot = self._slots.begin_trial(order.digest, self._baseline())
         except WherryError as error:

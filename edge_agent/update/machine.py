@@ -6,8 +6,10 @@ Rules, in the order of their weight:
    to its effect leads on. So IDLE is never written before the commit has happened.
 2. Every effect may be done twice. After a restart the stage's effect is asked for again.
 3. Every stage has a row for a restart, a newer order, a deadline, a hold and its release.
-4. A newer order always wins. Before the switch the old one is dropped; after it, it is unwound
-   first; one that names the same digest just takes the old one's place.
+4. A newer order always wins, and an order of the fleet is newer than another of the fleet by its
+   (epoch, seq) alone: what was ordered by hand bars none. Before the switch the old one is
+   dropped; after it, it is unwound first; one that names the same digest just takes the old
+   one's place.
 5. A version that is active already is committed at once. Nothing is installed twice, and an order
    that has ended is not begun again: only a higher (epoch, seq) is.
 6. Until the commit the pointer's active slot is the old one, whatever happens.

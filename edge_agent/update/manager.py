@@ -15,6 +15,7 @@ from edge_agent.update.events import (
     HookAnswer,
     Released,
     Restarted,
+    SlotChecked,
     SwitchFailed,
     TrialVerdict,
 )
@@ -221,6 +222,12 @@ class UpdateManager:
             self._ports.sink.alarm(f"the active version does not run: {event.reason}")
             return True
         before = self.state
+        if isinstance(event, SlotChecked):
+            if event.ticket == before.ticket and before.order is not None:
+                answer = self._executor.switch(event, before.order)
+                if answer is not None:
+                    self.handle(answer)
+            return True
         after, effects = step(before, event)
         facts = [effect.fact for effect in effects if isinstance(effect, Record)]
         if (after != before or facts) and not self._written(event, after, facts):

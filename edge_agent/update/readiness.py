@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 from msgspec.structs import replace
 
-from edge_agent.update.order import LOCAL, Order
+from edge_agent.update.order import Order
 from edge_contract.errors import ContractError
 from edge_contract.window import check_window, is_open, opens_at_s
 
@@ -75,7 +75,7 @@ def why_not_now(policy: UpdatePolicy, order: Order, found: Conditions, needed_by
     hot_c = found.temperature_c
     if hot_c is not None and hot_c > policy.temperature_max_c:
         return f"the device is at {hot_c:.0f} °C, the limit is {policy.temperature_max_c:.0f} °C"
-    if order.rollout == LOCAL:
+    if order.origin == "file":
         return ""  # its owner stands beside the device, and knows what time it is
     for whose, window in (("device's", policy.window), ("order's", order.window)):
         if not window:
@@ -92,7 +92,7 @@ def next_opening_ts(policy: UpdatePolicy, order: Order | None, present_s: float 
 
     0 where both are open now, where they never are together, and where the time is not known.
     """
-    if order is None or order.rollout == LOCAL or present_s is None:
+    if order is None or order.origin == "file" or present_s is None:
         return 0.0
     opens_s = opens_at_s((policy.window, order.window), present_s)
     return opens_s if opens_s is not None and opens_s > present_s else 0.0

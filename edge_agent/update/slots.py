@@ -43,6 +43,9 @@ TRIAL_BOOTS_MAX = 10
 any health spec's ``restarts_max`` needs, because it counts power cuts, too; few enough that a
 version that browns the board out is gone after minutes."""
 
+SLOW_CARD_BYTES_S = 2e6
+"""What a worn SD card still reads, beside a camera that writes."""
+
 _NAMES: tuple[SlotName, SlotName] = ("A", "B")
 
 
@@ -87,6 +90,7 @@ class Slots:
         self._hardware = hardware
         self._lock = threading.RLock()
         self._pointer = Pointer()
+        self._checked = ""
         self._root.mkdir(exist_ok=True)
         fsync_dir(state_dir)
 
@@ -121,6 +125,11 @@ class Slots:
     def directory(self, name: str) -> Path:
         """Where the files of a slot lie, or will lie."""
         return self._root / name / FILES_DIR
+
+    def read_through_s(self) -> float:
+        """How long ``recover`` may take to read the slots through, on a slow card."""
+        files = (path for path in self._root.rglob("*") if path.is_file())
+        return sum(path.stat().st_size for path in files) / SLOW_CARD_BYTES_S
 
     def blob(self, digest: str) -> Path | None:
         """A file in a slot that is this very blob, by its bytes: it need not be fetched again."""
@@ -166,6 +175,7 @@ class Slots:
         name = self.spare_name()
         if not name:
             raise AgentError("both slots are in use: a trial goes on, so nothing can be staged")
+        self._checked = ""
         target = self._root / name
         if self._whole(name, order.digest):
             return self._require(name, order.digest)
@@ -191,6 +201,19 @@ class Slots:
 
     # --- moving the pointer ----------------------------------------------------------------------
 
+    def check_spare(self, digest: str) -> None:
+        """Read the spare slot through, so that ``begin_trial`` need not; on the thread that stages.
+
+        During a trial there is none to check.
+
+        Raises:
+            ContractError, TrustError: the spare slot does not hold ``digest``, whole.
+        """
+        self._checked = ""
+        if not self._pointer.trial:
+            verify_content(self._root / self.spare_name(), digest)
+            self._checked = digest
+
     def begin_trial(self, digest: str, baseline: Latency | None = None) -> Slot:
         """Point at the spare slot as the one on trial; done already, it changes nothing.
 
@@ -212,7 +235,9 @@ class Slots:
                 return self._require(pointer.trial, digest)
             name = self.spare_name()
             assert name
-            verify_content(self._root / name, digest)
+            checked, self._checked = self._checked, ""
+            if checked != digest:
+                verify_content(self._root / name, digest)
             self._save(
                 trial=name,
                 trial_digest=digest,

@@ -42,7 +42,9 @@ class UpdateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     ticket: grows with every stage entered; an answer with another ticket is stale.
     order: what is being carried out (None in IDLE).
     waiting: a newer order that begins when this one is unwound, or when the hold is lifted.
-    seen: the highest (epoch, seq) ever taken up; only a higher one is taken up again.
+    seen: the highest (epoch, seq) ever taken up; only a higher one is taken up by hand.
+    obeyed: likewise of the fleet's own orders; only a higher one of the fleet is taken up.
+    medium: the highest sequence of a medium whose order was taken up.
     active, active_slot, active_version: the committed version ("" before the first).
     slot: the slot that ``order`` was staged into.
     crashes: unexplained ends of the agent since the stage, or the trial, began.
@@ -55,6 +57,8 @@ class UpdateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     order: Order | None = None
     waiting: Order | None = None
     seen: tuple[int, int] = (-1, -1)
+    obeyed: tuple[int, int] = (-1, -1)
+    medium: int = 0
     active: str = ""
     active_slot: str = ""
     active_version: str = ""

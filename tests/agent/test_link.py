@@ -143,3 +143,33 @@ def test_a_refusal_is_said_in_the_brokers_words(
     down = next_of(LinkDown, events)
     assert isinstance(down, LinkDown)
     assert "Not authorized" in down.reason
+
+
+def test_a_reconnect_comes_back_and_never_waits_for_the_network_thread(tmp_path: Path) -> None:
+    broker = FakeBroker(CONNACK)
+    events: queue.Queue[LinkEvent] = queue.Queue()
+    busy, free = threading.Event(), threading.Event()
+
+    def post(event: LinkEvent) -> None:
+        if not busy.is_set():
+            busy.set()
+            free.wait(20.0)  # the network thread is in the middle of something
+        events.put(event)
+
+    link = Link(
+        MqttSection(host="127.0.0.1", port=broker.port, reconnect_max_s=1.0),
+        "test/cam-1",
+        Identity(tmp_path / "key.pem"),
+        post,
+        lambda connection: ("edge/will", b"{}"),
+    )
+    link.start()
+    assert busy.wait(10.0)
+    link.reconnect()
+    assert not free.is_set(), "it came back while the network thread was busy"
+    assert events.empty()
+    free.set()
+    for _ in range(2):
+        broker.connects.get(timeout=10.0)
+    broker.close()
+    link.stop()

@@ -32,13 +32,11 @@ NO_MEDIUM = cast(MediaSet, SimpleNamespace())
 class Desk:
     """An order desk that refuses every medium with ``error``."""
 
-    desired_epoch = desired_seq = 0
-
     def __init__(self, error: Exception) -> None:
         self.error = error
         self.asked: list[MediaSet] = []
 
-    def medium(self, media: MediaSet) -> AcceptedMedia:
+    def medium(self, media: MediaSet, _: object) -> AcceptedMedia:
         self.asked.append(media)
         raise self.error
 
@@ -51,6 +49,12 @@ class Fetcher:
 
     def clean(self) -> None:
         self.cleaned_count += 1
+
+    def import_begins(self) -> None:
+        return
+
+    def import_ended(self) -> None:
+        return
 
 
 class Aside:

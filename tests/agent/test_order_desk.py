@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import edge_agent.orders
+import edge_agent.trust.last_accepted
 from edge_agent.orders import GRACE_S, OrderDesk, Refusal
 from edge_agent.trust.order import AcceptedOrder
 from edge_contract.codec import encode_json
@@ -124,7 +124,7 @@ def test_a_full_disk_does_not_lose_the_order(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(edge_agent.orders, "write_durably", full)
+        patched.setattr(edge_agent.trust.last_accepted, "write_durably", full)
         with pytest.raises(OSError, match="No space"):
             desk.decide(0.0)
     assert isinstance(desk.decide(1.0), AcceptedOrder)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edge_agent.orders import TIME_QUESTIONS_MAX
 from edge_contract.codec import encode_json
 from edge_contract.command import COMMAND_TYPE, Command
 from edge_contract.desired import Directors
@@ -141,9 +143,35 @@ def test_replayed_time_reply(victim: Victim) -> None:
     victim.refused("edge_agent.trust.time_floor", "replay: a time reply to a question that")
 
 
+def time_reply(victim: Victim, question: bytes, now_s: float) -> bytes:
+    nonce = json.loads(question)["nonce"]
+    reply = TimeReply(fleet=FLEET, device=DEVICE, nonce=nonce, now=now_s)
+    return sign_document(victim.publisher.keys["director"][0], TIME_TYPE, encode_json(reply))
+
+
+def test_time_reply_that_counts_again(victim: Victim) -> None:
+    """Answers that take longer than the next question count, each once and in any order."""
+    desk = victim.agent.desk
+    first, second = desk.ask_time(), desk.ask_time()
+    for question, now_s in ((second, NOW_S + 120), (first, NOW_S + 60)):
+        envelope = time_reply(victim, question, now_s)
+        victim.send(topic(FLEET, DEVICE, "rsp", "time"), envelope)
+        assert desk.reference_s() == NOW_S + 120, "the floor rises, and never falls"
+    victim.send(topic(FLEET, DEVICE, "rsp", "time"), envelope)
+    victim.refused("edge_agent.trust.time_floor", "replay: a time reply to a question that")
+
+
+def test_time_reply_to_a_question_of_long_ago(victim: Victim) -> None:
+    desk = victim.agent.desk
+    envelope = time_reply(victim, desk.ask_time(), NOW_S + 60)
+    for _ in range(TIME_QUESTIONS_MAX):
+        desk.ask_time()
+    victim.send(topic(FLEET, DEVICE, "rsp", "time"), envelope)
+    victim.refused("edge_agent.trust.time_floor", "replay: a time reply to a question that")
+
+
 def test_time_reply_by_a_stranger(victim: Victim) -> None:
-    victim.agent.desk.ask_time()
-    nonce = victim.agent.desk._time_nonce
+    nonce = json.loads(victim.agent.desk.ask_time())["nonce"]
     reply = TimeReply(fleet=FLEET, device=DEVICE, nonce=nonce, now=NOW_S + DAY_S)
     envelope = sign_document(Ed25519PrivateKey.generate(), TIME_TYPE, encode_json(reply))
     victim.send(topic(FLEET, DEVICE, "rsp", "time"), envelope)

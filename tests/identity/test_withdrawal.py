@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from edge_agent.update.effects import Cancel
 from edge_agent.update.events import Ordered, Withdrawn
 from edge_agent.update.machine import step
-from edge_agent.update.order import LOCAL
+from edge_agent.update.order import Origin
 from edge_agent.update.state import Stage, UpdateState
 from edge_contract.errors import TrustError
 from edge_contract.signing import sign_message
@@ -33,7 +32,9 @@ BACK = Withdrawn("the fleet took its order back")
 @pytest.mark.parametrize("stage", EARLY)
 def test_before_the_switch_a_withdrawn_order_ends(stage: Stage) -> None:
     order = make_version("1.0.0").order(1)
-    state, effects = step(UpdateState(stage=stage, order=order, seen=order.key), BACK)
+    state, effects = step(
+        UpdateState(stage=stage, order=order, seen=order.key, obeyed=order.key), BACK
+    )
     assert state.stage is Stage.IDLE
     assert state.ended is not None
     assert state.ended.reason == BACK.reason
@@ -46,15 +47,16 @@ def test_before_the_switch_a_withdrawn_order_ends(stage: Stage) -> None:
 @pytest.mark.parametrize("stage", [Stage.SWITCHING, Stage.TRIAL, Stage.COMMITTING])
 def test_after_the_switch_the_trial_decides(stage: Stage) -> None:
     order = make_version("1.0.0").order(1)
-    state = UpdateState(stage=stage, order=order, seen=order.key)
+    state = UpdateState(stage=stage, order=order, seen=order.key, obeyed=order.key)
     assert step(state, BACK) == (state, ())
 
 
-def test_an_installation_from_a_file_was_never_the_fleets() -> None:
-    order = msgspec.structs.replace(make_version("1.0.0").order(1), rollout=LOCAL)
-    state = UpdateState(stage=Stage.FETCHING, order=order, seen=order.key)
+@pytest.mark.parametrize("origin", ["file", "medium"])
+def test_what_was_ordered_by_hand_was_never_the_fleets(origin: Origin) -> None:
+    order = make_version("1.0.0").order(1, origin=origin)
+    state = UpdateState(stage=Stage.FETCHING, order=order, seen=order.key, obeyed=order.key)
     assert step(state, BACK) == (state, ())
-    waits = UpdateState(stage=Stage.IDLE, waiting=order, seen=order.key)
+    waits = UpdateState(stage=Stage.IDLE, waiting=order, seen=order.key, obeyed=order.key)
     assert step(waits, BACK) == (waits, ())
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from edge_agent.config import TransferSection
 from edge_agent.errors import AgentError
 from edge_agent.transfer.http_source import HttpBlock, HttpFailed, HttpSource
+from edge_agent.transfer.patience import Patience
 from edge_agent.transfer.pull import BlobPuller
 from edge_contract.digest import digest_of, hex_of
 from edge_contract.errors import ContractError
@@ -43,10 +46,12 @@ def server(tmp_path: Path) -> Iterator[str]:
     http.stop()
 
 
-def pull(base: str, state_dir: Path, *, size: int = len(DATA)) -> tuple[str, BlobPuller]:
+def pull(
+    base: str, state_dir: Path, *, size: int = len(DATA), timeout_s: float = 10.0
+) -> tuple[str, BlobPuller]:
     """Pull ``DATA`` through the agent's own puller; returns the reason for a failure or ""."""
     events: queue.Queue[HttpBlock | HttpFailed] = queue.Queue()
-    source = HttpSource(base, events.put, lambda: 0.0)
+    source = HttpSource(base, events.put, time.monotonic, timeout_s=timeout_s)
     ended: list[str] = []
     puller = BlobPuller(state_dir, source.ask, ended.append)
     puller.want([Descriptor(media_type=WEIGHT, digest=DIGEST, size=size)], 0.0)
@@ -153,6 +158,69 @@ def test_a_server_that_answers_wrongly_is_left_for_mqtt(answer: Answer, tmp_path
     http.shutdown()
     assert "127.0.0.1" in reason
     assert not puller.blob(DIGEST).exists()
+
+
+def dribble(request: BaseHTTPRequestHandler, data: bytes, *, piece: int, pause_s: float) -> None:
+    with contextlib.suppress(OSError):
+        for at in range(0, len(data), piece):
+            request.wfile.write(data[at : at + piece])
+            request.wfile.flush()
+            time.sleep(pause_s)
+
+
+def dribbled_body(request: BaseHTTPRequestHandler) -> None:
+    ranged(request, piece=8, pause_s=0.02)  # 400 bytes/s
+
+
+def dribbled_headers(request: BaseHTTPRequestHandler) -> None:
+    dribble(request, b"HTTP/1.1 206 Partial\r\nX: " + b"y" * 10_000, piece=8, pause_s=0.02)
+
+
+def ranged(request: BaseHTTPRequestHandler, *, piece: int, pause_s: float) -> None:
+    first, _, last = request.headers["Range"].removeprefix("bytes=").partition("-")
+    data = DATA[int(first) : int(last) + 1]
+    request.send_response(206)
+    end = int(first) + len(data) - 1
+    request.send_header("Content-Range", f"bytes {first}-{end}/{len(DATA)}")
+    request.send_header("Content-Length", str(len(data)))
+    request.end_headers()
+    dribble(request, data, piece=piece, pause_s=pause_s)
+
+
+@pytest.mark.parametrize("answer", [dribbled_body, dribbled_headers])
+def test_a_server_that_dribbles_is_left_for_mqtt(answer: Answer, tmp_path: Path) -> None:
+    http, url = bad(answer)
+    began_s = time.monotonic()
+    reason, puller = pull(url, tmp_path, timeout_s=0.5)
+    http.shutdown()
+    assert "sends less than 2048 bytes/s" in reason
+    assert time.monotonic() - began_s < 8.0
+    assert not puller.blob(DIGEST).exists()
+
+
+def test_small_answers_do_not_each_begin_anew() -> None:
+    now_s = [0.0]
+    patience = Patience(20.0, lambda: now_s[0])
+
+    def read() -> int:
+        now_s[0] += 19.0  # just within the time of one answer
+        return 4096
+
+    with socket.socket() as sock:
+        for _ in range(2):
+            patience.wait(sock, read)
+        with pytest.raises(AgentError, match="less than 2048 bytes/s for 20 s"):
+            patience.wait(sock, read)
+        patience.renew()
+        assert patience.wait(sock, read) == 4096
+
+
+def test_a_server_that_is_slow_but_goes_on_is_not_left(tmp_path: Path) -> None:
+    http, url = bad(lambda request: ranged(request, piece=12_000, pause_s=0.03))
+    reason, puller = pull(url, tmp_path, timeout_s=1.2)
+    http.shutdown()
+    assert reason == ""
+    assert puller.blob(DIGEST).read_bytes() == DATA
 
 
 def test_after_a_failure_http_rests(tmp_path: Path) -> None:

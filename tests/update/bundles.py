@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_agent.update.order import Order
+from edge_agent.update.order import Order, Origin
 from edge_contract.codec import encode_json
 from edge_contract.digest import digest_of
 from edge_contract.health import HealthSpec
@@ -30,7 +30,14 @@ class Version:
     digest: str
     blobs: dict[str, bytes] = field(repr=False)
 
-    def order(self, seq: int, *, health: HealthSpec = SPEC, deadline_ts: float = 0.0) -> Order:
+    def order(
+        self,
+        seq: int,
+        *,
+        health: HealthSpec = SPEC,
+        deadline_ts: float = 0.0,
+        origin: Origin = "fleet",
+    ) -> Order:
         """An order for this version."""
         return Order(
             epoch=1,
@@ -41,6 +48,7 @@ class Version:
             rollout=f"r{seq}",
             health=health,
             deadline_ts=deadline_ts,
+            origin=origin,
         )
 
 

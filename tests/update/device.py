@@ -88,6 +88,7 @@ class Device:
         self.told: list[dict[str, str]] = []
         self.reports: list[tuple[int, str, str]] = []
         self.alarms: list[str] = []
+        self.hear: Callable[[Order, Phase, str], None] = lambda order, phase, reason: None
         self.journal = Journal(state_dir / "update" / "journal", clock.wall_s)
         self.slots = Slots(state_dir, HARDWARE)
         ports = Ports(
@@ -163,6 +164,7 @@ class Device:
 
     def report(self, order: Order, phase: Phase, reason: str) -> None:
         self.reports.append((order.seq, phase, reason))
+        self.hear(order, phase, reason)
 
     def alarm(self, text: str) -> None:
         self.alarms.append(text)

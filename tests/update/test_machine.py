@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.update import machine
+from edge_agent.update import arrivals, machine
 from edge_agent.update.effects import Asked, Commit, Effect, Fetch, Report, StageFiles, Switch
 from edge_agent.update.events import (
     Answer,
@@ -27,6 +27,7 @@ from edge_agent.update.events import (
     TrialVerdict,
 )
 from edge_agent.update.machine import ROWS, TABLE, step
+from edge_agent.update.order import Order, Origin
 from edge_agent.update.state import Stage, UpdateState, deadline_s
 from edge_contract.messages import TERMINAL_PHASES
 from tests.update.bundles import Version, make_version
@@ -69,12 +70,21 @@ def test_every_row_is_reachable_from_idle() -> None:
 
 
 def _event(
-    kind: type[Event], version: Version, seq: int, ticket: int, word: str, disk: Disk
+    kind: type[Event],
+    version: Version,
+    state: UpdateState,
+    newer: int,
+    origin: Origin,
+    ticket: int,
+    word: str,
+    disk: Disk,
 ) -> Event:
     if kind is Restarted:
         return disk.restarted({"ok": "clean", "refuse": "crash", "later": "power"}[word])
     if kind in (Ordered, Superseded):
-        return kind(version.order(seq))
+        # The fleet numbers above its own orders, whether it has heard of those by hand or not.
+        before = state.obeyed if origin == "fleet" else state.seen
+        return kind(version.order(max(0, before[1] + newer), origin=origin))
     fields: dict[str, object] = {
         "ticket": ticket,
         "reason": "why",
@@ -148,15 +158,15 @@ def test_any_sequence_of_events_keeps_the_promises_of_the_table(
     way: list[tuple[int, int, str, int, int]], steps: list[tuple[int, int, str, int, int]]
 ) -> None:
     state, disk = UpdateState(), Disk()
-    ended: set[tuple[int, str]] = set()
-    begun: list[int] = []
+    ended: set[tuple[Order, str]] = set()
+    begun: list[Order] = []
     for number, newer, word, fresh, choice in [*FIRST_INSTALL, *way, *steps]:
         awaited = AWAITED[state.stage]
         often = (*KINDS, *ALWAYS, *ALWAYS)
         kind = often[choice] if choice < RANDOM else awaited[choice % len(awaited)]
         ticket = state.ticket - (fresh == 0)
-        seq = max(0, state.seen[1] + newer)
-        event = _event(kind, VERSIONS[number], seq, ticket, word, disk)
+        origin: Origin = "medium" if fresh % 4 == 2 else "fleet"
+        event = _event(kind, VERSIONS[number], state, newer, origin, ticket, word, disk)
         before = state
         row = TABLE.get((before.stage, _taken_as(event, before)))
         state, effects = step(before, event)
@@ -166,6 +176,14 @@ def test_any_sequence_of_events_keeps_the_promises_of_the_table(
             continue
         assert state.stage in (*row.to, before.stage)
         assert state.ticket >= before.ticket
+        # The newest order always wins; an older one, or the same again, is a replay.
+        if isinstance(event, (Ordered, Superseded)):
+            bar = before.seen if event.order.by_hand else before.obeyed
+            told = (state.order, state.waiting, state.ended and state.ended.order)
+            if event.order.key > bar:
+                assert event.order in told
+            elif not arrivals.was_lost(before):
+                assert (state, effects) == (before, ())
         # A stage that is entered asks for exactly one thing, under its own ticket.
         asked = [e for e in effects if isinstance(e, Asked)]
         assert all(e.ticket == state.ticket for e in asked)
@@ -183,14 +201,14 @@ def test_any_sequence_of_events_keeps_the_promises_of_the_table(
             if isinstance(effect, (Fetch, StageFiles, Switch)):
                 assert effect.order.digest != state.active
             if isinstance(effect, Report):
-                if effect.phase == "held" and effect.order.seq in begun:
-                    begun.remove(effect.order.seq)
+                if effect.phase == "held" and effect.order in begun:
+                    begun.remove(effect.order)
                 if effect.phase == "accepted":
-                    assert effect.order.seq not in begun, "an order is begun once"
-                    begun.append(effect.order.seq)
+                    assert effect.order not in begun, "an order is begun once"
+                    begun.append(effect.order)
                 if effect.phase in TERMINAL_PHASES and not isinstance(event, Restarted):
-                    assert (effect.order.seq, effect.phase) not in ended
-                    ended.add((effect.order.seq, effect.phase))
+                    assert (effect.order, effect.phase) not in ended
+                    ended.add((effect.order, effect.phase))
             disk.take(effect)
         assert msgspec.json.decode(msgspec.json.encode(state), type=UpdateState) == state
 
@@ -206,7 +224,7 @@ def test_the_machine_is_pure() -> None:
     import ast
     import inspect
 
-    from edge_agent.update import answers, arrivals, moves, restarts, trial
+    from edge_agent.update import answers, moves, restarts, trial
 
     for module in (machine, answers, arrivals, moves, restarts, trial):
         imported = {

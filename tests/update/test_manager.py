@@ -7,6 +7,7 @@ import pytest
 from edge_agent.update.effects import Hook
 from edge_agent.update.state import Stage
 from edge_contract.digest import digest_of
+from tests.update.bundles import HARDWARE
 from tests.update.device import Device
 from tests.update.fleet import (
     EARLY,
@@ -244,3 +245,25 @@ def test_offline_or_never_ordered_an_agent_just_runs(start: Start) -> None:
         device.pump()
         device.second()
     assert (device.running, device.manager.status()["stage"]) == ("", "idle")
+
+
+def test_the_slot_is_read_through_before_the_switch_and_never_by_the_loop(device: Device) -> None:
+    give(device, V2, 2).settle(until=Stage.SWITCHING)
+    damaged = device.slots.directory("B") / f"{HARDWARE}.onnx"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[::-1])
+    device.manager.tick(device.clock.now_s)
+    assert device.slots.pointer.trial == "", "it waits for the worker"
+    device.settle()
+    assert device.phases(2)[-1] == "failed"
+    assert "digest differs" in device.reason(2)
+    assert V2.digest not in device.has_run
+
+
+def test_an_order_that_comes_while_the_slot_is_read_through_is_not_overtaken(
+    device: Device,
+) -> None:
+    give(device, V2, 2).settle(until=Stage.SWITCHING)
+    give(device, V3, 3).settle()
+    assert V2.digest not in device.has_run
+    assert (device.running, device.slots.pointer.trial) == (V3.digest, "")

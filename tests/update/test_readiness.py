@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from edge_agent.update.events import Ordered
-from edge_agent.update.order import LOCAL, Order
+from edge_agent.update.order import Order, Origin
 from edge_agent.update.readiness import (
     Conditions,
     DeviceReadiness,
@@ -41,9 +41,9 @@ class Weather:
         return self.why
 
 
-def windowed(window: str, rollout: str = "r") -> Order:
+def windowed(window: str, origin: Origin = "fleet") -> Order:
     return Order(
-        epoch=1, seq=1, digest=V1.digest, line="digits", version="1", rollout=rollout, window=window
+        epoch=1, seq=1, digest=V1.digest, line="digits", version="1", window=window, origin=origin
     )
 
 
@@ -57,7 +57,7 @@ def windowed(window: str, rollout: str = "r") -> Order:
         (UpdatePolicy(window="11:00-13:00"), ORDER, GOOD, ""),
         (UpdatePolicy(window="22:00-04:00"), ORDER, GOOD, "the device's window is 22:00-04:00"),
         (UpdatePolicy(window="11:00-13:00"), windowed("01:00-02:00"), GOOD, "the order's window"),
-        (UpdatePolicy(), windowed("01:00-02:00", LOCAL), GOOD, ""),
+        (UpdatePolicy(), windowed("01:00-02:00", "file"), GOOD, ""),
         (
             UpdatePolicy(window="11:00-13:00"),
             ORDER,
@@ -91,7 +91,7 @@ def test_the_next_opening_is_that_of_both_windows(
 ) -> None:
     found_s = next_opening_ts(UpdatePolicy(window=own), windowed(ordered), present_s)
     assert found_s == (NOON_S + (opens_h - 12) * 3600 if opens_h else 0.0)
-    assert next_opening_ts(UpdatePolicy(window=own), windowed(ordered, LOCAL), present_s) == 0.0
+    assert next_opening_ts(UpdatePolicy(window=own), windowed(ordered, "file"), present_s) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -232,3 +232,12 @@ def test_a_damaged_fallback_is_given_up_and_mended_by_the_next_order_for_it(
     give(again, V1, 3).settle()
     assert again.running == V1.digest
     assert again.fetched, "what was damaged was fetched anew"
+
+
+@pytest.mark.parametrize("stage", [*EARLY, *LATE])
+def test_a_restart_in_a_first_install_goes_on_where_it_was(start: Start, stage: Stage) -> None:
+    device = give(start(), V1, 1).settle(until=stage)
+    device.off()
+    again = start("clean")
+    assert again.settle().running == V1.digest
+    assert again.phases(1)[-1] == "committed"

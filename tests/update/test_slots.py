@@ -306,3 +306,11 @@ def test_boots_tell_how_the_last_run_ended(tmp_path: Path) -> None:
     assert BootMarker(tmp_path, "boot-2").begin() == "power"
     (tmp_path / "running").write_bytes(b"\xff\xfe")
     assert BootMarker(tmp_path, "boot-2").begin() == "power"
+
+
+def test_a_start_may_take_as_long_as_reading_the_slots_on_a_slow_card(bench: Bench) -> None:
+    assert bench.slots.read_through_s() == 0.0
+    bench.install(V1)
+    with (bench.root / "slots" / "A" / "files" / "large").open("wb") as file:
+        file.truncate(2 << 30)  # sparse
+    assert 1000 < bench.slots.read_through_s() < 1100

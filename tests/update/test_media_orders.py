@@ -1,0 +1,180 @@
+"""A medium's order from the stick to the commit: cuts, retries, and the fleet beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge_agent.update.events import Event, Withdrawn
+from edge_agent.update.state import Stage
+from tests.trust.media_simulator import MediaPublisher
+from tests.update.device import Clock, Died
+from tests.update.fleet import FLEET, SLOW, V1, V2, V3, WRONG, give
+from tests.update.medium_bench import (
+    MediumBench,
+    last,
+    media_publisher,
+    write_approved,
+    write_stick,
+)
+
+
+class Setup:
+    """One device, its publisher, and every run of its agent."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.publisher: MediaPublisher = media_publisher()
+        self.clock = Clock()
+        (home / "state").mkdir()
+
+    def start(self, boot: str = "clean") -> MediumBench:
+        bench = MediumBench(self.home / "state", self.publisher, self.clock)
+        bench.device.boot(boot)  # type: ignore[arg-type]
+        return bench
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
+
+
+def test_power_cut_between_the_sequence_and_the_journal_does_not_spend_the_stick(
+    setup: Setup,
+) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, V1, 1)
+    bench = setup.start()
+
+    def cut(event: Event) -> None:
+        raise Died  # the trust directory knows the sequence, the journal never hears of it
+
+    bench.order = cut
+    bench.begin(stick)
+    with pytest.raises(Died):
+        bench.loop()
+    bench.device.off()
+    again = setup.start("power")
+    assert again.apply(stick)["phase"] == "committed"
+    assert again.device.running == V1.digest
+    assert "replay" in again.apply(stick)["error"], "once it was begun, it counts no more"
+
+
+def test_a_stick_whose_number_was_passed_is_a_replay_also_where_it_never_began(
+    setup: Setup,
+) -> None:
+    older = write_stick(setup.home / "older", setup.publisher, V1, 1)
+    newer = write_stick(setup.home / "newer", setup.publisher, V2, 2)
+    forged = write_stick(setup.home / "other", setup.publisher, V1, 2, rollout="another")
+    bench = setup.start()
+    assert bench.apply(newer)["phase"] == "committed"
+    for stick in (older, forged):
+        assert "replay" in bench.apply(stick)["error"]
+    assert bench.device.manager.state.stage is Stage.IDLE
+    assert bench.device.running == V2.digest
+
+
+def test_a_stick_whose_trial_failed_is_tried_again_only_when_a_person_says_so(
+    setup: Setup,
+) -> None:
+    good = write_stick(setup.home / "good", setup.publisher, V1, 1)
+    stick = write_stick(setup.home / "stick", setup.publisher, SLOW, 2)
+    bench = setup.start()
+    bench.apply(good)
+    failed = bench.apply(stick)
+    assert failed["phase"] == "rolled_back"
+    refused = bench.apply(stick)
+    assert refused["error"].startswith("replay: this medium (sequence 2) was carried out: ")
+    assert "rolled_back" in refused["error"]
+    assert failed["text"] in refused["error"], "why it failed"
+    assert "--again" in refused["hint"]
+    bench.device.off()
+    bench = setup.start()
+    bench.device.fleet = {
+        **FLEET,
+        SLOW.digest: replace(SLOW, behaviour="good"),
+    }  # the cause is gone
+    done = bench.apply(stick, again=True)
+    assert done["phase"] == "committed"
+    assert done["receipt_name"] != failed["receipt_name"], "the stick brings both receipts back"
+    assert bench.device.running == SLOW.digest
+    done = bench.apply(stick, again=True)
+    assert "committed" in done["error"], "what is installed is not installed again"
+    assert "--again" not in done["hint"]
+
+
+def test_again_does_not_bring_a_stick_back_over_what_came_after_it(setup: Setup) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, WRONG, 1)
+    bench = setup.start()
+    assert bench.apply(stick)["phase"] == "failed"
+    give(bench.device, V2, 7).settle(until=Stage.FETCHING)
+    while_it_goes_on = bench.begin(stick, again=True)
+    bench.loop()
+    after = bench.apply(stick, again=True)
+    for reply in (last(while_it_goes_on), after):
+        assert "other orders came after it" in reply["error"]
+    assert bench.device.settle().running == V2.digest
+
+
+def test_a_stick_that_is_being_applied_says_so(setup: Setup) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, V1, 1)
+    bench = setup.start()
+    bench.device.manager.hold()
+    first = bench.begin(stick)
+    bench.loop()
+    first.given_up = True
+    assert "is being carried out" in bench.apply(stick, again=True)["error"]
+    bench.device.manager.release()
+    assert bench.device.settle().running == V1.digest
+
+
+def test_the_fleet_takes_back_its_own_order_and_not_the_stick_s(setup: Setup) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, V1, 1)
+    bench = setup.start()
+    request = bench.begin(stick)
+    bench.copy()
+    assert bench.device.manager.state.stage is Stage.PRE_FETCH
+    bench.device.manager.handle(Withdrawn("the fleet took its order back"))
+    bench.loop()
+    assert last(request)["phase"] == "committed"
+
+
+def test_an_update_that_ends_while_a_medium_is_copied_leaves_the_copy_alone(
+    setup: Setup,
+) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, V2, 1)
+    bench = setup.start()
+    give(bench.device, WRONG, 1).settle(until=Stage.SELF_TEST)
+    request = bench.begin(stick)
+    bench.device.pending.pop()()  # the worker has copied it; the loop has heard of nothing yet
+    bench.device.pump()  # now of the self-test: the update ends, and cleans up
+    assert bench.device.manager.state.stage is Stage.IDLE
+    bench.loop()
+    assert last(request)["phase"] == "committed"
+    assert V2.digest not in bench.device.fetched, "no network was needed"
+    assert not list((setup.home / "state" / "blobs").iterdir())
+
+
+def test_what_a_given_up_client_let_copy_is_removed(setup: Setup) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, V2, 1)
+    empty = setup.home / "empty"
+    empty.mkdir()
+    bench = setup.start()
+    bench.begin(stick).given_up = True
+    assert "cannot read the medium" in bench.apply(empty)["error"]
+    assert not list((setup.home / "state" / "blobs").iterdir())
+
+
+def test_a_stick_counts_in_the_epoch_that_offline_keys_signed(setup: Setup) -> None:
+    bench = setup.start()
+    give(bench.device, V1, 2**52).settle()  # what a thief of the director's key ordered last
+    setup.publisher.name_director(epoch=2)
+    stick = write_stick(setup.home / "stick", setup.publisher, V2, 1, epoch=2)
+    assert bench.apply(stick)["phase"] == "committed"
+    assert bench.device.manager.state.seen == (2, 1), "the burnt numbers are left behind"
+    setup.publisher.bump()
+    request = bench.begin_local(write_approved(setup.home / "file", setup.publisher, V3))
+    bench.loop()
+    assert last(request)["phase"] == "committed"
+    assert bench.device.manager.state.seen == (2, 2)
