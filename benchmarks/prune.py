@@ -56,7 +56,6 @@ TEST = {"kws": 800, "ic": 2000}
 KEEPS = (0.8, 0.7)
 BARS = {("kws", 0.8): 89.1, ("ic", 0.8): 67.9}
 ALIGNED_BAR = 1.5
-TIMED_KEEP = 0.75
 
 
 def main() -> int:
@@ -200,14 +199,13 @@ def timing_rows(
 ) -> Iterator[dict[str, object]]:
     """Aligned counts, unaligned ones near them and the unpruned model, interleaved.
 
-    Aligned: each prunable group keeps three quarters, to the nearest multiple of the profile's
-    step. Unaligned: what keep 0.8 gives without a step (51 of 64, where aligned gives 48), and one
-    channel less or one more in each group (one less where it is whole).
+    Aligned: keep 0.8 in the profile's steps (48 of 64). Unaligned: the same keep without a step
+    (51 of 64), and one channel less or one more in each group (one less where it is whole).
     """
     samples = rows(calibration[:1])
     step = load_profile("generic-x86-64").channel_step
     whole = [len(group.channels) for group in group_channels(graph, samples).prunable]
-    aligned = [exact_count(count, TIMED_KEEP, step) for count in whole]
+    aligned = [exact_count(count, KEEPS[0], step) for count in whole]
     plans = {
         "unpruned": whole,
         "aligned": aligned,

@@ -42,16 +42,17 @@ class Step:
 
 
 def exact_count(total: int, keep: float, step: int) -> int:
-    """How many of ``total`` channels ``keep`` leaves: the nearest multiple of ``step``.
+    """How many of ``total`` channels ``keep`` leaves, a multiple of ``step``.
 
-    At least one step and at most all. Halves go down: a share says what may stay, and of 32
-    channels in steps of 16 a share of 3/4 would otherwise take nothing. A group that no step fits
-    stays whole.
+    The share is a budget: in steps a group keeps the largest multiple that is not above the exact
+    count (the nearest whole number), so that alignment never leaves more work than was asked for.
+    At least one step, though; and a group that is no wider than the step, or of which nothing is
+    to go, stays whole.
     """
-    if total <= step:
+    exact = max(1, math.ceil(total * keep - 0.5))
+    if total <= step or exact == total:
         return total
-    nearest = max(1, math.ceil(total * keep / step - 0.5)) * step
-    return min(nearest, total)
+    return max(exact // step, 1) * step
 
 
 def next_count(kept: int, step: int) -> int | None:

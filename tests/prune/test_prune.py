@@ -132,9 +132,18 @@ def test_kept_counts_are_multiples_of_the_step_and_small_groups_stay(tmp_path: P
 
 @pytest.mark.parametrize(
     ("total", "keep", "step", "kept"),
-    [(64, 0.8, 16, 48), (32, 0.75, 16, 16), (32, 0.8, 16, 32), (16, 0.5, 16, 16), (64, 0.8, 1, 51)],
+    [
+        (64, 0.8, 16, 48),
+        (64, 0.75, 16, 48),
+        (40, 1.0, 16, 40),
+        (32, 0.8, 16, 16),
+        (32, 0.3, 16, 16),
+        (16, 0.5, 16, 16),
+        (64, 0.8, 1, 51),
+        (16, 0.8, 1, 13),
+    ],
 )
-def test_a_share_is_what_may_stay_so_a_tie_goes_down(
+def test_steps_never_keep_more_than_the_share_but_one_step_at_least(
     total: int, keep: float, step: int, kept: int
 ) -> None:
     assert exact_count(total, keep, step) == kept
