@@ -19,7 +19,7 @@ from edge_agent.update.events import (
 )
 from edge_agent.update.order import Order
 from edge_agent.update.ports import Aside
-from edge_agent.update.slots import Slot
+from edge_agent.update.slot_files import Slot
 from edge_contract.errors import WherryError
 
 
