@@ -113,8 +113,11 @@ def _wants_json(arguments: argparse.Namespace) -> bool:
 
 
 def _run(arguments: argparse.Namespace) -> ExitCode:
-    from edge_agent.agent import run_agent
-    from edge_agent.config import load_config
+    from edge_agent.lean_imports import KEY_DRIVERS, left_out
+
+    with left_out(*KEY_DRIVERS):
+        from edge_agent.agent import run_agent
+        from edge_agent.config import load_config
 
     run_agent(load_config(arguments.config), log_level=arguments.log_level)
     return ExitCode.OK

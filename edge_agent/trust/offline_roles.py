@@ -15,9 +15,8 @@ from datetime import datetime, timezone
 
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
-from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
-from tuf.ngclient.config import EnvelopeType
 
+from edge_agent.trust.decision_core import EnvelopeType, TrustedMetadataSet
 from edge_contract.media import MediaSet
 from edge_contract.metadata import OFFLINE_SNAPSHOT, OFFLINE_TIMESTAMP
 
