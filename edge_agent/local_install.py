@@ -7,9 +7,10 @@ demanded all the same. Later orders of a fleet supersede it as they supersede an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from edge_agent.api import Request
 from edge_agent.errors import AgentError
@@ -29,8 +30,7 @@ from edge_contract.model import MODEL_FILE, ModelManifest, decode_model_manifest
 APPROVAL_FILE = "approval.json"
 
 
-@dataclass(frozen=True)
-class LocalBundle:
+class LocalBundle(msgspec.Struct, frozen=True):
     """A bundle and its approval, read from files and well-formed; not yet verified."""
 
     bundle: BundleDir
@@ -86,8 +86,7 @@ def local_order(
     )
 
 
-@dataclass(frozen=True)
-class Imported:
+class Imported(msgspec.Struct, frozen=True):
     """The worker has copied a local bundle into the blob store, or could not (``error``)."""
 
     order: Order

@@ -12,8 +12,9 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from edge_agent.clock import SystemClock
 from edge_agent.infer.model import LoadedModel
@@ -31,8 +32,7 @@ RESULTS_MAX = 20_000
 """Answers waiting for the recorder: minutes at camera rates. Beyond it the oldest are dropped."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What became of one frame. ``prediction`` is None where it was refused or failed."""
 
     ts: float

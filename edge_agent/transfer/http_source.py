@@ -12,8 +12,9 @@ import queue
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+import msgspec
 
 from edge_agent.errors import AgentError
 from edge_contract.digest import hex_of
@@ -25,16 +26,14 @@ REST_S = 300.0
 """How long MQTT takes over after a failure."""
 
 
-@dataclass(frozen=True)
-class HttpBlock:
+class HttpBlock(msgspec.Struct, frozen=True):
     """A block came over HTTP. ``wire_bytes``: with its headers."""
 
     block: BlobBlock
     wire_bytes: int
 
 
-@dataclass(frozen=True)
-class HttpFailed:
+class HttpFailed(msgspec.Struct, frozen=True):
     """The server did not answer as it should."""
 
     reason: str

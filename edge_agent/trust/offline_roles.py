@@ -10,9 +10,9 @@ counts beyond its expiry. All of it is pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
+import msgspec
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
@@ -21,8 +21,7 @@ from edge_contract.media import MediaSet
 from edge_contract.metadata import OFFLINE_SNAPSHOT, OFFLINE_TIMESTAMP
 
 
-@dataclass(frozen=True)
-class OfflineEdition:
+class OfflineEdition(msgspec.Struct, frozen=True):
     """The verified files of one medium."""
 
     root: Root

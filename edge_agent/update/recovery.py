@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from edge_agent.update.held_pointer import NO_TRIAL, HeldPointer
 from edge_agent.update.pointer import NoSlot, SlotName
@@ -16,8 +17,7 @@ any health spec's ``restarts_max`` needs, because it counts power cuts, too; few
 version that browns the board out is gone after minutes."""
 
 
-@dataclass(frozen=True)
-class Recovery:
+class Recovery(msgspec.Struct, frozen=True):
     """What the slots found at the start; all empty where all was well.
 
     notes: sentences for a person.

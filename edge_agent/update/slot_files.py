@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from edge_agent.update.content import (
     FILES_DIR,
@@ -23,8 +24,7 @@ from edge_contract.manifest import Descriptor, Manifest
 SLOT_NAMES: tuple[SlotName, SlotName] = ("A", "B")
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """A filled slot. ``directory`` holds the bundle's files by their paths in the bundle."""
 
     name: SlotName
