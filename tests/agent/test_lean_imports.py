@@ -1,0 +1,29 @@
+"""What a device's agent keeps out of its memory, and that nobody else misses it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+_LOADED = """
+import sys
+from edge_agent.lean_imports import KEY_DRIVERS, left_out
+with left_out(*KEY_DRIVERS):
+    import edge_agent.agent
+heavy = ("urllib3", "pkcs11", "PyKCS11", "boto3", "tarfile", "statistics", "onnxruntime", "cv2")
+print(sorted(set(heavy) & set(sys.modules)))
+import tuf.ngclient
+print(tuf.ngclient.Updater.__module__, "urllib3" in sys.modules)
+from edge_agent.trust.decision_core import TrustedMetadataSet
+print(TrustedMetadataSet.__name__, None in sys.modules.values())
+"""
+
+
+def test_an_agent_loads_no_downloader_no_key_driver_and_no_runtime_before_a_model() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADED], capture_output=True, text=True, check=True
+    )
+    heavy, whole, core = done.stdout.splitlines()
+    assert heavy == "[]"
+    assert whole == "tuf.ngclient.updater True", "whoever wants the whole package gets it"
+    assert core == "TrustedMetadataSet False"
