@@ -7,11 +7,11 @@ right. When it fails, MQTT takes over for a while.
 
 from __future__ import annotations
 
-import http.client
 import queue
 import ssl
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,6 +20,9 @@ from edge_agent.errors import AgentError
 from edge_contract.digest import hex_of
 from edge_contract.errors import WherryError
 from edge_contract.messages import BlobAsk, BlobBlock
+
+if TYPE_CHECKING:
+    import http.client  # at run time where blobs do come over HTTP only: 1.5 MB
 
 TIMEOUT_S = 20.0
 REST_S = 300.0
@@ -108,6 +111,8 @@ class HttpSource:
             self._questions.put(item)
 
     def _run(self) -> None:
+        import http.client
+
         while (ask := self._questions.get()) is not None:
             try:
                 for first, last in ask.missing:
@@ -135,6 +140,8 @@ class HttpSource:
         response.read(1)
 
     def _request(self, name: str, begin: int, end: int) -> http.client.HTTPResponse:
+        import http.client
+
         if self._connection is None:
             if self._secure:
                 context = ssl.create_default_context()
