@@ -72,9 +72,7 @@ def widen_inputs(model: ModelProto) -> str:
         users = [node for node in all_nodes(graph) if value.name in node.input]
         if value.name in constants or kind.elem_type not in _INTEGERS or not users:
             continue
-        if all(
-            node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT for node in users
-        ):
+        if all(node.op_type == "Cast" and _cast_to(node) == TensorProto.FLOAT for node in users):
             changed.append(f"{value.name!r} ({TensorProto.DataType.Name(kind.elem_type).lower()})")
             kind.elem_type = TensorProto.FLOAT
     if not changed:
@@ -100,9 +98,13 @@ def _drop_idle_casts(model: ModelProto) -> None:
     for value in (*graph.input, *graph.value_info, *graph.output):
         kinds[value.name] = value.type.tensor_type.elem_type
     for node in model.graph.node:
-        if node.op_type == "Cast" and kinds.get(node.input[0]) == node.attribute[0].i:
+        if node.op_type == "Cast" and kinds.get(node.input[0]) == _cast_to(node):
             node.op_type = "Identity"
             del node.attribute[:]
+
+
+def _cast_to(node: NodeProto) -> int:
+    return int(next(attribute.i for attribute in node.attribute if attribute.name == "to"))
 
 
 def _graph(graph: GraphProto, weights: Counter[str]) -> int:

@@ -315,10 +315,11 @@ def test_other_float_widths_become_float32_and_it_is_said(save: Save, form: str)
 
 
 def test_an_integer_input_that_is_cast_at_once_becomes_float32(save: Save) -> None:
-    model = small_cnn()
+    model = small_cnn(opset=19)
     (value,) = model.graph.input
     value.type.tensor_type.elem_type = TensorProto.UINT8
-    model.graph.node.insert(0, helper.make_node("Cast", ["frames"], ["wide"], to=TensorProto.FLOAT))
+    cast = helper.make_node("Cast", ["frames"], ["wide"], saturate=1, to=TensorProto.FLOAT)
+    model.graph.node.insert(0, cast)
     model.graph.node[1].input[0] = "wide"
     source = load_source(save(model))
     assert "casts its input 'frames' (uint8) to float32" in source.notes[0]

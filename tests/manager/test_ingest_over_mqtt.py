@@ -82,6 +82,7 @@ def test_what_comes_again_is_acknowledged_again_and_stored_once(fleet: FleetUnde
 def test_what_was_let_go_and_comes_again_is_acknowledged_and_not_stored(
     make_fleet: Callable[[str], FleetUnderTest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fleet.manager.retention._STEADY_S", 0.5)
     monkeypatch.setattr("fleet.manager.retention._REST_S", 0.1)
     fleet = make_fleet("mosquitto")
     fleet.start_manager(records_kept_s=0.5)
