@@ -30,18 +30,23 @@ from typing import Any
 
 import cv2
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from device_configs.loader import load_profile
-from edge_contract.codec import encode_json
-from edge_contract.golden import GoldenVectors, encode_golden
-from edge_contract.layout import write_bundle
-from edge_contract.manifest import WEIGHT, WEIGHT_CONFIG, ConfigDetail
-from edge_contract.model import Lineage, ModelManifest, TensorSpec, Variant
-from edge_contract.preprocess import PreprocessSpec
-from edge_runtime.golden import to_tensor
-from edge_runtime.session import ModelSession
-from fleet.repository.tuf_repository import Repository
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from benchmarks.made_classifier import (  # noqa: E402
+    golden_of,
+    manifest_of,
+    session_of,
+    with_head,
+)
+from device_configs.loader import load_profile  # noqa: E402
+from edge_contract.codec import encode_json  # noqa: E402
+from edge_contract.golden import encode_golden  # noqa: E402
+from edge_contract.layout import write_bundle  # noqa: E402
+from edge_contract.manifest import WEIGHT, WEIGHT_CONFIG, ConfigDetail  # noqa: E402
+from fleet.repository.tuf_repository import Repository  # noqa: E402
 
 SIDE_PX = 64
 CHANNELS = 512
@@ -95,55 +100,16 @@ def int8_network(seed: int) -> bytes:
         )
         nodes.append(helper.make_node("Relu", [f"c{layer}"], [f"r{layer}"]))
         name = quantised(f"r{layer}", str(layer))
-    constants.append(
-        numpy_helper.from_array(rng.normal(0, 0.1, (CHANNELS, 10)).astype(np.float32), "dense")
-    )
-    nodes += [
-        helper.make_node("GlobalAveragePool", [name], ["pool"]),
-        helper.make_node("Flatten", ["pool"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "dense"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["scores"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "memory",
-        [helper.make_tensor_value_info("frame", TensorProto.FLOAT, [1, 3, SIDE_PX, SIDE_PX])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 10])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8
-    return model.SerializeToString()
+    return with_head(nodes, constants, name, channels=CHANNELS, side_px=SIDE_PX, rng=rng)
 
 
 def write_bundle_of(path: Path, version: str, data: bytes) -> None:
     """The network as a bundle for this machine."""
-    model = ModelManifest(
-        name="memory",
-        version=version,
-        task="classification",
-        inputs=[TensorSpec(name="frame", dtype="float32", shape=[1, 3, SIDE_PX, SIDE_PX])],
-        outputs=[TensorSpec(name="scores", dtype="float32", shape=[1, 10])],
-        labels=[str(k) for k in range(10)],
-        preprocess=PreprocessSpec(
-            kind="image",
-            colour="BGR",
-            height_px=SIDE_PX,
-            width_px=SIDE_PX,
-            resize="linear",
-            model_layout="NCHW",
-            scale=1 / 255,
-        ),
-        variants=[
-            Variant(target=HARDWARE, runtime="onnxruntime", scheme="u8s8", file="m", golden="g")
-        ],
-        lineage=Lineage(
-            source_digest="", calibration_digest="", test_digest="", tools={}, options={}
-        ),
+    model = manifest_of(
+        "memory", version, side_px=SIDE_PX, target=HARDWARE, scheme="u8s8", resize="linear"
     )
     frames = np.random.default_rng(2).integers(0, 255, (2, SIDE_PX, SIDE_PX, 3)).astype(np.uint8)
-    scores = ModelSession(data, model, model.variants[0]).scores(frames)
-    golden = GoldenVectors(frames=to_tensor(frames), scores=to_tensor(scores), tolerance_abs=1e-3)
+    golden = golden_of(session_of(data, model), frames)
     files = {
         "model.json": (WEIGHT_CONFIG, encode_json(model)),
         "m": (WEIGHT, data),
@@ -192,7 +158,7 @@ class Device:
             [sys.executable, "-c", _AGENT, "run", "--config", str(self.home / "agent.toml")],
             stdout=log,
             stderr=log,
-            cwd=Path(__file__).parents[1],
+            cwd=HERE.parent,
         )
         try:
             self.wait("an agent", self.status)
@@ -206,7 +172,7 @@ class Device:
         """One ``edge-agent`` command."""
         return subprocess.run(
             [sys.executable, "-m", "edge_agent.cli", *words],
-            capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False,
+            capture_output=True, text=True, cwd=HERE.parent, check=False,
         )  # fmt: skip
 
     def install(self, version: str) -> None:

@@ -15,6 +15,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,29 +23,28 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from edge_agent.clock import SystemClock
-from edge_agent.drift.monitor import DriftSettings
-from edge_agent.infer.drift_watch import DriftWatch
-from edge_agent.infer.engine import InferenceEngine, answer
-from edge_agent.infer.model import LoadedModel
-from edge_agent.infer.recorder import Recorder
-from edge_agent.infer.source import DirectorySource, Frame
-from edge_contract.golden import GoldenVectors
-from edge_contract.model import (
-    DRIFT_REFERENCE_FILE,
-    Lineage,
-    ModelManifest,
-    TensorSpec,
-    Variant,
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from benchmarks.made_classifier import (  # noqa: E402
+    golden_of,
+    manifest_of,
+    session_of,
+    with_head,
 )
-from edge_contract.preprocess import PreprocessSpec
-from edge_runtime.features import extract, feature_names
-from edge_runtime.golden import to_tensor
-from edge_runtime.onnx_session import session_options
-from edge_runtime.reference import build_reference
-from edge_runtime.session import ModelSession
+from edge_agent.clock import SystemClock  # noqa: E402
+from edge_agent.drift.monitor import DriftSettings  # noqa: E402
+from edge_agent.infer.drift_watch import DriftWatch  # noqa: E402
+from edge_agent.infer.engine import InferenceEngine, answer  # noqa: E402
+from edge_agent.infer.model import LoadedModel  # noqa: E402
+from edge_agent.infer.recorder import Recorder  # noqa: E402
+from edge_agent.infer.source import DirectorySource, Frame  # noqa: E402
+from edge_contract.model import DRIFT_REFERENCE_FILE  # noqa: E402
+from edge_runtime.features import extract, feature_names  # noqa: E402
+from edge_runtime.onnx_session import session_options  # noqa: E402
+from edge_runtime.reference import build_reference  # noqa: E402
 
 SIDE_PX = 96
 TURNS = 15
@@ -68,23 +68,7 @@ def network(layers: int) -> bytes:
         )
         nodes.append(helper.make_node("Relu", [f"c{number}"], [f"r{number}"]))
         name = f"r{number}"
-    weights.append(numpy_helper.from_array(rng.normal(0, 1, (16, 10)).astype(np.float32), "dense"))
-    nodes += [
-        helper.make_node("GlobalAveragePool", [name], ["pool"]),
-        helper.make_node("Flatten", ["pool"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "dense"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["scores"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "bench",
-        [helper.make_tensor_value_info("frame", TensorProto.FLOAT, [1, 3, SIDE_PX, SIDE_PX])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 10])],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8
-    return model.SerializeToString()
+    return with_head(nodes, weights, name, channels=16, side_px=SIDE_PX, rng=rng)
 
 
 def bare_session(data: bytes) -> ort.InferenceSession:
@@ -110,29 +94,8 @@ def sized_network() -> bytes:
 
 def loaded_model(data: bytes, directory: Path, frames: np.ndarray) -> LoadedModel:
     """The network as a version in a slot, with a drift reference beside it."""
-    manifest = ModelManifest(
-        name="bench",
-        version="1.0.0",
-        task="classification",
-        inputs=[TensorSpec(name="frame", dtype="float32", shape=[1, 3, SIDE_PX, SIDE_PX])],
-        outputs=[TensorSpec(name="scores", dtype="float32", shape=[1, 10])],
-        labels=[str(k) for k in range(10)],
-        preprocess=PreprocessSpec(
-            kind="image",
-            colour="BGR",
-            height_px=SIDE_PX,
-            width_px=SIDE_PX,
-            model_layout="NCHW",
-            scale=1 / 255,
-        ),
-        variants=[
-            Variant(target="here", runtime="onnxruntime", scheme="float32", file="m", golden="g")
-        ],
-        lineage=Lineage(
-            source_digest="", calibration_digest="", test_digest="", tools={}, options={}
-        ),
-    )
-    session = ModelSession(data, manifest, manifest.variants[0])
+    manifest = manifest_of("bench", "1.0.0", side_px=SIDE_PX, target="here", scheme="float32")
+    session = session_of(data, manifest)
     scores = session.scores(frames)
     rows = [extract(frame, row) for frame, row in zip(frames, scores, strict=True)]
     reference = build_reference(
@@ -142,9 +105,7 @@ def loaded_model(data: bytes, directory: Path, frames: np.ndarray) -> LoadedMode
         classes=10,
     )
     (directory / DRIFT_REFERENCE_FILE).write_bytes(reference.encode())
-    golden = GoldenVectors(
-        frames=to_tensor(frames[:1]), scores=to_tensor(scores[:1]), tolerance_abs=0
-    )
+    golden = golden_of(session, frames[:1], tolerance_abs=0)
     return LoadedModel("sha256:" + "0" * 64, "A", directory, manifest, session, golden)
 
 

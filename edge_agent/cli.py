@@ -116,10 +116,16 @@ def _wants_json(arguments: argparse.Namespace) -> bool:
 
 
 def _run(arguments: argparse.Namespace) -> ExitCode:
-    from edge_agent.agent import run_agent
-    from edge_agent.config import load_config
+    from edge_agent.lean_imports import KEY_DRIVERS, import_paho, left_out
 
-    run_agent(load_config(arguments.config), log_level=arguments.log_level)
+    with left_out(*KEY_DRIVERS):
+        from edge_agent.config import load_config
+
+        config = load_config(arguments.config)
+        import_paho(proxy=bool(config.mqtt and config.mqtt.proxy))
+        from edge_agent.agent import run_agent
+
+    run_agent(config, log_level=arguments.log_level)
     return ExitCode.OK
 
 

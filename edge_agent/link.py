@@ -11,9 +11,9 @@ import secrets
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
@@ -28,15 +28,13 @@ from edge_agent.transport import set_transport
 from edge_contract.signing import SIGNATURE_PROPERTY
 
 
-@dataclass(frozen=True)
-class LinkUp:
+class LinkUp(msgspec.Struct, frozen=True):
     """A CONNACK came. ``connection_id`` stands in the will of this very connection."""
 
     connection_id: str
 
 
-@dataclass(frozen=True)
-class LinkDown:
+class LinkDown(msgspec.Struct, frozen=True):
     """The connection ended, or could not be made.
 
     shared: the broker gave this device's session to another connection with the same identity.
@@ -48,16 +46,14 @@ class LinkDown:
     tls_refused: bool = False
 
 
-@dataclass(frozen=True)
-class SubscriptionRefused:
+class SubscriptionRefused(msgspec.Struct, frozen=True):
     """The broker let the device in, but not to these topics: orders or answers cannot reach it."""
 
     filters: tuple[str, ...]
     reason: str
 
 
-@dataclass(frozen=True)
-class Inbound:
+class Inbound(msgspec.Struct, frozen=True):
     """A message came."""
 
     topic: str

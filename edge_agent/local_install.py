@@ -11,9 +11,10 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import msgspec
 
 from edge_agent.api import Request
 from edge_agent.errors import AgentError
@@ -34,8 +35,7 @@ from edge_contract.model import MODEL_FILE, ModelManifest, decode_model_manifest
 APPROVAL_FILE = "approval.json"
 
 
-@dataclass(frozen=True)
-class LocalBundle:
+class LocalBundle(msgspec.Struct, frozen=True):
     """A bundle and its approval, read from files and well-formed; not yet verified."""
 
     bundle: BundleDir
@@ -116,8 +116,7 @@ def clean_at_rest(fetcher: BundleFetcher, state: UpdateState) -> None:
             fetcher.clean()
 
 
-@dataclass(frozen=True)
-class Imported:
+class Imported(msgspec.Struct, frozen=True):
     """The worker has read a local bundle's documents, or (``copied``) put all of it into the blob
     store; or could not (``error``)."""
 

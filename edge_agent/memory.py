@@ -2,7 +2,7 @@
 
 glibc gives every thread an arena of its own and keeps freed pages for it. Loading a model passes
 several times its size through the allocator on one thread, once; without this the pages stay with
-that thread for ever. Measured with ``benchmarks/agent_memory.py`` (4 MB model): 105 MB become 95.
+that thread for ever. With a 4 MB model that was 10 MB (``docs/evidence/agent.md`` has the rest).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def status_lines(status: dict[str, Any]) -> list[str]:
-    """The agent's own status (``Agent.status``) as a few aligned lines."""
+    """The agent's own status (``status.full_status``) as a few aligned lines."""
     update = status["update"]
     inference = status["inference"]
     spool = status["spool"]

@@ -13,8 +13,8 @@ import base64
 import binascii
 import hashlib
 import re
-from dataclasses import dataclass
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -29,8 +29,7 @@ _CHECK_CHARS = 4
 _FORM = re.compile(r"([a-z0-9-]{1,63})\.([a-z2-7]{8})\.([a-z2-7]{26})\.([a-z2-7]{26})([a-z2-7]{4})")
 
 
-@dataclass(frozen=True)
-class EnrolCode:
+class EnrolCode(msgspec.Struct, frozen=True):
     """A code, taken apart.
 
     Attributes:

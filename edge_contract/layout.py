@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -216,6 +215,8 @@ def staged_directory(target: Path) -> Iterator[Path]:
 
 def pack_tar(bundle: BundleDir, target: Path) -> None:
     """Write the layout as one tar with no times, owners or modes of this machine in it."""
+    import tarfile  # only here and below: what an agent holds in memory has no tar in it
+
     temporary = target.with_name(f".{target.name}.part")
     try:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -238,6 +239,8 @@ def unpack_tar(source: Path, target: Path, *, limit_bytes: int = 4 << 30) -> Non
     Raises:
         ContractError: not a tar, links or odd members in it, too large, or ``target`` exists.
     """
+    import tarfile
+
     if target.exists():
         raise ContractError(f"{target} exists already", hint=f"remove it first: rm -r {target}")
     allowed = {"oci-layout", "index.json"}

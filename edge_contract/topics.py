@@ -8,7 +8,8 @@ read-only but for ``enroll``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from edge_contract.errors import ContractError
 
@@ -36,8 +37,7 @@ _FLEET_OR_DEVICE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
 
-@dataclass(frozen=True)
-class Topic:
+class Topic(msgspec.Struct, frozen=True):
     """A parsed topic. ``device`` is ``_fleet`` for the common subtree."""
 
     fleet: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -16,8 +16,7 @@ _CLASS_WORDS = ("class", "label", "categor")
 _SCORE_WORDS = ("score", "conf", "prob")
 
 
-@dataclass(frozen=True)
-class Detections:
+class Detections(msgspec.Struct, frozen=True):
     """The boxes of one frame.
 
     boxes: float32 ``[k, 4]``, two opposite corners in the model's own order and unit.

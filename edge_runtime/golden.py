@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +14,7 @@ from edge_runtime.session import ModelSession
 from edge_runtime.tensors import Tensors, join
 
 
-@dataclass(frozen=True)
-class GoldenResult:
+class GoldenResult(msgspec.Struct, frozen=True):
     """What the check found.
 
     difference_max: the largest absolute difference of a score.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -55,8 +55,7 @@ def open_runtime(model: bytes | Path, variant: Variant, threads: int = 1) -> Run
     return OnnxSession(model, variant, threads)
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True):
     """The answer to one frame.
 
     scores: float32 ``[values]``, dequantised: all outputs, one after another.

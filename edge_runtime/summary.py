@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from edge_contract.model import ModelManifest
@@ -16,8 +16,7 @@ SCORE_MIN = 0.5
 """Boxes with a score below this are not counted, where ``min_confidence`` says nothing."""
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """One answer in short; ``None`` where the task has no such thing.
 
     class_id, confidence: of a classifier's best class; a detector's best box has a confidence.

@@ -16,9 +16,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+import msgspec
 
 from firmware_hooks.errors import HookError
 from firmware_hooks.protocol import (
@@ -41,8 +42,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FACT = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
-@dataclass(frozen=True)
-class HookResult:
+class HookResult(msgspec.Struct, frozen=True):
     """What a hook answered.
 
     reason: a sentence, with the end of its stderr; "" where it said just "ok".

@@ -11,8 +11,7 @@ detection", arXiv 2203.03532.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -45,8 +44,7 @@ _CLASS_BETS = ((1.0, 0.45), (1.0, _FLOOR), (0.1, 1.0))
 """(weight of one class, weight of the rest): twice as common, stuck on it, gone."""
 
 
-@dataclass(frozen=True)
-class BetTable:
+class BetTable(msgspec.Struct, frozen=True):
     """M bets over the bins of F + 1 features.
 
     Attributes:

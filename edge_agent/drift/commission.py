@@ -8,8 +8,6 @@ device's own reference only, or every new camera would alarm for ever.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -152,8 +150,7 @@ class Commissioning:
         self._sums[:] = state.sums
 
 
-@dataclass(frozen=True)
-class Gap:
+class Gap(msgspec.Struct, frozen=True):
     """How far a device's own reference is from the bundle's.
 
     Attributes:

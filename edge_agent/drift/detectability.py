@@ -7,7 +7,6 @@ found, however long it lasts. This computes how long a change of a given size wo
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +59,8 @@ def small_reference_warning(detector: DriftDetector) -> str:
 
 def _shifted(counts: tuple[int, ...], sigma: float) -> npt.NDArray[np.float64]:
     """Masses of the value bins after a normal law moves up by ``sigma``."""
+    from statistics import NormalDist  # asked for by small references only
+
     normal = NormalDist()
     total = sum(counts) or 1
     below = np.cumsum(counts)[:-1] / total

@@ -18,7 +18,6 @@ A counts samples that reach the detector, after thinning.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -35,8 +34,7 @@ _NAMED_SHARE = 0.1
 """A feature is named in an alarm when it holds this share of the score; the first always is."""
 
 
-@dataclass(frozen=True)
-class Alarm:
+class Alarm(msgspec.Struct, frozen=True):
     """The score reached the threshold.
 
     Attributes:

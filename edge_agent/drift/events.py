@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True)
-class Commissioned:
+class Commissioned(msgspec.Struct, frozen=True):
     """The device has counted its own reference; alarms are possible from now on.
 
     Attributes:
@@ -19,8 +18,7 @@ class Commissioned:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class DeploymentGap:
+class DeploymentGap(msgspec.Struct, frozen=True):
     """How far this device's data is from what the model was built with; found once.
 
     Attributes:
@@ -34,8 +32,7 @@ class DeploymentGap:
     worst: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class DriftAlarm:
+class DriftAlarm(msgspec.Struct, frozen=True):
     """The device's data has left its own reference.
 
     Attributes:
@@ -53,8 +50,7 @@ class DriftAlarm:
     repeats: int
 
 
-@dataclass(frozen=True)
-class Recovered:
+class Recovered(msgspec.Struct, frozen=True):
     """After an alarm, no further one arose for the whole of ``realarm_s``.
 
     Attributes:

@@ -8,7 +8,6 @@ are return values, and state is bytes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -40,8 +39,7 @@ from edge_runtime.reference import Binner
 Phase = Literal["commissioning", "detecting"]
 
 
-@dataclass(frozen=True)
-class DriftSettings:
+class DriftSettings(msgspec.Struct, frozen=True):
     """How a device watches for drift.
 
     Attributes:
@@ -89,8 +87,7 @@ class DriftSettings:
         return max(1, math.ceil(self.realarm_s * self.sample_hz))
 
 
-@dataclass(frozen=True)
-class DriftStatus:
+class DriftStatus(msgspec.Struct, frozen=True):
     """What ``edge-agent status`` says about drift.
 
     Attributes:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import queue
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import paho.mqtt.client as mqtt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
@@ -43,8 +43,7 @@ TIMEOUT_S = 60.0
 _DOCS = "how-to/secure-fleet.md"
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(msgspec.Struct, frozen=True):
     """Where devices without a certificate are heard."""
 
     host: str

@@ -12,8 +12,9 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from edge_agent.clock import SystemClock
 from edge_agent.infer.model import LoadedModel
@@ -31,8 +32,7 @@ RESULTS_MAX = 20_000
 """Answers waiting for the recorder: minutes at camera rates. Beyond it the oldest are dropped."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What became of one frame. ``prediction`` is None where it was refused or failed."""
 
     ts: float
@@ -181,15 +181,20 @@ class InferenceEngine:
                 frame = self._frames.get(timeout=0.2)
             except queue.Empty:
                 continue
-            model = self._model
-            if model is None:
-                continue
-            if len(self.answers) == RESULTS_MAX:
-                self.answers_lost_count += 1
-            self.answers.append(answer(model, frame, self._clock.wall_s, self._clock.monotonic_s))
-            self.answered_count += 1
-            if self.answered_count % CONTROL_EVERY == 0 and self._frames.empty():
-                self._run_control(frame)
+            self._answer(frame)
+
+    def _answer(self, frame: Frame) -> None:
+        # A method of its own, so that between two frames nothing here keeps a model alive that was
+        # swapped out.
+        model = self._model
+        if model is None:
+            return
+        if len(self.answers) == RESULTS_MAX:
+            self.answers_lost_count += 1
+        self.answers.append(answer(model, frame, self._clock.wall_s, self._clock.monotonic_s))
+        self.answered_count += 1
+        if self.answered_count % CONTROL_EVERY == 0 and self._frames.empty():
+            self._run_control(frame)
 
     def _run_control(self, frame: Frame) -> None:
         control = self._control

@@ -7,6 +7,9 @@ being answered by the version before.
 
 from __future__ import annotations
 
+import time
+import weakref
+
 from edge_agent.infer.engine import InferenceEngine
 from edge_agent.infer.model import LoadedModel, load_model
 from edge_agent.memory import give_back
@@ -19,8 +22,12 @@ from edge_agent.update.events import (
 )
 from edge_agent.update.order import Order
 from edge_agent.update.ports import Aside
-from edge_agent.update.slots import Slot
+from edge_agent.update.slot_files import Slot
 from edge_contract.errors import WherryError
+
+LAST_FRAME_S = 5.0
+"""How long the frame in hand may take before memory is given back without its version's share."""
+_LOOK_S = 0.05
 
 
 class Host:
@@ -87,7 +94,14 @@ class Host:
         model = self._engine.model
         self._candidate = ""
         self._engine.swap(model)
+        others = [weakref.ref(other) for other in self._loaded.values() if other is not model]
         self._loaded = {model.digest: model} if model else {}
+        # A frame that is being answered still holds the version that was swapped out; pages that
+        # are given back before it is freed would stay with this process until the next update.
+        turns = int(LAST_FRAME_S / _LOOK_S)
+        while turns and any(other() is not None for other in others):
+            time.sleep(_LOOK_S)
+            turns -= 1
         give_back()
 
     def _load(self, slot: Slot) -> LoadedModel:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from edge_contract.errors import ContractError
 from edge_contract.golden import GoldenVectors, decode_golden
@@ -12,8 +13,7 @@ from edge_runtime.golden import GoldenResult, check_golden, from_tensor
 from edge_runtime.session import ModelSession
 
 
-@dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(msgspec.Struct, frozen=True, weakref=True):
     """A version that is in memory and warm. Immutable, so that a frame uses one or the other."""
 
     digest: str

@@ -11,9 +11,10 @@ import resource
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from edge_agent.clock import SystemClock
 from edge_agent.drift.events import DriftEvent
@@ -27,8 +28,7 @@ DRAIN_PERIOD_S = 0.1
 _THERMAL = Path("/sys/class/thermal/thermal_zone0/temp")
 
 
-@dataclass(frozen=True)
-class WindowClosed:
+class WindowClosed(msgspec.Struct, frozen=True):
     """One telemetry window of one version: the fields of ``TelemetrySummary`` that it knows."""
 
     ts: float
@@ -36,8 +36,7 @@ class WindowClosed:
     fields: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class SketchClosed:
+class SketchClosed(msgspec.Struct, frozen=True):
     """One drift window of one version."""
 
     ts: float
@@ -46,8 +45,7 @@ class SketchClosed:
     sketch: DriftSketch
 
 
-@dataclass(frozen=True)
-class DriftFound:
+class DriftFound(msgspec.Struct, frozen=True):
     """The drift monitor of a version found something."""
 
     ts: float
@@ -55,8 +53,7 @@ class DriftFound:
     event: DriftEvent
 
 
-@dataclass(frozen=True)
-class TroubleFound:
+class TroubleFound(msgspec.Struct, frozen=True):
     """Something stands in the recorder's own way; reported once a kind."""
 
     ts: float
@@ -65,8 +62,7 @@ class TroubleFound:
     text: str
 
 
-@dataclass(frozen=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """Outcomes since the last drain, for the trial judge: latencies (ms) and failures."""
 
     digest: str
@@ -77,8 +73,7 @@ class Answered:
 RecorderEvent = WindowClosed | SketchClosed | DriftFound | TroubleFound | Answered
 
 
-@dataclass
-class _Window:
+class _Window(msgspec.Struct):
     """Counts of the telemetry window that is open."""
 
     model_version: str
@@ -86,9 +81,9 @@ class _Window:
     frames_count: int = 0
     errors_count: int = 0
     rejected_count: int = 0
-    infer: LatencyHistogram = field(default_factory=LatencyHistogram)
-    preprocess: LatencyHistogram = field(default_factory=LatencyHistogram)
-    classes: Counter[int] = field(default_factory=Counter)
+    infer: LatencyHistogram = msgspec.field(default_factory=LatencyHistogram)
+    preprocess: LatencyHistogram = msgspec.field(default_factory=LatencyHistogram)
+    classes: Counter[int] = msgspec.field(default_factory=Counter)
     class_total: int = 0
     dropped_before: int = 0
     offline: bool = False

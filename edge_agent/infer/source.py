@@ -8,10 +8,10 @@ ask for another. What cannot be read is reported and skipped, never fatal.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,8 +22,7 @@ RawFrame = npt.NDArray[np.generic]
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """One raw frame and its name; ``pixels`` is None where it could not be read (``error``).
 
     colour: ``GRAY`` or ``BGR`` for pictures, ``AS_IS`` for arrays, which nobody converts.

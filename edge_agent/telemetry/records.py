@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True)
-class SpoolRecord:
+class SpoolRecord(msgspec.Struct, frozen=True):
     """One record to send. ``backfill``: recorded before the present connection."""
 
     cls: str
@@ -18,8 +18,7 @@ class SpoolRecord:
     backfill: bool
 
 
-@dataclass(frozen=True)
-class AcceptedRange:
+class AcceptedRange(msgspec.Struct, frozen=True):
     """Sequence numbers, both ends included, that are durable in the spool."""
 
     cls: str
@@ -28,8 +27,7 @@ class AcceptedRange:
     seq_last: int
 
 
-@dataclass(frozen=True)
-class Tombstone:
+class Tombstone(msgspec.Struct, frozen=True):
     """Sequence numbers given up without an acknowledgement.
 
     ``reason``: ``space``; ``damaged``; or ``unwritten``: never accepted, the disk refused it.
@@ -42,8 +40,7 @@ class Tombstone:
     reason: str
 
 
-@dataclass(frozen=True)
-class ClassStats:
+class ClassStats(msgspec.Struct, frozen=True):
     """What a class holds on disk, and its counters since the spool was made.
 
     Attributes:
@@ -59,8 +56,7 @@ class ClassStats:
     merged_count: int = 0
 
 
-@dataclass(frozen=True)
-class SpoolStats:
+class SpoolStats(msgspec.Struct, frozen=True):
     """``used_bytes``: everything on disk; ``pending_records`` wait in memory for a flush."""
 
     used_bytes: int

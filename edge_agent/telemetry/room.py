@@ -7,7 +7,8 @@ cut in the middle leaves a spool that merged or dropped a little less.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from edge_agent.telemetry.batch import (
     BatchCodec,
@@ -32,8 +33,7 @@ _DROP_AT_LEAST_BYTES = 16 * 1024
 """What one drop frees: a commit for every few kilobytes would wear the flash."""
 
 
-@dataclass
-class _Hand:
+class _Hand(msgspec.Struct):
     """Where merging stands in a class.
 
     It sweeps from old to new, and begins anew while the last sweep merged something: what is oldest

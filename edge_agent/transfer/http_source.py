@@ -7,13 +7,14 @@ right. When it fails, or sends too slowly, MQTT takes over for a while.
 
 from __future__ import annotations
 
-import http.client
 import queue
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+import msgspec
 
 from edge_agent.errors import AgentError
 from edge_agent.transfer.patience import Patience, patient_response
@@ -21,21 +22,22 @@ from edge_contract.digest import hex_of
 from edge_contract.errors import WherryError
 from edge_contract.messages import BlobAsk, BlobBlock
 
+if TYPE_CHECKING:
+    import http.client  # at run time where blobs do come over HTTP only: 1.5 MB
+
 TIMEOUT_S = 20.0
 REST_S = 300.0
 """How long MQTT takes over after a failure."""
 
 
-@dataclass(frozen=True)
-class HttpBlock:
+class HttpBlock(msgspec.Struct, frozen=True):
     """A block came over HTTP. ``wire_bytes``: with its headers."""
 
     block: BlobBlock
     wire_bytes: int
 
 
-@dataclass(frozen=True)
-class HttpFailed:
+class HttpFailed(msgspec.Struct, frozen=True):
     """The server did not answer as it should."""
 
     reason: str
@@ -115,6 +117,8 @@ class HttpSource:
             self._questions.put(item)
 
     def _run(self) -> None:
+        import http.client
+
         while (ask := self._questions.get()) is not None:
             try:
                 for first, last in ask.missing:
@@ -142,6 +146,8 @@ class HttpSource:
         response.read(1)
 
     def _request(self, name: str, begin: int, end: int) -> http.client.HTTPResponse:
+        import http.client
+
         if self._connection is None:
             if self._secure:
                 context = ssl.create_default_context()

@@ -8,7 +8,8 @@ does not answer in time is not waited for: whole blobs always come.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from edge_contract.digest import check_digest
 from edge_contract.errors import ContractError
@@ -27,8 +28,7 @@ BASES_MAX = 4
 DELTA_MEDIA_TYPE = "application/vnd.wherry.delta.v1"
 
 
-@dataclass
-class _Question:
+class _Question(msgspec.Struct):
     wanted: Descriptor
     have: list[str]
     since_s: float
@@ -37,8 +37,7 @@ class _Question:
     heard: bool = False
 
 
-@dataclass(frozen=True)
-class Shortcut:
+class Shortcut(msgspec.Struct, frozen=True):
     """A delta to pull instead of ``wanted``. ``base``: a blob that this device holds."""
 
     wanted: Descriptor
@@ -46,7 +45,6 @@ class Shortcut:
     delta: Descriptor
 
 
-@dataclass
 class DeltaDesk:
     """Open questions and what they came to.
 
@@ -55,10 +53,13 @@ class DeltaDesk:
         ready: called once every question is answered or given up, with the shortcuts found.
     """
 
-    ask: Callable[[DeltaAsk], bool]
-    ready: Callable[[list[Shortcut]], None]
-    _open: dict[str, _Question] = field(default_factory=dict)
-    _found: list[Shortcut] = field(default_factory=list)
+    def __init__(
+        self, ask: Callable[[DeltaAsk], bool], ready: Callable[[list[Shortcut]], None]
+    ) -> None:
+        self._ask = ask
+        self._ready = ready
+        self._open: dict[str, _Question] = {}
+        self._found: list[Shortcut] = []
 
     @property
     def waiting(self) -> bool:
@@ -112,7 +113,7 @@ class DeltaDesk:
             if now_s - question.since_s >= limit_s:
                 del self._open[question.wanted.digest]
             elif question.asked_s is None or (question.heard and now_s >= question.again_s > 0):
-                sent = self.ask(DeltaAsk(digest=question.wanted.digest, have=question.have))
+                sent = self._ask(DeltaAsk(digest=question.wanted.digest, have=question.have))
                 question.asked_s = now_s if sent else None
                 question.again_s = now_s + ANSWER_S if question.heard else 0.0
         self._finish()
@@ -120,7 +121,7 @@ class DeltaDesk:
     def _finish(self) -> None:
         if not self._open:
             found, self._found = self._found, []
-            self.ready(found)
+            self._ready(found)
 
 
 def _is_sound(offer: DeltaOffer, question: _Question) -> bool:

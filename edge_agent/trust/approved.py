@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from edge_contract.desired import Directors
 from edge_contract.errors import TrustError
 from edge_contract.metadata import version_order
 
 
-@dataclass(frozen=True)
-class ApprovedTarget:
+class ApprovedTarget(msgspec.Struct, frozen=True):
     """One approved bundle: the digest and the length of its manifest."""
 
     version: str
@@ -19,8 +19,7 @@ class ApprovedTarget:
     length_bytes: int
 
 
-@dataclass(frozen=True)
-class ApprovedLine:
+class ApprovedLine(msgspec.Struct, frozen=True):
     """One model line as a threshold of keys signed it.
 
     timestamp_version: how new the metadata is.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+
+import msgspec
 
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
 from edge_agent.trust.order import DeviceFacts, refused, require_epoch, require_in_force
@@ -12,8 +13,7 @@ from edge_contract.media import MEDIA_ORDER_TYPE, MediaOrder, MediaSet, decode_m
 from edge_contract.signing import raw_public_key, verify_document
 
 
-@dataclass(frozen=True)
-class LastMedium:
+class LastMedium(msgspec.Struct, frozen=True):
     """The last accepted medium, as the caller keeps it.
 
     document: SHA-256 (hex) of its order's envelope.
@@ -23,8 +23,7 @@ class LastMedium:
     document: str = ""
 
 
-@dataclass(frozen=True)
-class AcceptedMedia:
+class AcceptedMedia(msgspec.Struct, frozen=True):
     """A medium that is for this device.
 
     order: what is ordered, for all devices of the set.

@@ -10,20 +10,18 @@ counts beyond its expiry. All of it is pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
+import msgspec
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
-from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
-from tuf.ngclient.config import EnvelopeType
 
+from edge_agent.trust.decision_core import EnvelopeType, TrustedMetadataSet
 from edge_contract.media import MediaSet
 from edge_contract.metadata import OFFLINE_SNAPSHOT, OFFLINE_TIMESTAMP
 
 
-@dataclass(frozen=True)
-class OfflineEdition:
+class OfflineEdition(msgspec.Struct, frozen=True):
     """The verified files of one medium."""
 
     root: Root

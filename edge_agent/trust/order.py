@@ -7,8 +7,9 @@ director key can order another approved version of the same line, and nothing el
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
 from edge_contract.desired import DESIRED_TYPE, Desired, decode_desired
@@ -16,8 +17,7 @@ from edge_contract.errors import TrustError
 from edge_contract.signing import fingerprint, verify_document
 
 
-@dataclass(frozen=True)
-class LastOrder:
+class LastOrder(msgspec.Struct, frozen=True):
     """The last accepted order, as the caller keeps it.
 
     document: SHA-256 (hex) of the envelope's bytes.
@@ -28,8 +28,7 @@ class LastOrder:
     document: str
 
 
-@dataclass(frozen=True)
-class DeviceFacts:
+class DeviceFacts(msgspec.Struct, frozen=True):
     """What this device is, and what it has accepted so far.
 
     device_key: fingerprint of its own key.
@@ -48,8 +47,7 @@ class DeviceFacts:
     held: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class AcceptedOrder:
+class AcceptedOrder(msgspec.Struct, frozen=True):
     """An order to carry out.
 
     target: the approved bundle that it names; None when it is a repeat.

@@ -9,10 +9,10 @@ it is synchronised, and what it says is forgotten again.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from edge_agent.errors import DamagedTrustError
 from edge_agent.trust.approved import ApprovedLine
@@ -27,8 +27,7 @@ _LATEST_S = 253_402_300_799.0
 """The last second of the year 9999, the latest that TUF metadata can name."""
 
 
-@dataclass(frozen=True)
-class TimeFloor:
+class TimeFloor(msgspec.Struct, frozen=True):
     """The latest time (unix s) that is known, by signature, to have passed. 0: none yet."""
 
     floor_s: float = 0.0

@@ -17,11 +17,10 @@ from pathlib import Path
 import msgspec
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Targets
-from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
-from tuf.ngclient.config import EnvelopeType
 
 from edge_agent.errors import DamagedTrustError
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
+from edge_agent.trust.decision_core import EnvelopeType, TrustedMetadataSet
 from edge_agent.trust.offline_roles import verify_offline
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.desired import DIRECTORS_TARGET, Directors, decode_directors

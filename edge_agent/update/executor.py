@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from edge_agent.update.effects import (
     Alarm,
@@ -47,8 +48,7 @@ BACKGROUND = 0
 """The ticket of work that no stage waits for."""
 
 
-@dataclass(frozen=True)
-class Ports:
+class Ports(msgspec.Struct, frozen=True):
     """The rest of the agent, as the update sees it."""
 
     fetcher: Fetcher

@@ -25,7 +25,8 @@ from edge_agent.update.latency import Baseline, Latency
 from edge_agent.update.machine import step
 from edge_agent.update.order import Order
 from edge_agent.update.readiness import Readiness
-from edge_agent.update.slots import Slot, Slots
+from edge_agent.update.slot_files import Slot
+from edge_agent.update.slots import Slots
 from edge_agent.update.state import Stage, UpdateState, deadline_s
 from edge_agent.update.trial import TrialJudge
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from edge_agent.update.effects import Hook, Notice
 from edge_agent.update.events import Event
 from edge_agent.update.order import Order
-from edge_agent.update.slots import Slot
+from edge_agent.update.slot_files import Slot
 from edge_contract.messages import Phase
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from edge_agent.errors import AgentError
 from edge_agent.update.content import (
@@ -23,8 +24,7 @@ from edge_contract.manifest import Descriptor, decode_manifest
 from edge_contract.model import MODEL_FILE, decode_model_manifest
 
 
-@dataclass(frozen=True)
-class OpenVersion:
+class OpenVersion(msgspec.Struct, frozen=True):
     """A version whose documents were read and checked: what this device needs of it."""
 
     manifest_bytes: bytes

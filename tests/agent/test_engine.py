@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -80,6 +81,21 @@ def test_a_swap_drops_no_frame_and_none_is_answered_by_a_half_loaded_model() -> 
     # Version, digest and labels of one answer are always those of one model.
     assert all(a.digest == f"sha256:{a.version}" for a in answers)
     assert engine.frames_dropped_count == 0
+
+
+def test_a_version_that_was_swapped_out_is_freed_without_another_frame() -> None:
+    source = Endless()
+    engine = InferenceEngine(source, 0.1, SystemClock())  # the next frame comes in ten seconds
+    old = digits_model("1.0.0")
+    engine.swap(old)
+    engine.start()
+    engine._offer(Frame("now", FRAME))
+    wait_for(lambda: engine.answered_count == 1)
+    freed = weakref.ref(old)
+    engine.swap(digits_model("2.0.0"))
+    del old
+    wait_for(lambda: freed() is None, timeout_s=5.0)
+    engine.stop()
 
 
 def test_without_a_model_files_wait_and_nothing_is_lost() -> None:

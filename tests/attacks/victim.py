@@ -81,8 +81,8 @@ class Victim:
         logger.addHandler(self._log)
         logger.setLevel(logging.INFO)
         self._model = model
-        assert self.agent._identity is not None
-        self.device_key = self.agent._identity.fingerprint
+        assert self.agent.parts.identity is not None
+        self.device_key = self.agent.parts.identity.fingerprint
         self.agent.engine.swap(model)
         self.agent.engine.start()
 
@@ -163,9 +163,9 @@ class Victim:
     def close(self) -> None:
         logging.getLogger("edge_agent").removeHandler(self._log)
         self.agent.engine.stop()
-        self.agent._worker.stop()
-        self.agent._spool.close()
-        self.agent._state_dir.close()
+        self.agent.parts.worker.stop()
+        self.agent.parts.spool.close()
+        self.agent.parts.state_dir.close()
 
 
 class _Lines(logging.Handler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from compiler.errors import CompileError, DatasetError
 from compiler.options import read_labels, read_preprocess
 from compiler.split import selection_split
 from edge_contract.preprocess import PreprocessSpec
+from edge_runtime.errors import InputRefusedError
 from edge_runtime.preprocess import Preprocessor
 from tests.compiler.models import write_npz
 
@@ -128,6 +130,49 @@ def test_float_pixels_are_refused_by_an_image_contract() -> None:
     spec = PreprocessSpec(kind="image", height_px=4, width_px=4, colour="GRAY")
     with pytest.raises(DatasetError, match="expected uint8 pixels, got float32"):
         check_shape(dataset(X), Preprocessor(spec, (4, 4, 1)))
+
+
+@pytest.mark.parametrize("model_layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_pixels_are_scaled_and_normalised_to_the_bit(
+    layout: Literal["NCHW", "NHWC"],
+    model_layout: Literal["NCHW", "NHWC"],
+    normalised: bool,
+    seeded: np.random.Generator,
+) -> None:
+    mean, std = ([0.4, 0.5, 0.6], [0.2, 0.3, 0.25]) if normalised else ([], [])
+    spec = PreprocessSpec(
+        kind="image",
+        layout=layout,
+        height_px=6,
+        width_px=5,
+        model_layout=model_layout,
+        scale=1 / 255,
+        mean=mean,
+        std=std,
+    )
+    pixels = seeded.integers(0, 256, (6, 5, 3)).astype(np.uint8)
+    expected = pixels.astype(np.float32) * np.float32(spec.scale)
+    if normalised:
+        expected = (expected - np.float32(mean)) / np.float32(std)
+    shape: tuple[int | None, ...] = (6, 5, 3)
+    if model_layout == "NCHW":
+        expected, shape = expected.transpose(2, 0, 1), (3, None, 5)
+    raw = pixels.transpose(2, 0, 1) if layout == "NCHW" else pixels
+    batch = Preprocessor(spec, shape)(raw)
+    assert batch.flags.c_contiguous
+    assert batch.dtype == np.float32
+    assert np.array_equal(batch, expected[None])
+
+
+def test_a_scale_beyond_float32_is_noticed_in_pixels_and_in_tensors() -> None:
+    image = PreprocessSpec(kind="image", height_px=1, width_px=1, colour="GRAY", scale=3e38)
+    with pytest.raises(InputRefusedError, match="infinite"), np.errstate(over="ignore"):
+        Preprocessor(image, (1, 1, 1))(np.full((1, 1), 2, np.uint8))
+    tensor = Preprocessor(PreprocessSpec(), (2,))
+    with pytest.raises(InputRefusedError, match="infinite"):
+        tensor(np.array([1, np.inf], np.float32))
 
 
 @pytest.mark.parametrize("label", [-1, 4])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from edge_agent.update import slots as slots_module
+from edge_agent.update import held_pointer
 from edge_agent.update.events import Ordered
 from edge_agent.update.journal import read_journal
 from edge_agent.update.order import Order
@@ -87,7 +87,7 @@ def _pointers_noted(promised: Promised, position: Callable[[], int]) -> Iterator
         save_pointer(path, pointer)
         promised.pointers.append((position(), pointer))
 
-    with mock.patch.object(slots_module, "save_pointer", noted):
+    with mock.patch.object(held_pointer, "save_pointer", noted):
         yield
 
 

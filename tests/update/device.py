@@ -29,7 +29,8 @@ from edge_agent.update.manager import UpdateManager
 from edge_agent.update.order import Order
 from edge_agent.update.pointer import BOOT_FILE, load_pointer
 from edge_agent.update.readiness import Readiness
-from edge_agent.update.slots import Slot, Slots
+from edge_agent.update.slot_files import Slot
+from edge_agent.update.slots import Slots
 from edge_agent.update.state import Stage
 from edge_contract.digest import hex_of
 from edge_contract.layout import write_durably

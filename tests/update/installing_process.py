@@ -35,7 +35,8 @@ from edge_agent.update.executor import Ports
 from edge_agent.update.journal import Journal
 from edge_agent.update.manager import UpdateManager
 from edge_agent.update.order import Order
-from edge_agent.update.slots import Slot, Slots
+from edge_agent.update.slot_files import Slot
+from edge_agent.update.slots import Slots
 from edge_agent.update.state import Stage
 from edge_agent.update.worker import Worker
 from edge_contract.digest import hex_of

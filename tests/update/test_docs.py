@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 from edge_agent.update.diagram import draw, tabulate
 from edge_agent.update.effects import Fact
 from edge_agent.update.machine import ROWS
-from edge_agent.update.slots import TRIAL_BOOTS_MAX
+from edge_agent.update.recovery import TRIAL_BOOTS_MAX
 from edge_agent.update.state import Stage, UpdateState, deadline_s
 from edge_agent.update.trial import EARLY_FRAMES
 

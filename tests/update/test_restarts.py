@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.update.slots import TRIAL_BOOTS_MAX
+from edge_agent.update.recovery import TRIAL_BOOTS_MAX
 from edge_agent.update.state import UNCLEAN_MAX, Stage
 from tests.update.bundles import SPEC
 from tests.update.device import Device, Died
