@@ -8,9 +8,10 @@ there it is an order like any other. Owned by the loop.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from edge_agent.api import Request
 from edge_agent.apply import receipt_body
@@ -33,8 +34,7 @@ from edge_contract.receipt import Receipt, SignedMessage
 _READ_MAX_BYTES = 32 << 20
 
 
-@dataclass(frozen=True)
-class MediumCopied:
+class MediumCopied(msgspec.Struct, frozen=True):
     """The worker has copied a medium's bundle into the blob store, or could not (``error``)."""
 
     request: Request

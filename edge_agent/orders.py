@@ -12,9 +12,10 @@ import json
 import secrets
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from edge_agent.clock import SystemClock
 from edge_agent.errors import DamagedTrustError
@@ -57,8 +58,7 @@ T = TypeVar("T")
 _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """An order or metadata that was refused.
 
     claimed: what the document says of itself, unverified: to name it in the report, no more.

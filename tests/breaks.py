@@ -241,7 +241,7 @@ BREAKS = [
         "1 nothing runs that was not approved",
         "the switch does not look at the slot again",
         "edge_agent/update/slots.py",
-        "            verify_content(self._root / self.spare_name(), digest)\n"
+        "            verify_content(self._files.path(self.spare_name()), digest)\n"
         "            self._checked = digest",
         "            self._checked = digest",
         "tests/update/test_manager.py",

@@ -14,8 +14,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from edge_agent.errors import AgentError
 from edge_agent.transfer.beside import Beside, Worked, at_once, on_worker
@@ -40,8 +41,7 @@ from edge_contract.model import MODEL_FILE
 log = logging.getLogger("edge_agent")
 
 
-@dataclass(frozen=True)
-class Network:
+class Network(msgspec.Struct, frozen=True):
     """How a fetcher reaches the fleet; without one it works from files alone.
 
     ask: sends a question for blocks; False while it cannot be sent.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from edge_agent.transfer.beside import Beside, at_once
 from edge_agent.transfer.pace import Pace
@@ -23,13 +24,12 @@ MAP_EVERY_S = 10.0
 """What a power cut on a slow link costs at most."""
 
 
-@dataclass
-class Progress:
+class Progress(msgspec.Struct):
     """How far the wanted blobs are."""
 
     total_bytes: int = 0
     done_bytes: int = 0
-    received_bytes: int = field(default=0)
+    received_bytes: int = 0
     """Over the wire in this process, repeats included."""
     repeated_bytes: int = 0
     """Of these, what had come before."""
@@ -40,12 +40,11 @@ class Progress:
         return 100.0 * self.done_bytes / self.total_bytes if self.total_bytes else 100.0
 
 
-@dataclass
-class _Pull:
+class _Pull(msgspec.Struct):
     """One blob under way. ``asked``: offset -> (bytes, when) of what has not come yet."""
 
     partial: PartialBlob
-    asked: dict[int, tuple[int, float]] = field(default_factory=dict)
+    asked: dict[int, tuple[int, float]] = msgspec.field(default_factory=dict)
     asked_to: int = 0
     """Everything missing below it was asked for."""
     fresh: bool = True

@@ -7,7 +7,6 @@ have expired by the device's own reference time; so a command cannot be played b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -31,8 +30,7 @@ NONCES_MAX = 256
 """Commands that may be alive at once; more are refused, so that the file stays small."""
 
 
-@dataclass(frozen=True)
-class UsedNonces:
+class UsedNonces(msgspec.Struct, frozen=True):
     """nonce -> when the command that bore it expires (unix s)."""
 
     expires: Mapping[str, float]
@@ -51,8 +49,7 @@ class UsedNonces:
         return UsedNonces({**alive, command.nonce: command.expires})
 
 
-@dataclass(frozen=True)
-class AcceptedCommand:
+class AcceptedCommand(msgspec.Struct, frozen=True):
     """A command to carry out, once ``used`` is kept."""
 
     command: Command

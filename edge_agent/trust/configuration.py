@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -34,8 +33,7 @@ from edge_contract.layout import write_durably
 from edge_contract.signing import raw_public_key, verify_document
 
 
-@dataclass(frozen=True)
-class KeptConfiguration:
+class KeptConfiguration(msgspec.Struct, frozen=True):
     """The configuration that was accepted last.
 
     document: SHA-256 (hex) of the envelope's bytes.
