@@ -5,13 +5,15 @@ A timeout between two bytes is no limit: a server that dribbles would hold an or
 
 from __future__ import annotations
 
-import http.client
 import io
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.errors import AgentError
+
+if TYPE_CHECKING:
+    import http.client  # at run time where blobs do come over HTTP only
 
 RATE_MIN_BYTES_S = 2048.0
 """16 kbit/s, less than any link brings that is worth an HTTP request; then MQTT takes over."""
@@ -78,6 +80,8 @@ class _PatientReader(io.RawIOBase):
 
 def patient_response(patience: Patience) -> type[http.client.HTTPResponse]:
     """The class of a connection's answers that are read with patience and no longer."""
+
+    import http.client
 
     class PatientResponse(http.client.HTTPResponse):
         def __init__(self, sock: socket.socket, *rest: Any, **more: Any) -> None:
