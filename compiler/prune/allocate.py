@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from onnx import ModelProto
 
-from compiler.prune.groups import Group
+from compiler.layers import macs
+from compiler.prune.groups import Group, Grouping
 from compiler.prune.rank import Ranking
 
 
@@ -39,6 +41,24 @@ class Step:
 
     kept: dict[str, int]
     macs: int
+
+
+def layer_costs(
+    model: ModelProto, grouping: Grouping, shapes: dict[str, tuple[int, ...]]
+) -> list[LayerCost]:
+    """Of every Conv, Gemm and MatMul, in the order of execution; ``shapes`` are its tensors'."""
+    known = {**shapes, **{t.name: tuple(t.dims) for t in model.graph.initializer}}
+    roles: dict[int, dict[str, npt.NDArray[np.int64]]] = {}
+    for cut in grouping.channels.cuts:
+        if cut.slot == 1:
+            roles.setdefault(cut.node, {})[cut.role] = cut.ids
+    found = []
+    for index, node in enumerate(model.graph.node):
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            ids = roles.get(index, {})
+            makes = ids.get("makes", ids.get("carries"))
+            found.append(LayerCost(macs(node, known), ids.get("takes"), makes))
+    return found
 
 
 def exact_count(total: int, keep: float, step: int) -> int:

@@ -74,11 +74,17 @@ class Dense:
         if self.node.op_type != "Conv":
             flat: Array = x.reshape(-1, self.inputs)[picked].astype(np.float64)
             return flat
-        where = np.unravel_index(picked, shape[2:])
-        every: tuple[Any, ...] = (slice(None), *where)
-        rows = self._patches(x, shape[2:])[every].swapaxes(0, 1)
+        rows = self.windows_at(x, shape, picked).swapaxes(0, 1)
         wide: Array = rows.reshape(len(picked), -1).astype(np.float64)
         return wide
+
+    def windows_at(
+        self, x: npt.NDArray[np.float32], shape: Shape, picked: Picked
+    ) -> npt.NDArray[np.float32]:
+        """What a convolution's kernel sees, ``[channels of x, rows, *kernel]``."""
+        every: tuple[Any, ...] = (slice(None), *np.unravel_index(picked, shape[2:]))
+        found: npt.NDArray[np.float32] = self._patches(x, shape[2:])[every]
+        return found
 
     def outputs_at(self, y: npt.NDArray[np.float32], picked: Picked) -> Array:
         """Rows ``[rows, outputs]`` float64 of a tensor of the shape of the layer's output."""

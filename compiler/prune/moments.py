@@ -34,7 +34,7 @@ class Moments:
     """Sums over all rows of inputs ``x`` ``[D]`` and targets ``t`` ``[O]`` of one layer.
 
     xx: float64 ``[D, D]``, the layer's Hessian. xt: ``[D, O]``. tt: ``[O]``.
-    x, t: sums ``[D]``, ``[O]``. n: rows.
+    x, t: sums ``[D]``, ``[O]``. n: rows. All but ``n`` have a grouped layer's groups in front.
     """
 
     xx: Array
@@ -48,8 +48,8 @@ class Moments:
         """The same about the means: what is left for the weights once a bias is free."""
         x, t = self.x / self.n, self.t / self.n
         return Moments(
-            xx=self.xx - self.n * np.outer(x, x),
-            xt=self.xt - self.n * np.outer(x, t),
+            xx=self.xx - self.n * _outer(x, x),
+            xt=self.xt - self.n * _outer(x, t),
             tt=self.tt - self.n * t * t,
             x=self.x,
             t=self.t,
@@ -60,7 +60,7 @@ class Moments:
         """The same inputs with the targets of ``targets``, whose ``xx`` is not looked at."""
         xt, tt = targets.xt, targets.tt
         if bias_is_free:
-            xt = xt - np.outer(targets.x, targets.t) / targets.n
+            xt = xt - _outer(targets.x, targets.t) / targets.n
             tt = tt - targets.t * targets.t / targets.n
         return replace(self, xt=xt, tt=tt, t=targets.t)
 
@@ -101,20 +101,19 @@ def collect_moments(
                 other = layer.outputs_at(added, picked)
             if solved is not None:
                 matrix, bias = solved[layer.name]
-                right = target.ease(right, left @ matrix + bias + other)
+                right = target.ease(right, left @ matrix + bias[..., None, :] + other)
             right = right - other
-            old = sums.get(layer.name) or _nothing(left.shape[1], right.shape[1])
+            old = sums.get(layer.name) or _nothing(left, right)
             # In place: a Hessian of thousands of columns should not be there twice.
-            pooled = POOLED * len(left)
-            weight = np.append(np.ones(len(left)), pooled)
-            left = np.vstack([left, left.mean(0)])
-            right = np.vstack([right, right.mean(0)])
+            weight = np.append(np.ones(len(picked)), POOLED * len(picked))
+            left = np.concatenate([left, left.mean(-2, keepdims=True)], -2)
+            right = np.concatenate([right, right.mean(-2, keepdims=True)], -2)
             heavy = left * weight[:, None]
             if solved is None:
-                old.xx[...] += heavy.T @ left
-            old.xt[...] += heavy.T @ right
+                old.xx[...] += heavy.swapaxes(-1, -2) @ left
+            old.xt[...] += heavy.swapaxes(-1, -2) @ right
             old.tt[...] += weight @ (right * right)
-            old.x[...] += heavy.sum(0)
+            old.x[...] += heavy.sum(-2)
             old.t[...] += weight @ right
             n = old.n + float(weight.sum())
             sums[layer.name] = Moments(old.xx, old.xt, old.tt, old.x, old.t, n)
@@ -178,12 +177,18 @@ def run_shapes(model: ModelProto, samples: Samples) -> dict[str, tuple[int, ...]
     }
 
 
-def _nothing(columns: int, outputs: int) -> Moments:
+def _outer(x: Array, t: Array) -> Array:
+    return x[..., :, None] * t[..., None, :]
+
+
+def _nothing(left: Array, right: Array) -> Moments:
+    *groups, _, columns = left.shape
+    outputs = right.shape[-1]
     return Moments(
-        xx=np.zeros((columns, columns)),
-        xt=np.zeros((columns, outputs)),
-        tt=np.zeros(outputs),
-        x=np.zeros(columns),
-        t=np.zeros(outputs),
+        xx=np.zeros((*groups, columns, columns)),
+        xt=np.zeros((*groups, columns, outputs)),
+        tt=np.zeros((*groups, outputs)),
+        x=np.zeros((*groups, columns)),
+        t=np.zeros((*groups, outputs)),
         n=0,
     )

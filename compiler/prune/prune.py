@@ -16,14 +16,14 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from compiler.errors import CompileError
 from compiler.floatgraph import FloatGraph
-from compiler.layers import macs
 from compiler.progress import Progress, silent
-from compiler.prune.allocate import LayerCost, exact_count, greedy_path, next_count
+from compiler.prune.allocate import exact_count, greedy_path, layer_costs, next_count
 from compiler.prune.dense import Array, Dense, list_dense
+from compiler.prune.grouped import Grouped, list_grouped
 from compiler.prune.groups import Group, Grouping, find_groups
 from compiler.prune.moments import Moments, collect_moments, run_shapes, run_to
 from compiler.prune.rank import Problem, Ranking, rank_channels
-from compiler.prune.rebuild import rebuild
+from compiler.prune.rebuild import Solution, rebuild, refit
 from compiler.prune.remove import cut_channels, own_weights
 from compiler.prune.targets import find_target
 from compiler.ranges import Samples
@@ -188,8 +188,10 @@ class _Work:
         self.grouping: Grouping = find_groups(self.base.graph, shapes)
         self.channels = len(self.grouping.channels.parent)
         self.layers = list_dense(self.base.graph)
-        self.targets = {n: find_target(self.base.graph, d) for n, d in self.layers.items()}
-        self.costs = _costs(self.base, self.grouping, shapes)
+        self.grouped = list_grouped(self.base.graph)
+        self.every: dict[str, Dense] = {**self.layers, **self.grouped}
+        self.targets = {n: find_target(self.base.graph, d) for n, d in self.every.items()}
+        self.costs = layer_costs(self.base, self.grouping, shapes)
         self.macs_before = sum(cost.macs for cost in self.costs)
         self.groups = [g for g in self.grouping.prunable if g.is_pair or not pairs_only]
         self.takes = {
@@ -301,6 +303,8 @@ class _Work:
         """Rebuild a layer whose inputs earlier removals have changed."""
         if node.name in self.layers:
             self._rebuild(model, self._problems(model, [node.name], removed))
+        elif node.name in self.grouped:
+            self._refit(model, self.grouped[node.name])
 
     def _problems(
         self, model: ModelProto, names: Sequence[str], removed: npt.NDArray[np.bool_]
@@ -335,30 +339,52 @@ class _Work:
         names: Iterable[str],
         solved: dict[str, tuple[Array, Array]] | None = None,
     ) -> dict[str, Moments]:
-        layers = {self.layers[name]: self.targets[name] for name in names}
+        layers = {self.every[name]: self.targets[name] for name in names}
         return collect_moments(model, self.base, layers, self.samples, self.seed, solved)
 
     def _rebuild(self, model: ModelProto, problems: dict[str, Problem]) -> float:
+        def solve(name: str, moments: Moments) -> Solution:
+            problem, free = problems[name], self.layers[name].bias is not None
+            return rebuild(moments, problem.matrix, problem.alive, bias_is_free=free)
+
+        return self._solve(model, {n: p.moments for n, p in problems.items()}, solve)
+
+    def _refit(self, model: ModelProto, layer: Grouped) -> None:
+        """Solve a grouped layer anew, whose inputs earlier removals have changed."""
+        sums = self._moments(model, [layer.name])[layer.name]
+        weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        matrix = layer.matrix(numpy_helper.to_array(weights[layer.weight]))
+        free = layer.bias is not None
+        self._solve(
+            model,
+            {layer.name: sums.centred() if free else sums},
+            lambda _, moments: refit(moments, matrix, bias_is_free=free),
+        )
+
+    def _solve(
+        self,
+        model: ModelProto,
+        given: dict[str, Moments],
+        solve: Callable[[str, Moments], Solution],
+    ) -> float:
+        """Give layers new weights, easing bounded targets in rounds; the worst error."""
         solved: dict[str, tuple[Array, Array]] = {}
         errors: dict[str, float] = {}
         for turn in range(EASED_ROUNDS + 1):
-            names = [n for n in problems if not turn or self.targets[n].is_bounded]
+            names = [n for n in given if not turn or self.targets[n].is_bounded]
             sums = self._moments(model, names, solved) if turn and names else {}
             for name in names:
-                problem, free = problems[name], self.layers[name].bias is not None
-                moments = problem.moments
+                moments, free = given[name], self.every[name].bias is not None
                 if turn:
                     moments = moments.eased(sums[name], bias_is_free=free)
-                matrix, bias, errors[name] = rebuild(
-                    moments, problem.matrix, problem.alive, bias_is_free=free
-                )
+                matrix, bias, errors[name] = solve(name, moments)
                 solved[name] = matrix, bias
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         for name, (matrix, bias) in solved.items():
-            layer = self.layers[name]
+            layer = self.every[name]
             changed = {layer.weight: layer.weights(matrix)}
             if layer.bias is not None:
-                changed[layer.bias] = bias.astype(np.float32)
+                changed[layer.bias] = bias.reshape(-1).astype(np.float32)
             for key, values in changed.items():
                 tensors[key].CopyFrom(numpy_helper.from_array(values, key))
         return max(errors.values())
@@ -378,20 +404,3 @@ class _Work:
             error=errors.get(group.name, 0.0),
             frozen=group.frozen,
         )
-
-
-def _costs(
-    model: ModelProto, grouping: Grouping, shapes: dict[str, tuple[int, ...]]
-) -> list[LayerCost]:
-    known = {**shapes, **{t.name: tuple(t.dims) for t in model.graph.initializer}}
-    roles: dict[int, dict[str, npt.NDArray[np.int64]]] = {}
-    for cut in grouping.channels.cuts:
-        if cut.slot == 1:
-            roles.setdefault(cut.node, {})[cut.role] = cut.ids
-    found = []
-    for index, node in enumerate(model.graph.node):
-        if node.op_type in ("Conv", "Gemm", "MatMul"):
-            ids = roles.get(index, {})
-            makes = ids.get("makes", ids.get("carries"))
-            found.append(LayerCost(macs(node, known), ids.get("takes"), makes))
-    return found

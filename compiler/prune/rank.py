@@ -52,7 +52,7 @@ class Ranking:
 
 def ridge(moments: Moments, share: float = RIDGE) -> Array:
     """What is added to the diagonal ``[D]``; follows the scale of each column."""
-    diagonal = np.diag(moments.xx)
+    diagonal = np.diagonal(moments.xx, axis1=-2, axis2=-1)
     return share * diagonal + 1e-9 * (float(diagonal.mean()) + 1e-12)
 
 

@@ -14,7 +14,7 @@ from compiler.prune.groups import Grouping
 
 
 def own_weights(model: ModelProto) -> ModelProto:
-    """A copy in which no dense layer shares weights, and each Conv and Gemm has a bias ``[O]``.
+    """A copy in which no layer shares weights, and each Conv and Gemm has a bias ``[O]``.
 
     It computes what ``model`` computes. A bias that is not one value a channel stays as it is.
     """
@@ -27,7 +27,7 @@ def own_weights(model: ModelProto) -> ModelProto:
         if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in weights:
             continue
         weight = weights[node.input[1]]
-        axes = dense_axes(node, weight.shape)
+        axes = dense_axes(node, weight.shape) if node.op_type == "Gemm" else (1, 0)
         for slot in range(1, len(node.input)):
             name = node.input[slot]
             if name in weights and names.uses[name] > 1:

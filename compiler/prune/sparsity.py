@@ -21,13 +21,15 @@ from compiler.progress import Progress, silent
 from compiler.prune.dense import Array, list_dense
 from compiler.prune.moments import Moments, collect_moments
 from compiler.prune.rank import ridge
-from compiler.prune.rebuild import SHRINK
 from compiler.prune.remove import own_weights
 from compiler.prune.targets import find_target
 from compiler.ranges import Samples
 
 GROUP = 4
 ZEROS = 2
+SHRINK = 1e-2
+"""Of each column's own second moment; keeps few samples from being fitted by heart."""
+
 ROUNDS = 40
 """Of conjugate gradients; the damping keeps the condition low, so these are plenty."""
 
