@@ -1,4 +1,8 @@
-"""Depthwise and other grouped convolutions as stacks of small dense layers, one a group."""
+"""Depthwise and other grouped convolutions as stacks of small dense layers, one a group.
+
+Their inputs are not chosen from, but where earlier removals have spoilt them the weights are fitted
+anew, as those of dense layers are.
+"""
 
 from __future__ import annotations
 

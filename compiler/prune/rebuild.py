@@ -9,12 +9,12 @@ from compiler.prune.dense import Array
 from compiler.prune.moments import Moments
 from compiler.prune.rank import ridge
 
-SHRINK = 1e-2
-"""Of each column's own second moment; keeps few samples from being fitted by heart."""
+SHRINK = 1e-1
+"""Of each column's own second moment; keeps few samples from being fitted by heart. Chosen on
+calibration samples that no fit had seen (docs/evidence/prune.md)."""
 
-SHRINK_GROUPED = 1e-1
-"""The same for grouped layers."""
-
+SHRINK_GROUPED = 1.0
+"""The same for grouped layers, chosen in the same way."""
 
 Solution = tuple[Array, Array, float]
 """New matrix, new bias, squared error relative to the targets' energy."""
