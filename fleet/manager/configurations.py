@@ -90,8 +90,11 @@ class Configurations:
         due = [
             name
             for name, row in all_configurations(tx).items()
-            if row.expires_at_s - now_s <= ORDER_LIFE_S / 2
-            or not self._director.signed_by_me(row.epoch, row.envelope)
+            if (
+                row.expires_at_s - now_s <= ORDER_LIFE_S / 2
+                or not self._director.signed_by_me(row.epoch, row.envelope)
+            )
+            and not _is_left_behind(tx, row)
         ]
         return self.renew(tx, due, now_s)
 
@@ -115,6 +118,13 @@ class Configurations:
         )
         put_configuration(tx, row)
         return row
+
+
+def _is_left_behind(tx: Connection, row: ConfigurationRow) -> bool:
+    """Whether the device holds a newer one, of which a restored store does not know."""
+    device = devices.get_device(tx, row.device)
+    state = last_state(device) if device is not None else None
+    return state is not None and (state.config_epoch, state.config_seq) > (row.epoch, row.seq)
 
 
 def _chosen(tx: Connection, order: ConfigureOrder) -> list[DeviceRow]:
