@@ -100,7 +100,7 @@ class MediumInstall:
         if self._request is not None and not self._request.given_up:
             raise AgentError("another medium is being applied")
         medium = Path(str(request.body.get("medium", "")))
-        self._request, self._key, self._messages = request, None, []
+        self._request, self._mine, self._messages = request, None, []
         self._fetcher.import_begins()
         self._aside.start(lambda: self._copy(request, medium))
 

@@ -129,6 +129,22 @@ def test_a_stick_that_is_being_applied_says_so(setup: Setup) -> None:
     assert bench.device.settle().running == V1.digest
 
 
+def test_a_client_hears_nothing_of_the_stick_whose_client_gave_up(setup: Setup) -> None:
+    one = write_stick(setup.home / "one", setup.publisher, V1, 1)
+    two = write_stick(setup.home / "two", setup.publisher, V2, 2)
+    bench = setup.start()
+    first = bench.begin(one)
+    bench.copy()  # ordered; its trial outlasts the client's patience
+    bench.device.settle(until=Stage.TRIAL)
+    first.given_up = True
+    second = bench.begin(two)
+    bench.device.settle()  # the first order ends before the loop hears that the second was copied
+    bench.loop()
+    done = last(second)
+    assert (done["phase"], done["receipt_name"]) == ("committed", "2-2")
+    assert bench.device.running == V2.digest
+
+
 def test_the_fleet_takes_back_its_own_order_and_not_the_stick_s(setup: Setup) -> None:
     stick = write_stick(setup.home / "stick", setup.publisher, V1, 1)
     bench = setup.start()
