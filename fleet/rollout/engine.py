@@ -144,6 +144,9 @@ def _report(turn: _Turn, event: DeviceReport) -> None:
     record = turn.record(event.device)
     if record is None:
         return
+    if event.phase is Phase.REFUSED and event.seq < record.seq:
+        # It has gone on since: what it refuses is an old copy, that of a restored store perhaps.
+        return
     plan = turn.state.plan
     if event.digest == plan.digest_to and record.phase in RANK and event.seq >= record.floor:
         _answer(turn, event, record)

@@ -82,6 +82,30 @@ def test_an_order_that_a_newer_one_has_replaced_is_not_signed_anew(
     assert [item.version for item in device.desired[heard:] if item] == ["1.2.0"]
 
 
+def test_a_device_that_refuses_the_backup_s_old_order_is_not_sent_further_back(
+    fleet: FleetUnderTest, tmp_path: Path
+) -> None:
+    (device,) = fleet.enrolled("cam-1")
+    orders = []
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        if version == "1.2.0":
+            make_backup(fleet.store_path.parent, tmp_path / "backup", PASSPHRASE, blobs=True)
+        fleet.publish(version)
+        rollout = roll_out(fleet, version, device)
+        wait_until(lambda r=rollout: status(fleet, r) == "completed", what=version)
+        orders.append((rollout, device.desired[-1]))
+    restored(fleet, tmp_path / "backup")
+    device.say_state()
+    rollout, old = orders[1]
+    heard = len(device.desired)
+    device.say_status("refused", old, "order refused: replay: expected an order after seq 3")
+    wait_until(lambda: not device.unacknowledged, what="for the refusal to be taken in")
+    assert fleet.manager is not None
+    fleet.manager.do(lambda: None)
+    assert status(fleet, rollout) == "completed"
+    assert "1.0.0" not in [item.version for item in device.desired[heard:] if item]
+
+
 def test_a_rollout_that_ran_at_the_backup_waits_for_a_person(
     fleet: FleetUnderTest, tmp_path: Path
 ) -> None:

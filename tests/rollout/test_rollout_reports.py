@@ -80,6 +80,21 @@ def test_reports_about_another_digest_count_for_nothing():
     assert drive.asked == [canary]
 
 
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_device_that_has_gone_on_since_and_refuses_its_old_order_has_not_failed(committed):
+    drive = Drive(plan_of(3, on_abort="return"))
+    (canary,) = drive.wave(1)
+    if committed:
+        drive.commit(canary)
+    before, seq = drive.phase(canary), drive.signed[canary]
+    drive.facts(canary, OTHER, seq=seq + 2)
+    assert drive.report(canary, Phase.REFUSED, "replay", seq=seq) == []
+    assert drive.phase(canary) is before
+    assert drive.state.status is Status.RUNNING
+    drive.report(canary, Phase.REFUSED, "hardware differs", seq=seq + 2)
+    assert drive.state.status is Status.ABORTED, "what it was told last is another matter"
+
+
 def test_reports_of_devices_outside_the_plan_count_for_nothing():
     drive = Drive(plan_of(3))
     before = drive.state
