@@ -23,7 +23,8 @@ _FILES = ("fleet", "audit.jsonl", "media-sequence.json")
 _FOLDERS = ("keys", "tuf", "signing", "identity")
 """Without ``identity`` a restored fleet with certificates would be one that asks for no codes."""
 _STORE = "fleet.db"
-_SCRATCH = "backup-"
+_SCRATCH = ".backup-"
+"""Never the name of a backup that somebody keeps here: what bears it is removed."""
 _SMALL_BYTES = 1 << 20
 """Documents (manifests, model.json, directors lists) are always part of a backup."""
 

@@ -86,6 +86,16 @@ def test_backup_that_was_killed_leaves_no_keys_in_the_clear_for_good(office: Off
     assert list(state.rglob("backup*")) == []
 
 
+def test_backups_that_lie_in_the_state_directory_stay_there(office: Office) -> None:
+    state = office.home / "state"
+    (state / "backup-old").mkdir()
+    for target in (state / "backup-monday", state / "backup-old" / "b", state / "backup-tuesday"):
+        make_backup(state, target, PASSPHRASE, blobs=False)
+    names = {str(path.relative_to(state)) for path in state.rglob("*backup-*") if path.is_file()}
+    assert names == {"backup-monday", "backup-tuesday"}
+    assert (state / "backup-old" / "b").is_file()
+
+
 def test_backup_takes_what_links_lead_to(office: Office) -> None:
     tuf = office.home / "state" / "tuf"
     tuf.rename(office.home / "elsewhere")
