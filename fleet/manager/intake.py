@@ -47,6 +47,7 @@ from fleet.telemetry.record import (
     check_header,
     check_order_number,
     check_text,
+    check_ts,
     claimed_record,
     decode_record,
 )
@@ -397,6 +398,7 @@ def _check_state(state: AgentState, where: str) -> None:
     check_text(state.agent_version, AGENT_VERSION_CHARS, where)
     check_order_number(state.config_seq, where)
     check_order_number(state.config_epoch, where)
+    check_ts(state.update_opens_ts, f"{where}: update_opens_ts")
     for text in (state.update_waits_for, state.config_refused):
         check_text(text, _REASON_CHARS, where)
     if len(state.settings) > _SETTINGS_MAX or len(state.settings_limited) > _SETTINGS_MAX:

@@ -14,6 +14,7 @@ from edge_contract.sketch import DriftSketch
 from fleet.drift.compare import compare
 from fleet.store import records
 from fleet.store.records import RecordRow
+from fleet.telemetry.record import TS_MAX_S
 from fleet.views.device import DeviceEvent, TelemetryPoint
 from fleet.views.drift import DriftAlarm, DriftView, FeatureDrift
 
@@ -69,7 +70,7 @@ def drift_alarm(row: RecordRow) -> DriftAlarm:
         device=row.device,
         name=row.name,
         ts=row.ts,
-        onset_ts=float(onset) if isinstance(onset, int | float) else None,
+        onset_ts=float(onset) if isinstance(onset, float) and abs(onset) <= TS_MAX_S else None,
         received_at_s=row.received_at_s,
         text=event.text,
         model_version=row.model_version,

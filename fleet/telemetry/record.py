@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import msgspec
@@ -20,6 +19,8 @@ RECORD_CLASSES = frozenset({"telemetry", "telemetry_backfill", "drift", "event",
 
 SEQ_MAX = 2**53 - 1
 """Integers stay exact in a JSON or JavaScript reader up to here."""
+TS_MAX_S = 2.0**35
+"""Unix seconds, either way from 1970: the years 881 to 3058. No page can show all of a float's."""
 DIGEST_CHARS = 80
 _BOOT_ID_CHARS = 80
 _VERSION_CHARS = 128
@@ -114,12 +115,21 @@ def check_header(message: Header | DriftWindow, where: str) -> None:
     """
     if not 1 <= message.seq <= SEQ_MAX:
         raise ContractError(f"{where}: expected a seq of 1 to 2^53 - 1, got {message.seq}")
-    if not math.isfinite(message.ts):
-        raise ContractError(f"{where}: expected a finite ts, got {message.ts}")
+    check_ts(message.ts, f"{where}: ts")
     if not message.boot_id:
         raise ContractError(f"{where}: expected a boot_id")
     check_text(message.boot_id, _BOOT_ID_CHARS, f"{where}: boot_id")
     check_text(message.model_version, _VERSION_CHARS, f"{where}: model_version")
+
+
+def check_ts(ts: float, where: str) -> None:
+    """Refuse a time that no page could show.
+
+    Raises:
+        ContractError: it is out of range, or no number.
+    """
+    if not abs(ts) <= TS_MAX_S:
+        raise ContractError(f"{where}: expected unix seconds of at most 2^35, got {ts}")
 
 
 def check_text(text: str, chars_max: int, where: str) -> None:

@@ -16,6 +16,7 @@ from edge_contract.codec import encode_json
 from edge_contract.sketch import DriftSketch, FeatureSketch, pack_range
 from edge_contract.topics import topic
 from fleet.store import schema
+from tests.device_words import said_state
 from tests.manager.bundles import REFERENCE
 from tests.manager.conftest import FleetUnderTest
 from tests.manager.simulated_device import FLEET, SimulatedDevice, wait_until
@@ -176,6 +177,11 @@ STATUS = {
     **{"rollout": "r", "digest": "", "version": "1.0.0", "phase": "committed", "desired_seq": 1},
 }
 
+STATE = {
+    **{"ts": 1.0, "seq": 10**6, "boot_id": "b", "model_version": "", "connection_id": "c"},
+    **{"hardware": "pi4", "device_key": "", "line": "digits"},
+}
+
 
 def odd(base: dict[str, object], **changes: object) -> bytes:
     return json.dumps({"severity": "info", "text": "", **base, **changes}).encode()
@@ -188,6 +194,7 @@ MALFORMED = [
     ("event", "x", odd(EVENT, seq=0)),
     ("event", "x", odd(EVENT, seq=2**64)),
     ("event", "x", odd(EVENT, name="y")),
+    ("event", "x", odd(EVENT, ts=1e300)),
     ("event", "x", odd(EVENT, boot_id="")),
     ("event", "x", odd(EVENT, boot_id="\0")),
     ("event", "x", odd(EVENT, boot_id="\ud800")),
@@ -198,6 +205,8 @@ MALFORMED = [
     ("status", "update", odd(STATUS, digest="d" * 1000)),
     ("drift", "summary", b"\x92\x01\x02"),
     ("state", "agent", b"[]"),
+    ("state", "agent", encode_json(said_state(**STATE, update_opens_ts=1e300))),
+    ("state", "agent", encode_json(said_state(**{**STATE, "ts": -1e300}))),
     ("state", "other", b"{}"),
     ("state", "online", odd(EVENT, connection_id="c", online=True, seq=2**70)),
     ("blob", "ask", b'{"digest":"x"}'),
@@ -213,8 +222,10 @@ def test_malformed_payloads_are_findings_and_stop_nothing(fleet: FleetUnderTest)
             what=f"for {payload[:200]!r} to be refused",
         )
     device.say_telemetry()
-    wait_until(lambda: not device.unacknowledged, what="for the ack")
-    assert stored(fleet, "cam-1") == [("telemetry", 1, 1)]
+    device.say_event("drift-alarm", "alarm", onset_ts=1e300)
+    wait_until(lambda: not device.unacknowledged, what="for the acks")
+    assert stored(fleet, "cam-1") == [("event", 1, 1), ("telemetry", 1, 1)]
+    assert fleet.service.device("cam-1").alarms[0].onset_ts is None, "pages could not show it"
 
 
 def test_drift_windows_merge_against_the_bundles_reference(fleet: FleetUnderTest) -> None:
