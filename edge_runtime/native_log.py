@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 CHATTER = re.compile(rb"INFO: .*(?:TensorFlow Lite|XNNPACK|LiteRT|delegate)")
 """How such lines begin. Warnings and errors of the same library begin otherwise."""
@@ -27,15 +27,15 @@ def without_chatter() -> Iterator[None]:
     """Hold back what is written to stderr inside, and write it afterwards without ``CHATTER``.
 
     Other threads' lines come through, too, a moment later. Without a stderr, or without room to
-    hold its lines, nothing is held back. What is held is lost if the process is killed in between,
-    so keep the work inside short.
+    hold its lines, nothing is held back; a stderr that takes no more is no error of the work
+    inside. What is held is lost if the process is killed in between, so keep that work short.
     """
     with _one_at_a_time:
-        if sys.stderr is not None:
-            sys.stderr.flush()
+        _flush()
         with ExitStack() as opened:
             try:
-                own = opened.enter_context(os.fdopen(os.dup(_STDERR), "wb"))
+                # Unbuffered, or closing it would fail at what could not be written before.
+                own = opened.enter_context(os.fdopen(os.dup(_STDERR), "wb", buffering=0))
                 held = opened.enter_context(tempfile.TemporaryFile())
             except OSError:
                 yield
@@ -44,8 +44,16 @@ def without_chatter() -> Iterator[None]:
             try:
                 yield
             finally:
-                if sys.stderr is not None:
-                    sys.stderr.flush()
+                _flush()
                 os.dup2(own.fileno(), _STDERR)
                 held.seek(0)
-                own.writelines(line for line in held if not CHATTER.match(line))
+                with suppress(OSError):
+                    own.writelines(line for line in held if not CHATTER.match(line))
+
+
+def _flush() -> None:
+    """A log on a full disk, or one that nobody reads any more, must not keep a model from being
+    loaded, nor stderr from being put back."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -197,6 +199,37 @@ def test_only_known_chatter_of_a_native_library_is_left_out(
         load()
     os.write(2, b"after")
     assert capfd.readouterr().err == "ERROR: no kernel\nINFO: a line of another thread\nafter"
+
+
+@pytest.mark.parametrize("broken", ["full disk", "closed pipe"])
+def test_a_log_that_takes_no_more_neither_stops_a_model_nor_loses_stderr(broken: str) -> None:
+    code = (
+        "import os, sys\n"
+        "from edge_runtime.native_log import without_chatter\n"
+        "own = os.fstat(2)\n"
+        "with without_chatter():\n"
+        "    os.write(2, b'WARNING: one kernel is slow\\n')\n"
+        "    print('half a line', end='', file=sys.stderr)\n"
+        "assert os.path.samestat(own, os.fstat(2))\n"
+        "os.write(1, b'loaded')\n"
+        "os._exit(0)\n"  # else Python itself complains that it cannot flush
+    )
+    if broken == "full disk":
+        stderr = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read, stderr = os.pipe()
+        os.close(read)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            timeout=60,
+        )
+    finally:
+        os.close(stderr)
+    assert (ended.returncode, ended.stdout) == (0, b"loaded")
 
 
 def test_a_runtime_that_imports_but_cannot_load_is_passed_over(
