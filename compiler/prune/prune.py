@@ -190,7 +190,7 @@ class _Work:
         self.layers = list_dense(self.base.graph)
         self.grouped = list_grouped(self.base.graph)
         self.every: dict[str, Dense] = {**self.layers, **self.grouped}
-        self.targets = {n: find_target(self.base.graph, d) for n, d in self.every.items()}
+        self.targets = {n: find_target(self.base.graph, d, shapes) for n, d in self.every.items()}
         self.costs = layer_costs(self.base, self.grouping, shapes)
         self.macs_before = sum(cost.macs for cost in self.costs)
         self.groups = [g for g in self.grouping.prunable if g.is_pair or not pairs_only]

@@ -19,7 +19,7 @@ from onnx import ModelProto, numpy_helper
 from compiler.floatgraph import FloatGraph
 from compiler.progress import Progress, silent
 from compiler.prune.dense import Array, list_dense
-from compiler.prune.moments import Moments, collect_moments
+from compiler.prune.moments import Moments, collect_moments, run_shapes
 from compiler.prune.rank import ridge
 from compiler.prune.remove import own_weights
 from compiler.prune.targets import find_target
@@ -60,12 +60,13 @@ def sparsify(
     layers = {n: d for n, d in list_dense(base.graph).items() if d.inputs % GROUP == 0}
     if not layers:
         return graph, ()
+    shapes = run_shapes(base, samples)
     model = ModelProto()
     model.CopyFrom(base)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for layer in layers.values():
         progress(f"2:4 zeros in {graph.names.get(layer.name, layer.name)}")
-        target = {layer: find_target(base.graph, layer)}
+        target = {layer: find_target(base.graph, layer, shapes)}
         sums = collect_moments(model, base, target, samples, seed)[layer.name]
         before = layer.matrix(numpy_helper.to_array(tensors[layer.weight]))
         matrix = solve_sparse(

@@ -8,11 +8,13 @@ Zhang et al., Accelerating very deep convolutional networks, 2015, solved by maj
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import GraphProto, NodeProto, numpy_helper
 
+from compiler.prune.channels import Shape
 from compiler.prune.dense import Array, Dense
 
 
@@ -40,16 +42,23 @@ class Target:
         return np.where(wanted >= self.high, np.maximum(given, self.high), eased)
 
 
-def find_target(graph: GraphProto, layer: Dense) -> Target:
-    """Where to compare ``layer``."""
+def find_target(graph: GraphProto, layer: Dense, shapes: Mapping[str, Shape]) -> Target:
+    """Where to compare ``layer``.
+
+    A sum that repeats the layer's output over more positions than it has is no such place.
+
+    Args:
+        shapes: of the tensors; see ``run_shapes``.
+    """
     constants = {tensor.name for tensor in graph.initializer}
     ends = {value.name for value in graph.output}
     site, other = layer.y, None
     readers = _readers(graph, site)
     if len(readers) == 1 and readers[0].op_type == "Add" and site not in ends:
         rest = [name for name in readers[0].input if name != site]
-        if len(rest) == 1 and rest[0] not in constants:
-            site, other = readers[0].output[0], rest[0]
+        total = readers[0].output[0]
+        if len(rest) == 1 and rest[0] not in constants and shapes[total] == shapes[site]:
+            site, other = total, rest[0]
             readers = _readers(graph, site)
     bounds = {_bounds(graph, node) for node in readers}
     if len(bounds) != 1 or site in ends:

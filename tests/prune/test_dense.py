@@ -9,10 +9,12 @@ import pytest
 from onnx import numpy_helper
 
 from compiler.prune.dense import list_dense
-from compiler.prune.moments import run_to
+from compiler.prune.moments import run_shapes, run_to
+from compiler.prune.prune import prune_model
 from compiler.prune.remove import own_weights
+from compiler.prune.sparsity import sparsify
 from compiler.prune.targets import Target, find_target
-from tests.prune.graphs import Net, stream
+from tests.prune.graphs import Net, answer, stream
 
 CONVOLUTIONS = {
     "plain": {},
@@ -48,13 +50,30 @@ def test_behind_a_residual_sum_and_a_relu_the_sum_is_what_counts(tmp_path: Path)
     net = Net()
     stem = net.relu(net.conv("x", 4))
     joined = net.relu(net.op("Add", net.conv(stem, 4), stem))
-    graph = net.graph(net.head(joined), tmp_path).prepared.graph
-    layers = list(list_dense(graph).values())
-    first, second, last = (find_target(graph, layer) for layer in layers)
+    model = net.graph(net.head(joined), tmp_path).prepared
+    layers, shapes = list(list_dense(model.graph).values()), run_shapes(model, stream(1))
+    first, second, last = (find_target(model.graph, layer, shapes) for layer in layers)
     assert (first.other, first.low) == (None, 0.0)
     assert second.other == layers[1].x
     assert (second.low, second.high) == (0.0, np.inf)
     assert not last.is_bounded
+
+
+@pytest.mark.parametrize("kind", ["dense", "depthwise"])
+def test_an_output_that_a_sum_repeats_over_a_map_is_compared_by_itself(
+    kind: str, tmp_path: Path
+) -> None:
+    net = Net()
+    pooled = net.op("GlobalAveragePool", net.conv(net.relu(net.conv("x", 16)), 8))
+    context = net.conv(pooled, 8, 1) if kind == "dense" else net.depthwise(pooled)
+    joined = net.relu(net.op("Add", context, net.conv("x", 8)))
+    graph = net.graph(net.head(joined), tmp_path)
+    pruned = prune_model(graph, stream(), keep=0.5)
+    assert pruned.pruned
+    assert answer(pruned.graph.prepared).shape == answer(graph.prepared).shape
+    sparse, layers = sparsify(graph, stream())
+    assert layers
+    assert np.isfinite(answer(sparse.prepared)).all()
 
 
 def test_values_beyond_the_same_bound_are_no_error() -> None:
