@@ -13,11 +13,14 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from compiler.errors import OutputError
 
 Array = npt.NDArray[Any]
 Index = npt.NDArray[np.integer]
@@ -39,11 +42,16 @@ class Column:
 
     @classmethod
     def of(cls, array: Array) -> Column:
-        """An array of which few exist in memory, put into a temporary file like the others."""
+        """An array of which few exist in memory, put into a temporary file like the others.
+
+        Raises:
+            OutputError: no room.
+        """
         plain = np.ascontiguousarray(array)
-        spool: IO[bytes] = tempfile.TemporaryFile(prefix="edge-compile-")  # noqa: SIM115
-        spool.write(plain.tobytes())
-        spool.flush()
+        spool = _temporary()
+        with _room():
+            spool.write(plain.tobytes())
+            spool.flush()
         return cls(spool, 0, plain.dtype, plain.shape)
 
     def __init__(
@@ -83,10 +91,14 @@ class Column:
 
 
 class Spool:
-    """Rows of one shape and dtype, put one by one into a temporary file that has no name."""
+    """Rows of one shape and dtype, put one by one into a temporary file that has no name.
+
+    Raises:
+        OutputError: no room for one.
+    """
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="edge-compile-")  # noqa: SIM115
+        self._file = _temporary()
         self._dtype: np.dtype[Any] = np.dtype(np.uint8)
         self._shape: tuple[int, ...] = ()
         self._rows = 0
@@ -103,7 +115,7 @@ class Spool:
         """Append one row.
 
         Raises:
-            OSError: no room.
+            OutputError: no room.
             ValueError: another shape or dtype than the rows before it.
         """
         if not self._rows:
@@ -113,16 +125,18 @@ class Spool:
                 f"row {self._rows} is {row.dtype} {list(row.shape)}; expected {self._dtype}"
                 f" {list(self._shape)}"
             )
-        self._file.write(np.ascontiguousarray(row).tobytes())
+        with _room():
+            self._file.write(np.ascontiguousarray(row).tobytes())
         self._rows += 1
 
     def store(self) -> FrameStore:
         """The rows so far as frames.
 
         Raises:
-            OSError: no room.
+            OutputError: no room.
         """
-        self._file.flush()
+        with _room():
+            self._file.flush()
         return FrameStore({"x": Column(self._file, 0, self._dtype, (self._rows, *self._shape))})
 
 
@@ -223,6 +237,7 @@ def open_npz(path: Path, wanted: Sequence[str] | None = None) -> dict[str, Colum
 
     Raises:
         OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError: not such a file, or damaged.
+        OutputError: no room for what was compressed.
     """
     found: dict[str, Column | Array] = {}
     with zipfile.ZipFile(path) as archive:
@@ -270,11 +285,30 @@ def _open_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
                 pass
             file: IO[bytes] = path.open("rb")
             return Column(file, _data_offset(file, info) + head, dtype, shape)
-        spool: IO[bytes] = tempfile.TemporaryFile(prefix="edge-compile-")  # noqa: SIM115
+        spool = _temporary()
         while part := member.read(_COPY_BYTES):
-            spool.write(part)
-        spool.flush()
+            with _room():
+                spool.write(part)
+        with _room():
+            spool.flush()
         return Column(spool, 0, dtype, shape)
+
+
+def _temporary() -> IO[bytes]:
+    with _room():
+        return tempfile.TemporaryFile(prefix="edge-compile-")
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Whoever reads samples would take a full disk for a file that is damaged, or not there."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot put samples into a temporary file: {error.strerror}",
+            hint="free some space, or set TMPDIR to a folder that has it",
+        ) from error
 
 
 def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -47,6 +47,7 @@ def load_dataset(
     Raises:
         DatasetError: unreadable, no samples (or no labels where they are required), other dtypes,
             NaN, or numbers of rows that differ.
+        OutputError: no room for temporary files.
     """
     found = _read(path, role, contract, names, inputs, progress)
     if found.x is None or (found.y is None and labels_required):
@@ -68,6 +69,7 @@ def load_frames(
 
     Raises:
         DatasetError: unreadable, no samples, another dtype, or NaN.
+        OutputError: no room for temporary files.
     """
     found = _read(path, "inputs", contract, None, inputs, silent)
     if found.x is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -307,6 +309,42 @@ def test_a_build_takes_images_for_calibration_and_csv_is_refused_by_shape(
     refused = edge_compile(small.arguments(tmp_path / "three", "--json", calibration=table))
     assert refused.code == 1
     assert "calibration data do not fit the model" in refused.json["error"]
+
+
+def test_a_full_disk_is_told_from_data_that_are_damaged_or_missing(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
+    np.savez_compressed(tmp_path / "c.npz", x=x)
+    (tmp_path / "c.csv").write_text("a,b\n" + "1.5,2.25\n" * 5_000)
+    for seed in range(20):
+        picture(tmp_path / "images" / f"{seed}.png", 32, 32, seed)
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from compiler.datasets.load import load_frames\n"
+        "from compiler.errors import CompileError\n"
+        "from edge_contract.preprocess import PreprocessSpec\n"
+        "contract = PreprocessSpec(kind='image', height_px=32, width_px=32)\n"
+        "none = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"
+        "for limit in (0, 8192):\n"  # no file at all can be made, and one that fills up
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, none))\n"
+        "    for path in sys.argv[1:]:\n"
+        "        try:\n"
+        "            load_frames(Path(path), contract)\n"
+        "        except CompileError as error:\n"
+        "            print(type(error).__name__, error.message, error.hint)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *(str(tmp_path / n) for n in ("c.csv", "images", "c.npz"))],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = ended.stdout.splitlines()
+    assert len(said) == 6, ended.stderr
+    for line in said:
+        assert line.startswith("OutputError cannot put samples into a temporary file: ")
+        assert "TMPDIR" in line
 
 
 def test_memory_does_not_grow_with_the_number_of_images_or_lines(tmp_path: Path) -> None:
