@@ -35,6 +35,7 @@ from compiler.singlescore import (
     as_class_ids,
     ends_in_sigmoid,
     is_single,
+    reading_doubts,
     single_score_of,
 )
 from compiler.source import Source, load_source
@@ -142,13 +143,15 @@ def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
     )
     if task == "classification":
         classes, answer = ClassScores(manifest), float_answer(graph)
+        parts = [data.whole, data.selection, data.test]
+        misread = reading_doubts(manifest, parts, preprocessor, answer)
         doubts = check_contract(
             preprocessor,
-            [data.whole, data.selection, data.test],
+            parts,
             lambda batch: classes.of(answer(batch).reshape(1, -1)),
             trust=options.trust_preprocess,
         )
-        data = replace(data, warnings=(*data.warnings, *doubts))
+        data = replace(data, warnings=(*data.warnings, *misread, *doubts))
     return Inputs(
         source=source,
         graph=graph,

@@ -10,10 +10,11 @@ import msgspec
 import numpy as np
 from onnx import GraphProto
 
-from compiler.datasets.dataset import Dataset, Labels
+from compiler.contractcheck import ALPHA, SCREEN_ROWS, Answer, sign_test
+from compiler.datasets.dataset import Dataset, Labels, stream
 from compiler.tail import score_nodes
 from edge_contract.model import ModelManifest, SingleScore, TensorSpec
-from edge_runtime.preprocess import FloatArray
+from edge_runtime.preprocess import FloatArray, Preprocessor
 
 ANSWERS_MAX = 64
 """Answers that tell a probability from a logit, where the graph does not."""
@@ -45,6 +46,36 @@ def single_score_of(graph: GraphProto, answers: Iterable[FloatArray]) -> SingleS
         return "probability"
     values = np.array([float(answer.reshape(-1)[0]) for answer in answers])
     return "probability" if values.min() >= 0 and values.max() <= 1 else "logit"
+
+
+def reading_doubts(
+    manifest: ModelManifest, parts: Sequence[Dataset], preprocessor: Preprocessor, answer: Answer
+) -> list[str]:
+    """What labels say against a logit: a network that was fitted to 0 and 1 without a Sigmoid
+    gives values around them, which no range tells from logits.
+
+    Args:
+        manifest: says how the score is read.
+        parts: the data, with class ids; the first with labels is taken.
+        answer: runs the float model.
+    """
+    data = next((part for part in parts if part.y is not None), None)
+    if manifest.single_score != "logit" or data is None or data.y is None:
+        return []
+    rows = np.unique(np.linspace(0, len(data) - 1, SCREEN_ROWS).astype(np.int64))
+    samples = stream(data.x[rows], preprocessor, data.role)
+    scores = np.array([float(answer(sample).reshape(-1)[0]) for sample in samples()])
+    truth = data.y[rows] == 1
+    ours, theirs = ((scores > THRESHOLDS[one]) == truth for one in ("logit", "probability"))
+    gained, lost = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
+    if sign_test(gained, lost) > ALPHA:
+        return []
+    said = (
+        f"the one score is read as a logit, so class 1 is above 0: right for {ours.mean():.1%} of"
+        f" {len(rows)} labelled {data.role} samples; above 0.5 it would be {theirs.mean():.1%}. If"
+        " the model was trained towards 0 and 1, let it end in a Clip to 0..1"
+    )
+    return [said]
 
 
 def as_class_ids(data: Dataset) -> Dataset:

@@ -214,12 +214,28 @@ def test_probabilities_without_a_sigmoid_and_other_labels_are_told_apart(built: 
     y = (answers(model, {"x": held})[0][:, 0] > 0.5).astype(np.int64)
     report = built(model, x, {"x": held, "y": y}, "--max-drop-pp", "5").json
     assert report["float"]["accuracy"] == 1
+    assert not any("read as a logit" in warning for warning in report["warnings"])
     ended = built(model, x, {"x": held, "y": y * 2})
     assert (ended.code, "cannot tell" in ended.json["error"]) == (2, True)
     ended = built(model, x, {"x": held, "y": 2 * y - 1}, "--task", "classification")
     assert "the model has classes 0 to 1" in ended.json["error"]
     ended = built(binary(sigmoid=False), x, {"x": held, "y": y[:, None] + 0.0})
     assert "cannot tell" in ended.json["error"]
+
+
+def test_a_score_that_was_fitted_to_0_and_1_without_a_sigmoid_is_doubted(built: Build) -> None:
+    model = binary(sigmoid=False)
+    model.graph.node.append(helper.make_node("Add", ["z", "half"], ["s"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.full(1, 0.5, np.float32), "half"))
+    model.graph.output[0].name = "s"
+    held = vectors(300, 2)
+    scores = answers(model, {"x": held})[0][:, 0]
+    for threshold, found in ((0.5, 1), (0.0, 0)):
+        y = (scores > threshold).astype(np.int64)
+        report = built(model, {"x": vectors(80, 1)}, {"x": held, "y": y}, "--max-drop-pp", "5").json
+        said = [warning for warning in report["warnings"] if "is read as a logit" in warning]
+        assert len(said) == found, report["warnings"]
+        assert all("above 0.5 it would be 100.0%" in one for one in said)
 
 
 def test_a_detector_is_judged_by_map(built: Build, tmp_path: Path) -> None:
