@@ -153,24 +153,26 @@ class Judge:
     def __call__(self, graph: FloatGraph) -> bool:
         """Judge ``graph``; what speaks against it is added to ``refused``."""
         given = self.answer(graph)
-        y = self._inputs.data.selection.y
+        manifest, data, why = self._inputs.manifest, self._inputs.data, ""
+        y = data.selection.y
         if y is not None and len(y) != len(self._wanted):
             y = None  # only some of the frames were answered; see ``selection_frames``
-        if self._inputs.manifest.task == "classification":
+        if manifest.task == "classification":
             lost, gained = expected_flips(self.logits(self._wanted), self.logits(given), y)
-            limit = self._limits.max_drop_pp / 100
-            why = verdict(lost, gained, len(self._inputs.data.test), limit)
-        else:
-            why = self._measured(given, y)
+            why = verdict(lost, gained, len(data.test), self._limits.max_drop_pp / 100)
+        labelled = data.test.y is not None
+        if not why and (manifest.task != "classification" or not labelled):
+            why = self._measured(given, y if labelled else None)
         if why:
             self.refused.append(why)
         return not why
 
     def _measured(self, given: FloatArray, y: Labels | None) -> str:
-        """Why the task's own metric does not accept ``given``, or "".
+        """Why the gate's own metric does not accept ``given``, or "".
 
         It is what the gate measures, on the selection data and with ``SHARE`` of what is accepted;
-        without labels, or with none that show anything, it is fidelity.
+        without labels, or with none that show anything, it is fidelity. Test data without labels
+        make it fidelity, too, for classifiers as well: flips say nothing of the cosine.
         """
         manifest, limits = self._inputs.manifest, shared_limits(self._limits)
         try:
