@@ -26,6 +26,10 @@ ROWS_PER_SAMPLE = 256
 POOLED = 10.0
 """Weight of the mean over a sample's rows, in units of all of its rows together."""
 
+CONSTANT = 1e-10
+"""A column whose variance is below this share of its mean square is constant: at float32's
+precision nothing is left of it, and rounding errors would be fitted."""
+
 Run = Callable[[npt.NDArray[np.float32]], Sequence[npt.NDArray[np.float32]]]
 
 
@@ -47,9 +51,13 @@ class Moments:
     def centred(self) -> Moments:
         """The same about the means: what is left for the weights once a bias is free."""
         x, t = self.x / self.n, self.t / self.n
+        xx = self.xx - self.n * _outer(x, x)
+        before, after = (np.diagonal(sums, axis1=-2, axis2=-1) for sums in (self.xx, xx))
+        varies = after > CONSTANT * before
+        xx *= varies[..., :, None] & varies[..., None, :]
         return Moments(
-            xx=self.xx - self.n * _outer(x, x),
-            xt=self.xt - self.n * _outer(x, t),
+            xx=xx,
+            xt=(self.xt - self.n * _outer(x, t)) * varies[..., None],
             tt=self.tt - self.n * t * t,
             x=self.x,
             t=self.t,
@@ -62,7 +70,8 @@ class Moments:
         if bias_is_free:
             xt = xt - _outer(targets.x, targets.t) / targets.n
             tt = tt - targets.t * targets.t / targets.n
-        return replace(self, xt=xt, tt=tt, t=targets.t)
+        varies = np.diagonal(self.xx, axis1=-2, axis2=-1) > 0
+        return replace(self, xt=xt * varies[..., None], tt=tt, t=targets.t)
 
 
 def collect_moments(

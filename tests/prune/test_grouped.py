@@ -14,9 +14,11 @@ import pytest
 from onnx import numpy_helper
 
 from compiler.prune import prune
+from compiler.prune.dense import Array
 from compiler.prune.grouped import list_grouped
-from compiler.prune.moments import run_to
+from compiler.prune.moments import Moments, run_to
 from compiler.prune.prune import prune_model
+from compiler.prune.rebuild import refit
 from compiler.prune.remove import own_weights
 from tests.prune.graphs import Net, answer, stream
 
@@ -76,6 +78,36 @@ def test_behind_a_pruned_layer_a_grouped_one_is_refitted_and_errs_less(
     refitted = error()
     monkeypatch.setattr(prune, "list_grouped", lambda graph: {})
     assert refitted < error()
+
+
+@pytest.mark.parametrize("constant", ["every input", "one large input"])
+def test_rounding_errors_of_constant_inputs_are_not_fitted(constant: str) -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(0, 1, (4, 200, 9))
+    if constant == "every input":
+        rows[...] = rows[:, :1]
+    else:
+        rows[1] = 3e4
+    matrix = random.normal(0, 1, (4, 9, 2))
+    wanted = rows @ matrix + random.normal(0, 0.1, (4, 200, 2))
+
+    def moments(targets: Array) -> Moments:
+        return Moments(
+            xx=rows.swapaxes(1, 2) @ rows,
+            xt=rows.swapaxes(1, 2) @ targets,
+            tt=np.square(targets).sum(1),
+            x=rows.sum(1),
+            t=targets.sum(1),
+            n=200,
+        )
+
+    first = moments(wanted).centred()
+    for given in (first, first.eased(moments(np.maximum(wanted, 0)), bias_is_free=True)):
+        made, bias, error = refit(given, matrix, bias_is_free=True)
+        assert 0 <= error <= 1
+        assert np.isfinite(bias).all()
+        np.testing.assert_allclose(made[1], matrix[1], rtol=1e-9)
+        assert np.abs(made).max() < 10
 
 
 def test_a_grouped_layer_that_nothing_pruned_feeds_keeps_its_weights(tmp_path: Path) -> None:
