@@ -7,7 +7,9 @@ from the same cache as the emulated boards (``board.py``).
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -72,7 +74,7 @@ class Container:
             stderr=self._log,
             start_new_session=True,
         )  # fmt: skip
-        self._between_s = 0.1
+        self._between_s, self._leader = 0.1, ""
         self._leader = self._wait("its first process", self._find_leader)
         # Each question runs a program inside, which under emulation takes from the boot itself.
         self._between_s, self._patience = (1.0, 3) if arch == "arm64" else (0.2, 1)
@@ -139,16 +141,26 @@ class Container:
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
         self._log.close()
 
+    def _kill(self) -> None:
+        """With all that is inside: it outlives systemd-nspawn, and ends with its first process."""
+        if self._leader:
+            with suppress(ProcessLookupError):
+                os.kill(int(self._leader), signal.SIGKILL)
+        self._process.kill()
+        self._process.wait()
+
     def _find_leader(self) -> str:
+        """The child that is process 1 of its own; systemd-nspawn has helpers before it."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        try:
-            return children.read_text().split()[0]
-        except (OSError, IndexError):
-            return ""
+        with suppress(OSError):
+            for child in children.read_text().split():
+                status = Path(f"/proc/{child}/status").read_text()
+                if re.search(r"^NSpid:.*\t1$", status, re.MULTILINE):
+                    return child
+        return ""
 
     def _is_up(self) -> str:
         state = self.run("systemctl", "is-system-running", check=False).strip()
@@ -162,7 +174,7 @@ class Container:
             if found := ready():
                 return found
             time.sleep(self._between_s)
-        self._process.kill()
+        self._kill()
         pytest.fail(f"the container did not come to {what}: {Path(self._log.name).read_text()}")
 
     def _pretend_to_be_a_pi(self, folder: Path) -> None:
