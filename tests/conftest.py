@@ -49,6 +49,7 @@ LONG = (
     "update/test_sigkill",
     "device/test_deb",
     "device/test_service",
+    "device/test_fleet_service",
 )
 """Files that take longest. A file is one worker's: the longest go first, so that no worker is left
 with one of them when the others have ended."""
