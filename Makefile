@@ -11,16 +11,19 @@ DATA   ?= ../shared/data
 JOBS   ?= 4
 TORCH      ?= torch==2.13.0
 TORCH_VENV ?= .venv-torch
+KERAS      ?= tensorflow-cpu==2.21.0
+KERAS_VENV ?= .venv-keras
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo demo-mosquitto demo-embedded test test-device test-export fuzz check bench deb install clean
+.PHONY: help demo demo-mosquitto demo-embedded test test-device test-export test-export-keras fuzz check bench deb install clean
 
 help:
 	@echo "make demo [BROKER=auto|mosquitto|embedded] [SERVE=1]   the whole journey, under two minutes"
 	@echo "make test                                              every test (installs Debian packages where it may)"
 	@echo "make test-device                                       emulated boards, power cuts, kills, systemd (installs qemu where it may)"
 	@echo "make test-export                                       the export lines for PyTorch (installs it: TORCH=torch==2.13.0)"
+	@echo "make test-export-keras                                 the export lines for Keras and TensorFlow (KERAS=tensorflow-cpu==2.21.0)"
 	@echo "make fuzz [SECONDS=300]                                damaged models and data against the compiler's readers"
 	@echo "make check                                             lint, types, layers, schemas, docs"
 	@echo "make bench                                             the figures, beside their peers"
@@ -64,6 +67,12 @@ test-export: $(STAMP)
 	  $(PYTHON) -m venv $(TORCH_VENV) && \
 	  $(TORCH_VENV)/bin/pip install --quiet --disable-pip-version-check $(TORCH) onnx onnxscript numpy; }
 	WHERRY_TORCH_PYTHON=$(abspath $(TORCH_VENV))/bin/python $(BIN)/python -m pytest -m torch tests/compiler/test_export.py
+
+test-export-keras: $(STAMP)
+	@[ -x "$(KERAS_VENV)/bin/python" ] || { echo "installing $(KERAS) into $(KERAS_VENV) (once; minutes)"; \
+	  $(PYTHON) -m venv $(KERAS_VENV) && \
+	  $(KERAS_VENV)/bin/pip install --quiet --disable-pip-version-check $(KERAS) tf2onnx; }
+	WHERRY_TENSORFLOW_PYTHON=$(abspath $(KERAS_VENV))/bin/python $(BIN)/python -m pytest -m tensorflow tests/compiler/test_export.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

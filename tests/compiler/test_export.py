@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
@@ -150,7 +151,11 @@ def lines_of(tool: str) -> list[str]:
     return re.findall(rf"<!-- tested: {tool} -->\n```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-REMEDIES = {"torch": "make test-export", "sklearn": "pip install 'wherry[sklearn]'"}
+REMEDIES = {
+    "torch": "make test-export",
+    "tensorflow": "make test-export-keras",
+    "sklearn": "pip install 'wherry[sklearn]'",
+}
 """How an environment comes by a tool that the lines are for."""
 
 
@@ -193,6 +198,35 @@ def test_the_lines_for_pytorch_give_a_model_that_loads(tmp_path: Path) -> None:
     assert source.batch_is_free
     with pytest.raises(SourceError, match="a PyTorch checkpoint"):
         load_source(tmp_path / "model.pt")
+
+
+@pytest.mark.tensorflow
+def test_the_lines_for_keras_give_models_that_agree(tmp_path: Path) -> None:
+    to_onnx, to_tflite = lines_of("tensorflow")
+    network = """
+        import keras
+        import numpy as np
+        from keras import layers
+        model = keras.Sequential([
+            keras.Input((12, 12, 1)), layers.Conv2D(8, 3, activation="relu"),
+            layers.DepthwiseConv2D(3), layers.BatchNormalization(), layers.ReLU(),
+            layers.Flatten(), layers.Dense(4, activation="softmax"),
+        ])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        frames = np.random.default_rng(2).random((8, 12, 12, 1))
+        model.fit(frames, np.arange(8) % 4, verbose=0)
+    """
+    run_lines(interpreter_with("tensorflow"), tmp_path, network, to_onnx, to_tflite)
+    frames = np.random.default_rng(1).random((3, 12, 12, 1), np.float32)
+    scores = []
+    for name in ("model.onnx", "model.tflite"):
+        graph = normalise(load_source(tmp_path / name))
+        assert graph.row_shape == (12, 12, 1)
+        session = ort.InferenceSession(graph.model.SerializeToString())
+        scores.append(
+            np.concatenate([session.run(None, {graph.input_name: x[None]})[0] for x in frames])
+        )
+    assert np.abs(scores[0] - scores[1]).max() < 1e-5
 
 
 MLP = """
