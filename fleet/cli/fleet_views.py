@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from click.core import ParameterSource
 
 from fleet.cli.terminal import emit, json_option, say, state_option, table
 from fleet.manager.state_dir import StateDir
+from fleet.views.skew import agent_skew
 
 
 class _DevicesGroup(click.Group):
@@ -128,7 +130,7 @@ def _devices_text(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "no device has enrolled yet; next: edge-agent run --config FILE on a device"
     head = ("device", "state", "hardware", "line", "version", "ordered", "p95 ms", "alarms", "seen")
-    return table(
+    listed = table(
         head,
         [
             (
@@ -145,15 +147,28 @@ def _devices_text(rows: list[dict[str, Any]]) -> str:
             for row in rows
         ],
     )
+    return "\n".join([listed, *_skew_lines(Counter(row["agent_version"] for row in rows))])
+
+
+def _skew_lines(agents: Counter[str]) -> list[str]:
+    """Agents of another release than these tools."""
+    return [
+        f"agent {version} on {count} of the devices: {agent_skew(version)}"
+        for version, count in sorted(agents.items())
+        if agent_skew(version)
+    ]
 
 
 def _device_text(detail: dict[str, Any]) -> str:
     device = detail["device"]
+    version = device["agent_version"]
+    skew = agent_skew(version)
     facts = {
         "device": f"{device['device']} ({device['hardware']}, {device['state']})",
         "runs": f"{device['line']} {device['version'] or '(nothing)'} in slot {device['slot']}",
         "ordered": device["desired_version"] or "(nothing)",
         "update": device["update_phase"] or "none",
+        "agent": " ".join(filter(None, (version, skew and f"({skew})"))),
         "key": detail["key_fingerprint"],
         "committed": ", ".join(f"{n} {cls}" for cls, n in sorted(detail["committed"].items())),
         "repeats": str(detail["duplicates_count"]),

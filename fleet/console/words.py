@@ -9,6 +9,8 @@ import math
 from datetime import datetime, timezone
 from typing import NamedTuple
 
+from fleet.views.skew import agent_skew as agent_skew
+
 
 class Look(NamedTuple):
     """How a state is shown: a word, a tone (``ok busy warn bad off held``) and an icon's name."""
