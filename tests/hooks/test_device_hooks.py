@@ -114,8 +114,11 @@ def test_the_end_of_the_agent_leaves_no_hook_behind(places: tuple[Path, Path]) -
     while not all(m.exists() and m.read_text() for m in marks) and time.monotonic() < until_s:
         time.sleep(0.02)
     hooks.close(grace_s=1.5)
+    until_s = time.monotonic() + 5  # a killed process is gone when the kernel comes to it
     for mark in marks:
-        assert not running(int(mark.read_text())), f"{mark.name} outlived the agent"
+        while running(int(mark.read_text())):
+            assert time.monotonic() < until_s, f"{mark.name} outlived the agent"
+            time.sleep(0.02)
     assert (own / "v1" / "short").read_text() == "ended\n"
 
 
