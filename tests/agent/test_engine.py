@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -34,6 +35,8 @@ FRAME = np.zeros((32, 32), np.uint8)
 
 def digits_model(version: str) -> LoadedModel:
     model = manifest(version)
+    # The labels of two versions differ, so that an answer shows whose it has.
+    model = msgspec.structs.replace(model, labels=[f"{n} of {version}" for n in model.labels])
     session = ModelSession(MODEL.read_bytes(), model, model.variants[0])
     scores = np.zeros((1, 10), np.float32)
     golden = GoldenVectors(
@@ -80,6 +83,7 @@ def test_a_swap_drops_no_frame_and_none_is_answered_by_a_half_loaded_model() -> 
     assert all(a.prediction is not None and not a.error for a in answers)
     # Version, digest and labels of one answer are always those of one model.
     assert all(a.digest == f"sha256:{a.version}" for a in answers)
+    assert all(a.label.endswith(f" of {a.version}") for a in answers)
     assert engine.frames_dropped_count == 0
 
 

@@ -31,6 +31,8 @@ _MAGIC = (
     "{qemu}:OCF"
 )
 """How Linux knows a 64-bit ARM program (Documentation/admin-guide/binfmt-misc)."""
+EXPOSURE_MAX = 3.0
+"""Of a unit, as ``systemd-analyze security`` counts it."""
 
 _IN_CGROUP = """for group in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
     [ -f "$group/cgroup.procs" ] && mkdir -p "$group/$0" && echo $$ > "$group/$0/cgroup.procs"
@@ -67,6 +69,7 @@ class Container:
             _register_arm64()
         root = userland(arch, with_systemd=True)
         _complete(root)
+        self._arch = arch
         self.name = f"wherry-{arch}-{os.getpid()}"
         self._log = (folder / "boot.log").open("w")
         self._process = subprocess.Popen(
@@ -137,6 +140,14 @@ class Container:
                 return
             time.sleep(self._between_s)
         pytest.fail(f"in vain, {unit} is {found}:\n{self.journal(unit)[-4000:]}")
+
+    def exposure(self, unit: str) -> float:
+        """What ``systemd-analyze security`` counts, 0 (tight) to 10; prints its line."""
+        last = self.run("systemd-analyze", "security", "--no-pager", unit).strip().splitlines()[-1]
+        print(f"{self._arch}: {last}")
+        found = re.search(rf"exposure level for {unit}.service: ([0-9.]+)", last)
+        assert found, last
+        return float(found[1])
 
     def journal(self, unit: str) -> str:
         """What a unit and systemd about it have logged."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.device.board import fleet_packages
-from tests.device.container import Container
+from tests.device.container import EXPOSURE_MAX, Container
 
 pytestmark = [pytest.mark.device, pytest.mark.timeout(600)]
 
@@ -51,6 +51,7 @@ def test_the_manager_starts_restarts_and_is_restored_with_root_working_beside_it
     first = machine.show(UNIT, "MainPID")
     owner = machine.run("stat", "-c", "%u", f"/proc/{first['MainPID']}").strip()
     assert owner not in ("0", ""), "an account of its own"
+    assert machine.exposure(UNIT) <= EXPOSURE_MAX
 
     # What root does, the service can read: while it runs, and while it does not.
     fleet("key", "rotate", "director")
