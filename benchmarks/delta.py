@@ -27,12 +27,12 @@ import onnx
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from compiler.calibrate.ranges import collect_stats  # noqa: E402
 from compiler.emit.onnx_qdq import emit_onnx  # noqa: E402
-from compiler.floatgraph import normalise  # noqa: E402
+from compiler.graph.floatgraph import normalise  # noqa: E402
+from compiler.graph.source import load_source  # noqa: E402
 from compiler.plan.draft import draft_plan  # noqa: E402
 from compiler.plan.structure import survey  # noqa: E402
-from compiler.ranges import collect_stats  # noqa: E402
-from compiler.source import load_source  # noqa: E402
 from edge_contract.delta import apply_delta  # noqa: E402
 from edge_contract.digest import digest_of  # noqa: E402
 from examples.digits.render import render_frames, sources_of  # noqa: E402

@@ -39,14 +39,14 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from compiler.floatgraph import FloatGraph, normalise
+from compiler.calibrate.ranges import Samples
+from compiler.graph.floatgraph import FloatGraph, normalise
+from compiler.graph.source import load_source
 from compiler.prune.allocate import exact_count
 from compiler.prune.dense import Dense, list_dense
 from compiler.prune.moments import run_to
 from compiler.prune.prune import group_channels, prune_model
 from compiler.prune.remove import cut_channels, own_weights
-from compiler.ranges import Samples
-from compiler.source import load_source
 from device_configs.loader import load_profile
 from edge_runtime.onnx_session import session_options
 

@@ -39,15 +39,15 @@ sys.path.insert(0, str(HERE.parent))
 
 from quantize_table import Figures, Row, markdown, summarise, table_lines  # noqa: E402
 
-from compiler.audit import audit  # noqa: E402
-from compiler.floatgraph import FloatGraph, normalise  # noqa: E402
-from compiler.layers import Layer, list_layers  # noqa: E402
+from compiler.graph.floatgraph import FloatGraph, normalise  # noqa: E402
+from compiler.graph.layers import Layer, list_layers  # noqa: E402
+from compiler.graph.source import load_source  # noqa: E402
 from compiler.plan.fidelity import (  # noqa: E402
     logit_snr_db,
     logits_from_scores,
     tails_of,
 )
-from compiler.source import load_source  # noqa: E402
+from compiler.proof.audit import audit  # noqa: E402
 from edge_runtime.onnx_session import session_options  # noqa: E402
 
 PEERS = {
@@ -288,7 +288,11 @@ def _key(model: Model, source: Path, chosen: np.ndarray, recipe: Recipe, scheme:
     for array in (chosen, model.x, model.y):
         found.update(np.ascontiguousarray(array).tobytes())
     root = HERE.parent
-    code = [HERE / "peers" / recipe.worker, HERE / "peers" / "job.py", root / "compiler/audit.py"]
+    code = [
+        HERE / "peers" / recipe.worker,
+        HERE / "peers" / "job.py",
+        root / "compiler/proof/audit.py",
+    ]
     code += sorted((root / "edge_runtime").rglob("*.py"))
     if recipe.tool == "wherry":
         code += sorted((root / "compiler").rglob("*.py"))

@@ -8,19 +8,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 
-from compiler.audit import audited
-from compiler.budgets import budgets_section, spendings, within
-from compiler.calibration import Calibration
-from compiler.drift import drift_reference
+from compiler.bundle.drift import drift_reference
+from compiler.bundle.outdir import BUNDLE, check_output, staging
+from compiler.bundle.pack import model_card, pack_bundle
+from compiler.calibrate.calibration import Calibration
+from compiler.calibrate.statcache import StatCache, cache_folder
 from compiler.emit.variant import audit_variant, check_format
+from compiler.graph.memory import Memory, peak_bytes, tensor_sizes
 from compiler.inputs import load_inputs
-from compiler.memory import Memory, peak_bytes, tensor_sizes
 from compiler.metrics.measure import measure
 from compiler.options import BuildOptions
-from compiler.outdir import BUNDLE, check_output, staging
-from compiler.pack import model_card, pack_bundle
 from compiler.progress import Progress, silent
-from compiler.pruning import prune_inputs, pruning_doubts
+from compiler.proof.audit import audited
+from compiler.proof.budgets import budgets_section, spendings, within
+from compiler.proof.reuse import Ledger, reuse_section, reuse_warnings
+from compiler.prune.stage import prune_inputs, pruning_doubts
 from compiler.report.build import BuildReport
 from compiler.report.contents import Contents
 from compiler.report.html import render_html
@@ -28,8 +30,6 @@ from compiler.report.outputs import outputs_section
 from compiler.report.pruning import pruning_section
 from compiler.report.sbom import SBOM_FILE
 from compiler.report.target import TargetReport
-from compiler.reuse import Ledger, reuse_section, reuse_warnings
-from compiler.statcache import StatCache, cache_folder
 from compiler.variants import CompiledVariant, compile_variant, float_scores
 
 Clock = Callable[[], float]

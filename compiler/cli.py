@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 
 import click
 
+from compiler.bundle.formats import FORMATS, Format
 from compiler.commands.build_options import task_options
 from compiler.commands.compare import compare
 from compiler.commands.doctor import doctor
 from compiler.commands.inspect import inspect
 from compiler.commands.places import BuiltPath
 from compiler.commands.targets import targets
-from compiler.formats import FORMATS, Format
 from compiler.plan.effort import EFFORTS, Effort
 from edge_contract import __version__
 from edge_contract.errors import ExitCode, WherryError
@@ -190,11 +190,11 @@ def build(
     Exits with 5 and writes no bundle when the gate is not passed.
     """
     # Imported here: onnx and onnxruntime cost a second that --help should not.
-    from compiler.budgets import Budgets
     from compiler.build import build as run_build
     from compiler.metrics.measure import Limits
     from compiler.options import BuildOptions, read_shapes
     from compiler.progress import to_stream
+    from compiler.proof.budgets import Budgets
     from compiler.report.terminal import summary_lines
 
     report = run_build(

@@ -32,7 +32,7 @@ from scipy.stats import binom
 from compiler.datasets.dataset import Dataset
 from compiler.datasets.frames import Array
 from compiler.errors import DatasetError
-from compiler.floatgraph import FloatGraph
+from compiler.graph.floatgraph import FloatGraph
 from edge_contract.preprocess import PreprocessSpec
 from edge_runtime.errors import InputRefusedError
 from edge_runtime.onnx_session import session_options

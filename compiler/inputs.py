@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from compiler.bundle.formats import planned_variant, runtime_versions
 from compiler.contractcheck import check_contract, float_answer
 from compiler.datasets.checks import (
     check_apart,
@@ -21,11 +22,12 @@ from compiler.datasets.checks import (
 from compiler.datasets.dataset import Dataset, stream
 from compiler.datasets.load import load_dataset
 from compiler.errors import CompileError, DatasetError
-from compiler.feeds import input_specs
-from compiler.floatgraph import FloatGraph, normalise, output_specs
-from compiler.formats import planned_variant, runtime_versions
-from compiler.graphcheck import LAYER_OPS
-from compiler.layers import Layer, list_layers
+from compiler.graph.check import LAYER_OPS
+from compiler.graph.feeds import input_specs
+from compiler.graph.floatgraph import FloatGraph, normalise, output_specs
+from compiler.graph.layers import Layer, list_layers
+from compiler.graph.source import Source, load_source
+from compiler.graph.uncounted import Uncounted, list_uncounted
 from compiler.metrics.measure import Limits, metric_of
 from compiler.options import BuildOptions, check_names, read_labels, read_names, read_preprocess
 from compiler.progress import Progress, silent
@@ -38,10 +40,8 @@ from compiler.singlescore import (
     reading_doubts,
     single_score_of,
 )
-from compiler.source import Source, load_source
 from compiler.split import SEED, SELECTION_SHARE, selection_split
 from compiler.tasks import check_task_labels, settle_task
-from compiler.uncounted import Uncounted, list_uncounted
 from device_configs.loader import load_profile
 from edge_contract import __version__
 from edge_contract.errors import ExitCode

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from compiler.budgets import Budgets
+from compiler.bundle.formats import Format
 from compiler.errors import CompileError
-from compiler.formats import Format
 from compiler.metrics.measure import Limits
 from compiler.plan.effort import Effort
+from compiler.proof.budgets import Budgets
 from compiler.prune.ask import read_ask
 from edge_contract.errors import ContractError, ExitCode
 from edge_contract.model import LineName, Task, Version

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from compiler.bundlefacts import bundle_path, opened_bundle, read_manifest
+from compiler.bundle.facts import bundle_path, opened_bundle, read_manifest
 from compiler.datasets.load import load_frames
 from compiler.errors import CompileError, OutputError
-from compiler.evaluate import Runner
+from compiler.proof.evaluate import Runner
 from device_configs.suggest import suggest
 from edge_contract.errors import ExitCode
 from edge_contract.layout import write_durably

@@ -12,7 +12,7 @@ from onnx import GraphProto
 
 from compiler.contractcheck import ALPHA, SCREEN_ROWS, Answer, sign_test
 from compiler.datasets.dataset import Dataset, Labels, stream
-from compiler.tail import score_nodes
+from compiler.graph.tail import score_nodes
 from edge_contract.model import ModelManifest, SingleScore, TensorSpec
 from edge_runtime.preprocess import FloatArray, Preprocessor
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from compiler.audit import LAYER_NAME
-from compiler.calibration import Calibration
+from compiler.bundle.golden import choose_rows, golden_count, golden_vectors, spread_rows
+from compiler.bundle.pack import VariantFiles
+from compiler.bundle.tuned import Tuned, observe
+from compiler.calibrate.calibration import Calibration
 from compiler.datasets.frames import Frames, FrameStore
 from compiler.emit.variant import (
     activations_of,
@@ -18,11 +20,8 @@ from compiler.emit.variant import (
     variant_tolerances,
 )
 from compiler.errors import CompileError
-from compiler.evaluate import Runner
-from compiler.golden import choose_rows, golden_count, golden_vectors, spread_rows
 from compiler.inputs import Inputs
 from compiler.options import BuildOptions
-from compiler.pack import VariantFiles
 from compiler.plan.diagnose import LayerFidelity, diagnose
 from compiler.plan.fallback import GAIN_MIN_DB, SNR_GOOD_DB, in_float, layers_to_free
 from compiler.plan.fidelity import tails_of
@@ -30,8 +29,9 @@ from compiler.plan.plan import Plan
 from compiler.plan.search import Search, Trial
 from compiler.plan.simulate import batch_for
 from compiler.progress import Progress
-from compiler.select import Candidate, rank_trials
-from compiler.tuned import Tuned, observe
+from compiler.proof.audit import LAYER_NAME
+from compiler.proof.evaluate import Runner
+from compiler.proof.select import Candidate, rank_trials
 from edge_contract.golden import GoldenVectors
 from edge_contract.model import Variant
 from edge_runtime.classes import ClassScores

@@ -12,16 +12,16 @@ import numpy as np
 import onnxruntime as ort
 from job import measure, out_path, read_job, samples
 
+from compiler.calibrate.ranges import collect_stats
 from compiler.emit.onnx_qdq import activations_for, emit_onnx
-from compiler.floatgraph import normalise
-from compiler.layers import list_layers
+from compiler.graph.floatgraph import normalise
+from compiler.graph.layers import list_layers
+from compiler.graph.source import load_source
 from compiler.plan.fidelity import tails_of
 from compiler.plan.search import SAMPLES_MAX, Search, Trial
 from compiler.plan.simulate import batch_for
 from compiler.progress import silent
-from compiler.ranges import collect_stats
-from compiler.select import rank_trials
-from compiler.source import load_source
+from compiler.proof.select import rank_trials
 from compiler.split import selection_split
 from edge_runtime.onnx_session import session_options
 

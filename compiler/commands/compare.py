@@ -12,7 +12,7 @@ from compiler.commands.terminal import emit, json_option, table
 from edge_contract.errors import ExitCode
 
 if TYPE_CHECKING:
-    from compiler.comparison import Difference, LayerDifference, TargetDifference
+    from compiler.proof.comparison import Difference, LayerDifference, TargetDifference
 
 _PATH = BuiltPath(
     "a bundle, the --out directory of a build, or its report.json",
@@ -34,7 +34,7 @@ def compare(a: Path, b: Path, as_json: bool) -> int:
     """
     import msgspec
 
-    from compiler.comparison import compare_sides, opened_side
+    from compiler.proof.comparison import compare_sides, opened_side
 
     with opened_side(a) as first, opened_side(b) as second:
         found = compare_sides(first, second)

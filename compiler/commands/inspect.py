@@ -12,8 +12,8 @@ from compiler.commands.terminal import emit, json_option, table
 from edge_contract.errors import ExitCode
 
 if TYPE_CHECKING:
-    from compiler.bundlefacts import BundleFacts
-    from compiler.modelfacts import ModelFacts
+    from compiler.bundle.facts import BundleFacts
+    from compiler.graph.facts import ModelFacts
 
 
 @click.command()
@@ -27,8 +27,8 @@ def inspect(path: Path, as_json: bool) -> int:
     """
     import msgspec
 
-    from compiler.bundlefacts import bundle_path, facts_of_bundle, opened_bundle
-    from compiler.modelfacts import read_facts
+    from compiler.bundle.facts import bundle_path, facts_of_bundle, opened_bundle
+    from compiler.graph.facts import read_facts
 
     place = bundle_path(path)
     if place is None:
@@ -42,7 +42,7 @@ def inspect(path: Path, as_json: bool) -> int:
 
 
 def _model(facts: ModelFacts) -> list[str]:
-    from compiler.uncounted import shortened
+    from compiler.graph.uncounted import shortened
 
     stored = ", ".join(f"{size:,} {dtype}" for dtype, size in facts.stored_bytes.items())
     lines = [

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compiler.calibrate.ranges import Samples
 from compiler.datasets.frames import Frames, FrameStore, blocks
 from compiler.errors import DatasetError
-from compiler.ranges import Samples
 from edge_runtime.errors import InputRefusedError
 from edge_runtime.preprocess import Preprocessor
 

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 import onnx
 from onnx import ModelProto
 
-from compiler.audit import Audit, audit
 from compiler.emit.onnx_qdq import activations_for, emit_onnx, scale_cache
-from compiler.floatgraph import FloatGraph
-from compiler.layers import Layer
+from compiler.graph.floatgraph import FloatGraph
+from compiler.graph.layers import Layer
+from compiler.graph.tail import plan_step, score_step
 from compiler.plan.draft import draft_plan
 from compiler.plan.plan import Activations, Plan
 from compiler.plan.structure import survey
-from compiler.tail import plan_step, score_step
+from compiler.proof.audit import Audit, audit
 from compiler.tflite.load import litert_schema
 from edge_contract.model import Int8Scheme, Variant
 

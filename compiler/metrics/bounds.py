@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from compiler.gate import CONFIDENCE
+from compiler.proof.gate import CONFIDENCE
 
 Values = npt.NDArray[np.float64]
 

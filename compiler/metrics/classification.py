@@ -1,11 +1,11 @@
-"""Top-1 and top-k: paired right and wrong answers, judged by Tango's bound (``compiler.gate``)."""
+"""Top-1 and top-k: paired right and wrong answers, judged by Tango's bound (``proof.gate``)."""
 
 from __future__ import annotations
 
 from compiler.datasets.dataset import Labels
-from compiler.evaluate import compare
-from compiler.gate import judge
 from compiler.metrics.measured import Figure, Measured, evidence_of, figure
+from compiler.proof.evaluate import compare
+from compiler.proof.gate import judge
 from edge_runtime.preprocess import FloatArray
 
 

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.gate import CONFIDENCE, Gate
 from compiler.metrics.average_precision import Matches, Truth
 from compiler.metrics.bounds import Bound
 from compiler.metrics.measured import Figure, Measured, evidence_of, figure
 from compiler.metrics.verdict import Words, judge_bound
+from compiler.proof.gate import CONFIDENCE, Gate
 from edge_runtime.detections import Detections
 
 DRAWS = 1000

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compiler.gate import Gate
 from compiler.metrics.bounds import Values, mean_bound
 from compiler.metrics.measured import Figure, Measured, evidence_of, figure
 from compiler.metrics.verdict import Words, judge_bound
 from compiler.plan.fidelity import logit_snr_db
+from compiler.proof.gate import Gate
 from edge_runtime.classes import ClassScores
 from edge_runtime.preprocess import FloatArray
 

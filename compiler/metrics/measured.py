@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compiler.evaluate import Comparison
-from compiler.gate import Gate
+from compiler.proof.evaluate import Comparison
+from compiler.proof.gate import Gate
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from compiler.datasets.dataset import Labels
-from compiler.gate import Gate
 from compiler.metrics.bounds import Bound, Values, ratio_bound
 from compiler.metrics.measured import Figure, Measured, evidence_of, figure
 from compiler.metrics.verdict import Words, judge_bound
+from compiler.proof.gate import Gate
 from edge_runtime.preprocess import FloatArray
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compiler.gate import Gate, Interval, Verdict
 from compiler.metrics.bounds import SAMPLES_MIN, Bound, samples_for
+from compiler.proof.gate import Gate, Interval, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from compiler.feeds import given_to
-from compiler.layers import with_outputs
+from compiler.graph.feeds import given_to
+from compiler.graph.layers import with_outputs
 from compiler.plan.plan import Plan
 from compiler.plan.simulate import Simulation, open_session, run_batches
 from compiler.plan.structure import Structure

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from compiler.feeds import given_to
-from compiler.layers import with_outputs
+from compiler.graph.feeds import given_to
+from compiler.graph.layers import with_outputs
 from compiler.plan.fidelity import cosine, logit_snr_db, tails_of
 from compiler.plan.plan import Plan
 from compiler.plan.simulate import Simulation, open_session, run_batches

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from compiler.tail import score_nodes
+from compiler.graph.tail import score_nodes
 
 Array = npt.NDArray[np.float32]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from compiler.calibrate.ranges import TensorStats
 from compiler.plan.draft import Range
 from compiler.plan.plan import QMAX, QMIN, Activations, grid_of
 from compiler.plan.structure import Structure
-from compiler.ranges import TensorStats
 
 SHARES = {
     "minmax": 1.0,

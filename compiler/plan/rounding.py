@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from compiler.feeds import given_to
-from compiler.layers import with_outputs
+from compiler.graph.feeds import given_to
+from compiler.graph.layers import with_outputs
 from compiler.plan.draft import weight_scales
 from compiler.plan.patches import Floats, Patches, patches_of
 from compiler.plan.plan import LayerPlan, Plan, Weight

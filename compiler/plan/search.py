@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from compiler.feeds import given_to
-from compiler.layers import with_outputs
+from compiler.calibrate.ranges import TensorStats
+from compiler.graph.feeds import given_to
+from compiler.graph.layers import with_outputs
 from compiler.plan.correct import corrected_biases
 from compiler.plan.draft import Range, draft_plan, grids_of
 from compiler.plan.effort import Effort
@@ -37,7 +38,6 @@ from compiler.plan.rounding import round_weights, rounding_macs
 from compiler.plan.simulate import Simulation, open_session, run_batches
 from compiler.plan.structure import ends_of, survey
 from compiler.progress import Progress
-from compiler.ranges import TensorStats
 
 Array = npt.NDArray[np.float32]
 

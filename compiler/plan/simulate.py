@@ -18,8 +18,8 @@ from onnx import ModelProto, TensorProto, helper
 
 from compiler.emit.onnx_qdq import emit_onnx
 from compiler.errors import CompileError
-from compiler.feeds import given_to
-from compiler.floatgraph import first_line
+from compiler.graph.feeds import given_to
+from compiler.graph.floatgraph import first_line
 from compiler.plan.plan import Grid, Plan
 from edge_contract.model import Int8Scheme
 from edge_runtime.onnx_session import session_options

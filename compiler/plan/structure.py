@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from compiler.floatgraph import constant_tensors
-from compiler.graphcheck import LAYER_OPS
+from compiler.graph.check import LAYER_OPS
+from compiler.graph.floatgraph import constant_tensors
 
 MOVING_OPS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "MaxPool")
 """Operators whose output values are input values: one grid serves both sides."""

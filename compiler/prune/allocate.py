@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from compiler.layers import macs
+from compiler.graph.layers import macs
 from compiler.prune.groups import Group, Grouping
 from compiler.prune.rank import Ranking
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import AttributeProto, GraphProto, NodeProto, helper, numpy_helper
 
-from compiler.floatgraph import constant_tensors
+from compiler.graph.floatgraph import constant_tensors
 
 Shape = tuple[int, ...]
 Ids = npt.NDArray[np.int64]

@@ -11,13 +11,13 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto
 
+from compiler.calibrate.ranges import Samples
 from compiler.errors import DatasetError, SourceError
-from compiler.feeds import given_to
-from compiler.floatgraph import first_line
-from compiler.layers import inner_tensors
+from compiler.graph.feeds import given_to
+from compiler.graph.floatgraph import first_line
+from compiler.graph.layers import inner_tensors
 from compiler.prune.dense import Array, Dense
 from compiler.prune.targets import Target
-from compiler.ranges import Samples
 from edge_runtime.onnx_session import session_options
 
 ROWS_PER_SAMPLE = 256

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from compiler.calibrate.ranges import Samples
 from compiler.errors import CompileError
-from compiler.floatgraph import FloatGraph
+from compiler.graph.floatgraph import FloatGraph
 from compiler.progress import Progress, silent
 from compiler.prune.allocate import exact_count, greedy_path, layer_costs, next_count
 from compiler.prune.dense import Array, Dense, list_dense
@@ -26,7 +27,6 @@ from compiler.prune.rank import Problem, Ranking, rank_channels
 from compiler.prune.rebuild import Solution, rebuild, refit
 from compiler.prune.remove import cut_channels, own_weights
 from compiler.prune.targets import find_target
-from compiler.ranges import Samples
 from edge_contract.errors import ExitCode
 from edge_runtime.tensors import join
 

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, numpy_helper
 
-from compiler.floatgraph import FloatGraph
+from compiler.calibrate.ranges import Samples
+from compiler.graph.floatgraph import FloatGraph
 from compiler.progress import Progress, silent
 from compiler.prune.dense import Array, list_dense
 from compiler.prune.moments import Moments, collect_moments, run_shapes
 from compiler.prune.rank import ridge
 from compiler.prune.remove import own_weights
 from compiler.prune.targets import find_target
-from compiler.ranges import Samples
 
 GROUP = 4
 ZEROS = 2

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from compiler.gate import Verdict
+from compiler.proof.gate import Verdict
 from compiler.report.sbom import loaded_distributions, sbom, sbom_bytes
 from compiler.report.section import Section
 from compiler.report.target import TargetReport

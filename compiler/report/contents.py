@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from compiler.audit import optimised_graph
-from compiler.calibration import Calibration
+from compiler.calibrate.calibration import Calibration
+from compiler.graph.memory import Memory, peak_bytes, tensor_sizes
 from compiler.inputs import Inputs
-from compiler.latency import Latency, measure_latency
-from compiler.memory import Memory, peak_bytes, tensor_sizes
 from compiler.plan.structure import survey
 from compiler.progress import Progress
+from compiler.proof.audit import optimised_graph
+from compiler.proof.latency import Latency, measure_latency
 from compiler.report.confusion import confusion_section
 from compiler.report.contract import contract_section
 from compiler.report.exclusions import exclusions_section, suggest_exclusions

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from compiler.calibrate.ranges import BINS, TensorStats
 from compiler.plan.diagnose import LayerFidelity
 from compiler.plan.plan import Grid, Plan
-from compiler.ranges import BINS, TensorStats
 from compiler.report.section import Section
 
 LAYERS_SHOWN = 4

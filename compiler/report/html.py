@@ -21,13 +21,13 @@ from compiler.report.target import TargetReport
 def render_html(report: BuildReport) -> bytes:
     """The page. No script, no request; styles and pictures are in it."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("compiler", "templates"),
+        loader=jinja2.PackageLoader("compiler.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    css = resources.files("compiler").joinpath("templates/report.css").read_text("utf-8")
+    css = resources.files("compiler.report").joinpath("templates/report.css").read_text("utf-8")
     environment.globals |= {"noise_shares": noise_shares, "short_name": short_name}
     template = environment.get_template("report.html")
     return template.render(

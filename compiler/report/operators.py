@@ -7,8 +7,8 @@ from typing import Literal
 
 from onnx import GraphProto
 
-from compiler.audit import INT8_KERNELS
 from compiler.plan.structure import MOVING_OPS
+from compiler.proof.audit import INT8_KERNELS
 from compiler.report.section import Section
 
 Arithmetic = Literal["int8", "float", "conversion", "moves values"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compiler.memory import Memory
+from compiler.graph.memory import Memory
 from compiler.report.section import Section
 from compiler.report.target import TargetReport
 from edge_contract.profile import DeviceProfile

@@ -32,7 +32,7 @@ class Section:
     title, note: heading, and a sentence under it. No note where it is empty.
     data: JSON, under ``key``.
     columns, rows: a table; the first column is text, the others are figures.
-    template: in ``compiler/templates/sections/``, for more than a table; it sees the section as
+    template: in ``templates/sections/``, for more than a table; it sees the section as
         ``section`` and what it belongs to as ``where``, and draws ``view``.
     place: where on a target's page: beside size and latency, beside the answers, beside the
         layers, or at the end.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from compiler.audit import LAYER_NAME, Audit
-from compiler.evaluate import Comparison
-from compiler.gate import Gate
 from compiler.metrics.measured import Measured, figure
 from compiler.plan.diagnose import LayerFidelity
 from compiler.plan.plan import Plan
+from compiler.proof.audit import LAYER_NAME, Audit
+from compiler.proof.evaluate import Comparison
+from compiler.proof.gate import Gate
+from compiler.proof.select import Candidate
 from compiler.report.section import Section
-from compiler.select import Candidate
 
 
 @dataclass(frozen=True)

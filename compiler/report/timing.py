@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compiler.latency import Latency, why_slower
+from compiler.proof.latency import Latency, why_slower
 from compiler.report.section import Section
 from compiler.report.target import TargetReport
 

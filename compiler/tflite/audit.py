@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compiler.audit import LAYER_NAME, Audit
-from compiler.graphcheck import LAYER_OPS
-from compiler.layers import Layer
+from compiler.graph.check import LAYER_OPS
+from compiler.graph.layers import Layer
+from compiler.proof.audit import LAYER_NAME, Audit
 from compiler.tflite.read import ABSENT, TfliteModel, TfliteOperator, read_tflite
 
 LAYER_KINDS = frozenset(

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from compiler.modelfacts import LayerFacts, ModelFacts, TensorFacts, Weight
+from compiler.graph.facts import LayerFacts, ModelFacts, TensorFacts, Weight
 from compiler.tflite.audit import TfliteLayer, layers_of
 from compiler.tflite.read import TfliteModel, TfliteTensor, read_tflite
 

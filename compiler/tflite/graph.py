@@ -17,7 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from compiler.errors import SourceError
-from compiler.precision import note_widened
+from compiler.graph.precision import note_widened
 from compiler.tflite.read import ABSENT, TfliteModel, TfliteOperator, TfliteTensor
 
 NHWC = "nhwc"

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from compiler.datasets.load import load_dataset
-from compiler.floatgraph import normalise
-from compiler.modelfacts import read_facts
-from compiler.source import load_source
+from compiler.graph.facts import read_facts
+from compiler.graph.floatgraph import normalise
+from compiler.graph.source import load_source
 from edge_contract.errors import WherryError
 from tests.compiler.models import frames, matmul_model, small_cnn
 from tests.tflite.networks import NETWORKS

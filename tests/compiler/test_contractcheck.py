@@ -21,9 +21,9 @@ from compiler.contractcheck import (
     sign_test,
 )
 from compiler.datasets.dataset import Dataset
-from compiler.floatgraph import FloatGraph, normalise
+from compiler.graph.floatgraph import FloatGraph, normalise
+from compiler.graph.source import load_source
 from compiler.options import read_preprocess
-from compiler.source import load_source
 from edge_contract.preprocess import PreprocessSpec
 from edge_runtime.preprocess import Preprocessor
 from examples.digits.make_data import write_splits

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
 
+from compiler.calibrate.ranges import collect_stats
 from compiler.emit.onnx_qdq import emit_onnx
 from compiler.emit.variant import activations_of, audit_variant, emit_variant
-from compiler.evaluate import Runner
-from compiler.floatgraph import FloatGraph
-from compiler.layers import list_layers
+from compiler.graph.floatgraph import FloatGraph
+from compiler.graph.layers import list_layers
 from compiler.plan.effort import Effort
 from compiler.plan.equalise import channel_extremes, equalise, find_pairs, ranges_of, with_values
 from compiler.plan.search import Search, Trial
 from compiler.plan.simulate import open_session
 from compiler.plan.structure import initializer, survey
 from compiler.progress import silent
-from compiler.ranges import collect_stats
+from compiler.proof.evaluate import Runner
 from edge_contract.model import (
     Int8Scheme,
     Lineage,

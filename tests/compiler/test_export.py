@@ -19,10 +19,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from compiler.errors import SourceError
-from compiler.floatgraph import normalise
-from compiler.labeloutput import drop_label_output
-from compiler.modelfacts import read_facts
-from compiler.source import load_source
+from compiler.graph.facts import read_facts
+from compiler.graph.floatgraph import normalise
+from compiler.graph.labeloutput import drop_label_output
+from compiler.graph.source import load_source
 from tests.compiler.conftest import Command
 from tests.compiler.models import matmul_model
 from tests.programs import leave_out

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from compiler.audit import audit
 from compiler.emit.onnx_qdq import emit_onnx
-from compiler.layers import list_layers
+from compiler.graph.layers import list_layers
 from compiler.plan.diagnose import LayerFidelity, diagnose
 from compiler.plan.fallback import in_float, layers_to_free
+from compiler.proof.audit import audit
 from edge_contract.model import Int8Scheme
 from tests.compiler.models import frames, small_cnn
 from tests.compiler.test_equalise import MACS, search

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-import compiler.audit
-from compiler.formats import planned_variant
+import compiler.proof.audit
+from compiler.bundle.formats import planned_variant
 from device_configs.loader import load_profile
 from edge_agent.infer.model import load_model
 from edge_contract.layout import BundleDir
@@ -259,9 +259,11 @@ def test_a_layer_that_runs_float_against_the_plan_fails_the_build(
     tmp_path: Path,
 ) -> None:
     # A runtime without int8 convolutions, as the audit sees one.
-    monkeypatch.setattr(compiler.audit, "INT8_KERNELS", frozenset({"QGemm"}))
+    monkeypatch.setattr(compiler.proof.audit, "INT8_KERNELS", frozenset({"QGemm"}))
     monkeypatch.setattr(
-        compiler.audit, "_FLOAT_KERNELS", compiler.audit._FLOAT_KERNELS | {"QLinearConv"}
+        compiler.proof.audit,
+        "_FLOAT_KERNELS",
+        compiler.proof.audit._FLOAT_KERNELS | {"QLinearConv"},
     )
     ended = edge_compile(small.arguments(tmp_path / "out", "--json", effort="fast"))
     assert ended.code == 5

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from compiler.gate import (
+from compiler.proof.gate import (
     Z,
     judge,
     lower_bound,

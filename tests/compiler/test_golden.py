@@ -11,8 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from compiler.bundle.golden import (
+    ROWS,
+    ROWS_MIN,
+    choose_rows,
+    golden_count,
+    golden_vectors,
+    spread_rows,
+)
 from compiler.errors import CompileError
-from compiler.golden import ROWS, ROWS_MIN, choose_rows, golden_count, golden_vectors, spread_rows
 from edge_contract.golden import decode_golden, encode_golden
 from edge_contract.layout import BundleDir
 from edge_contract.model import MODEL_FILE, decode_model_manifest

@@ -15,12 +15,12 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from compiler import calibration
+from compiler.calibrate import calibration
 from compiler.datasets.checks import check_labels
 from compiler.datasets.csv import FILE_LIMIT_BYTES
 from compiler.datasets.load import load_dataset, load_frames
 from compiler.errors import DatasetError, SourceError
-from compiler.source import MODEL_LIMIT_BYTES, load_source
+from compiler.graph.source import MODEL_LIMIT_BYTES, load_source
 from tests.compiler.conftest import Command, Small
 from tests.compiler.models import frames, small_cnn, write_npz
 from tests.programs import leave_out

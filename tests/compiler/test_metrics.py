@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.evaluate import right_among_top
 from compiler.metrics.average_precision import Matches, Truth, overlaps
 from compiler.metrics.bounds import mean_bound, ratio_bound, samples_for
 from compiler.metrics.detection import drop_bound, judge_drop, measure_boxes
 from compiler.metrics.fidelity import cosines_of, judge_cosines, measure_fidelity
 from compiler.metrics.regression import judge_errors
+from compiler.proof.evaluate import right_among_top
 from edge_runtime.detections import Detections
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from compiler.bundle.outdir import check_output, staging
 from compiler.errors import OutputError
-from compiler.outdir import check_output, staging
 
 
 def make_bundle(path: Path, mark: str) -> None:

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, numpy_helper
 
-from compiler.audit import audit
+from compiler.calibrate.ranges import collect_stats
 from compiler.emit.onnx_qdq import activations_for, emit_onnx, scale_cache
-from compiler.floatgraph import FloatGraph
-from compiler.layers import list_layers
+from compiler.graph.floatgraph import FloatGraph
+from compiler.graph.layers import list_layers
 from compiler.plan.draft import draft_plan
 from compiler.plan.plan import Activations, Plan, grid_of
 from compiler.plan.structure import survey
-from compiler.ranges import collect_stats
+from compiler.proof.audit import audit
 from edge_contract.model import Int8Scheme
 from tests.compiler.models import Array, frames, matmul_model, residual_cnn, small_cnn
 from tests.compiler.test_quantize import float_graph, one_by_one, run

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from compiler.pruning import expected_flips, verdict
+from compiler.prune.stage import expected_flips, verdict
 from device_configs.loader import load_profile
 from edge_contract.codec import decode_json
 from edge_contract.layout import BundleDir

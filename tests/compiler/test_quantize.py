@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, numpy_helper
 
-from compiler.audit import audit
+from compiler.calibrate.ranges import BINS, TensorStats, collect_stats
 from compiler.emit.onnx_qdq import emit_onnx
 from compiler.errors import DatasetError
-from compiler.floatgraph import FloatGraph, normalise
-from compiler.layers import list_layers
+from compiler.graph.floatgraph import FloatGraph, normalise
+from compiler.graph.layers import list_layers
+from compiler.graph.source import load_source
+from compiler.graph.tail import score_step
 from compiler.plan.draft import draft_plan
 from compiler.plan.structure import survey
-from compiler.ranges import BINS, TensorStats, collect_stats
-from compiler.source import load_source
-from compiler.tail import score_step
+from compiler.proof.audit import audit
 from edge_contract.model import Int8Scheme
 from edge_runtime.onnx_session import session_options
 from tests.compiler.models import Array, frames, matmul_model, small_cnn

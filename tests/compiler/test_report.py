@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler.build import build
-from compiler.gate import judge
-from compiler.latency import Latency, why_slower
-from compiler.memory import peak_bytes, tensor_sizes
+from compiler.calibrate.ranges import BINS, TensorStats
+from compiler.graph.memory import peak_bytes, tensor_sizes
 from compiler.metrics.measure import Limits
 from compiler.options import BuildOptions
 from compiler.plan.diagnose import LayerFidelity
 from compiler.plan.fidelity import cosine
 from compiler.plan.plan import grid_of
-from compiler.ranges import BINS, TensorStats
+from compiler.proof.gate import judge
+from compiler.proof.latency import Latency, why_slower
 from compiler.report.build import BuildReport
 from compiler.report.confusion import confusion_section
 from compiler.report.exclusions import MACS_SHARE_MAX, suggest_exclusions

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from compiler.errors import CompileError, SourceError
-from compiler.floatgraph import normalise, output_specs
-from compiler.source import load_source
+from compiler.graph.floatgraph import normalise, output_specs
+from compiler.graph.source import load_source
 from compiler.tasks import settle_task
 from tests.compiler.models import SIDE, frames, matmul_model, small_cnn
 

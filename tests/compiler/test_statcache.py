@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler import calibration
-from compiler.ranges import BINS, TensorStats
-from compiler.statcache import ENTRIES_MAX, StatCache
+from compiler.calibrate import calibration
+from compiler.calibrate.ranges import BINS, TensorStats
+from compiler.calibrate.statcache import ENTRIES_MAX, StatCache
 from tests.compiler.conftest import Command, Small
 
 STATS = {

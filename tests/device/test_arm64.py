@@ -15,8 +15,8 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from compiler.audit import INT8_KERNELS, optimised_graph
 from compiler.cli import main
+from compiler.proof.audit import INT8_KERNELS, optimised_graph
 from device_configs.loader import load_profile
 from edge_contract.layout import BundleDir
 from edge_contract.model import MODEL_FILE, decode_model_manifest

@@ -244,8 +244,8 @@ def test_compare_shows_figures_layers_and_answers_of_two_bundles(
 
 
 def test_a_changed_layer_is_named(builds: dict[str, Path]) -> None:
-    from compiler.comparison import LayerDifference, compare_layers
-    from compiler.modelfacts import weights_of
+    from compiler.graph.facts import weights_of
+    from compiler.proof.comparison import LayerDifference, compare_layers
 
     bundle = BundleDir(builds["one"] / "bundle")
     model = onnx.load_model_from_string(bundle.read_file("onnx-s8s8/model.onnx"))

@@ -13,15 +13,15 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compiler.floatgraph import normalise
+from compiler.calibrate.ranges import collect_stats
+from compiler.graph.floatgraph import normalise
+from compiler.graph.source import load_source
 from compiler.plan.draft import draft_plan
 from compiler.plan.equalise import with_values
 from compiler.plan.patches import patches_of
 from compiler.plan.plan import Plan
 from compiler.plan.rounding import Rounded, round_weights
 from compiler.plan.structure import Structure, survey
-from compiler.ranges import collect_stats
-from compiler.source import load_source
 from tests.plan.networks import ZOO, Array
 
 

@@ -19,19 +19,19 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from compiler.audit import audit
+from compiler.calibrate.ranges import collect_stats
 from compiler.emit.onnx_qdq import emit_onnx
-from compiler.floatgraph import FloatGraph, normalise
-from compiler.layers import list_layers
+from compiler.graph.floatgraph import FloatGraph, normalise
+from compiler.graph.layers import list_layers
+from compiler.graph.source import load_source
 from compiler.plan.effort import Effort
 from compiler.plan.fidelity import logit_snr_db, logits_from_scores, tails_of
 from compiler.plan.plan import Activations
 from compiler.plan.search import Search, Trial
 from compiler.plan.simulate import batch_for
 from compiler.progress import silent
-from compiler.ranges import collect_stats
-from compiler.select import rank_trials
-from compiler.source import load_source
+from compiler.proof.audit import audit
+from compiler.proof.select import rank_trials
 from edge_runtime.onnx_session import session_options
 from tests.plan.networks import ZOO, Array, samples
 

@@ -11,9 +11,9 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compiler.floatgraph import FloatGraph, normalise
-from compiler.ranges import Samples
-from compiler.source import load_source
+from compiler.calibrate.ranges import Samples
+from compiler.graph.floatgraph import FloatGraph, normalise
+from compiler.graph.source import load_source
 from edge_runtime.onnx_session import session_options
 
 Array = npt.NDArray[np.float32]

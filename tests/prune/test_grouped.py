@@ -130,7 +130,8 @@ def test_one_thread_and_two_refit_to_the_same_bytes(tmp_path: Path) -> None:
     here = prune_model(graph, stream(), keep=0.7).graph.prepared
     again = (
         "import sys, onnx; from pathlib import Path\n"
-        "from compiler.floatgraph import normalise; from compiler.source import load_source\n"
+        "from compiler.graph.floatgraph import normalise\n"
+        "from compiler.graph.source import load_source\n"
         "from compiler.prune.prune import prune_model; from tests.prune.graphs import stream\n"
         "graph = normalise(load_source(Path(sys.argv[1])))\n"
         "made = prune_model(graph, stream(), keep=0.7).graph.prepared\n"

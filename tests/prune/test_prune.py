@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from compiler.errors import CompileError, DatasetError
-from compiler.layers import list_layers
+from compiler.graph.layers import list_layers
 from compiler.prune.allocate import exact_count
 from compiler.prune.prune import prune_model
 from tests.prune.graphs import Net, answer, stream, weight_shapes

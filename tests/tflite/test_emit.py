@@ -16,11 +16,11 @@ from ai_edge_litert.interpreter import Interpreter
 from onnx import TensorProto, helper, numpy_helper
 
 from compiler.errors import CompileError
-from compiler.floatgraph import normalise
+from compiler.graph.floatgraph import normalise
+from compiler.graph.source import Source
 from compiler.plan.draft import draft_plan
 from compiler.plan.plan import Plan
 from compiler.plan.structure import survey
-from compiler.source import Source
 from compiler.tflite.emit import emit_tflite
 from compiler.tflite.to_onnx import tflite_to_onnx
 from tests.tflite.networks import NETWORKS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler.precision import widen
+from compiler.graph.precision import widen
 from tests.tflite.agree import assert_converts, op_types
 from tests.tflite.networks import NETWORKS
 from tests.tflite.write import TfliteWriter

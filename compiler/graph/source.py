@@ -17,11 +17,11 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 
 from compiler.errors import SourceError
-from compiler.estimator import load_estimator
-from compiler.foreign import EXPORT_DOCS, is_skops, refuse_directory, refuse_foreign
-from compiler.graphcheck import check_graph
-from compiler.labeloutput import drop_label_output
-from compiler.precision import widen, widen_inputs
+from compiler.graph.check import check_graph
+from compiler.graph.estimator import load_estimator
+from compiler.graph.foreign import EXPORT_DOCS, is_skops, refuse_directory, refuse_foreign
+from compiler.graph.labeloutput import drop_label_output
+from compiler.graph.precision import widen, widen_inputs
 from compiler.tflite.load import load_tflite
 from edge_contract.errors import ExitCode
 

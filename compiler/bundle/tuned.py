@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compiler.datasets.dataset import Dataset
-from compiler.evaluate import Runner
+from compiler.proof.evaluate import Runner
 from edge_contract.model import ModelManifest
 from edge_runtime.classes import ClassScores
 from edge_runtime.features import extract, feature_names

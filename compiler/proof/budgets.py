@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from compiler.gate import Gate
-from compiler.memory import Memory
+from compiler.graph.memory import Memory
+from compiler.proof.gate import Gate
 from compiler.report.section import Section
 from edge_contract.profile import DeviceProfile
 

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from compiler.bundlefacts import bundle_path, opened_bundle, read_evidence, read_manifest
+from compiler.bundle.facts import bundle_path, opened_bundle, read_evidence, read_manifest
 from compiler.errors import CompileError
-from compiler.evaluate import snr_db
-from compiler.modelfacts import Weight, weights_in
+from compiler.graph.facts import Weight, weights_in
+from compiler.proof.evaluate import snr_db
 from edge_contract.codec import decode_json
 from edge_contract.errors import ContractError, ExitCode
 from edge_contract.golden import decode_golden

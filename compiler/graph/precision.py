@@ -23,7 +23,7 @@ from onnx import (
     numpy_helper,
 )
 
-from compiler.graphcheck import all_nodes
+from compiler.graph.check import all_nodes
 
 OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 

@@ -16,9 +16,9 @@ import onnxruntime as ort
 from onnx import ModelProto
 
 from compiler.errors import SourceError
-from compiler.feeds import given_to
-from compiler.floatgraph import constant_tensors, first_line
-from compiler.layers import inner_tensors, with_outputs
+from compiler.graph.feeds import given_to
+from compiler.graph.floatgraph import constant_tensors, first_line
+from compiler.graph.layers import inner_tensors, with_outputs
 from edge_runtime.onnx_session import session_options
 
 _IN_PLACE = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Relu", "Clip")

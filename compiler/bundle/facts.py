@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from compiler.modelfacts import ModelFacts, facts_in
-from compiler.outdir import BUNDLE
+from compiler.bundle.outdir import BUNDLE
+from compiler.graph.facts import ModelFacts, facts_in
 from edge_contract.codec import decode_json
 from edge_contract.layout import BundleDir, unpack_tar
 from edge_contract.model import (

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compiler.ranges import BINS, TensorStats
+from compiler.calibrate.ranges import BINS, TensorStats
 
 ENTRIES_MAX = 64
 """The oldest beyond these are removed; an entry is about 1 to 100 kB."""

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from compiler.errors import DatasetError, SourceError
-from compiler.floatgraph import FloatGraph, constant_tensors, first_line
-from compiler.layers import inner_tensors, with_outputs
+from compiler.graph.floatgraph import FloatGraph, constant_tensors, first_line
+from compiler.graph.layers import inner_tensors, with_outputs
 from edge_runtime.onnx_session import session_options
 
 BINS = 2048

@@ -12,7 +12,7 @@ import onnx
 from onnx import ModelProto
 
 from compiler.errors import SourceError
-from compiler.foreign import EXPORT_DOCS
+from compiler.graph.foreign import EXPORT_DOCS
 
 _OPSET = 17
 

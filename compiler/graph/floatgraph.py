@@ -21,8 +21,8 @@ import onnxruntime as ort
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from compiler.errors import OutputError, SourceError
-from compiler.feeds import given_to
-from compiler.source import Source
+from compiler.graph.feeds import given_to
+from compiler.graph.source import Source
 from edge_contract.model import TensorSpec
 from edge_runtime.onnx_session import session_options
 from edge_runtime.tensors import Tensors

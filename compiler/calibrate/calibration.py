@@ -11,11 +11,11 @@ import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto
 
+from compiler.calibrate.ranges import BINS, TensorStats, collect_stats
+from compiler.calibrate.statcache import StatCache
 from compiler.datasets.dataset import stream
 from compiler.inputs import Inputs
 from compiler.plan.search import SAMPLES_MAX
-from compiler.ranges import BINS, TensorStats, collect_stats
-from compiler.statcache import StatCache
 from edge_contract.codec import encode_json
 
 _SAMPLES_LIMIT_BYTES = 64 << 20

@@ -13,24 +13,24 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from compiler.audit import LAYER_NAME
+from compiler.calibrate.ranges import Samples
 from compiler.datasets.dataset import Labels, stream
 from compiler.errors import DatasetError
-from compiler.evaluate import Runner
-from compiler.floatgraph import FloatGraph
-from compiler.gate import upper_bound
+from compiler.graph.floatgraph import FloatGraph
+from compiler.graph.layers import Layer, list_layers
 from compiler.inputs import Inputs
-from compiler.layers import Layer, list_layers
 from compiler.metrics.measure import Limits, measure
 from compiler.options import BuildOptions
 from compiler.plan.fidelity import logits_from_scores, rows_snr_db, tails_of
 from compiler.plan.plan import Plan
 from compiler.progress import Progress
+from compiler.proof.audit import LAYER_NAME
+from compiler.proof.evaluate import Runner
+from compiler.proof.gate import upper_bound
 from compiler.prune.ask import PruneAsk, read_ask
 from compiler.prune.prune import GroupReport, PruneResult, prune_model
 from compiler.prune.report import PruningReport
 from compiler.prune.sparsity import is_sparse, sparsify
-from compiler.ranges import Samples
 from compiler.variants import FloatScores, selection_frames
 from edge_runtime.preprocess import FloatArray
 from edge_runtime.tensors import Tensors

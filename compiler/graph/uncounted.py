@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from onnx import AttributeProto, GraphProto, NodeProto
 
-from compiler.graphcheck import LAYER_OPS, all_nodes
-from compiler.layers import FLOAT_OPS
+from compiler.graph.check import LAYER_OPS, all_nodes
+from compiler.graph.layers import FLOAT_OPS
 
 _MULTIPLYING = frozenset(
     {"DeformConv", "Attention", "DFT", "STFT", "LinearAttention", "QLinearConv", "QLinearMatMul"}

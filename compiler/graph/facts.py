@@ -1,7 +1,7 @@
 """What can be said of a model file without running it: inputs, outputs, operators, layers, MACs.
 
-Unlike ``compiler.source`` it takes any model, an int8 one or one with many inputs, for it promises
-nothing about compiling it.
+Unlike ``source`` it takes any model, an int8 one or one with many inputs, for it promises nothing
+about compiling it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from compiler.errors import SourceError
-from compiler.floatgraph import constant_tensors
-from compiler.foreign import refuse_foreign
-from compiler.graphcheck import LAYER_OPS, all_nodes, refuse_bad_text, sort_nodes
-from compiler.layers import FLOAT_OPS, Shape, macs, tensors_counted
-from compiler.source import MODEL_LIMIT_BYTES, external_files
+from compiler.graph.check import LAYER_OPS, all_nodes, refuse_bad_text, sort_nodes
+from compiler.graph.floatgraph import constant_tensors
+from compiler.graph.foreign import refuse_foreign
+from compiler.graph.layers import FLOAT_OPS, Shape, macs, tensors_counted
+from compiler.graph.source import MODEL_LIMIT_BYTES, external_files
+from compiler.graph.uncounted import list_uncounted
 from compiler.tflite.load import litert_schema, load_tflite
-from compiler.uncounted import list_uncounted
 from edge_contract.errors import ExitCode
 
 _LAYERS = (*LAYER_OPS, *FLOAT_OPS)
@@ -60,7 +60,7 @@ class LayerFacts(msgspec.Struct, frozen=True):
 class ModelFacts(msgspec.Struct, frozen=True):
     """A model file; a float .tflite file as the ONNX that it is compiled as.
 
-    digest, size_bytes: of the file with its external data files, as ``compiler.source`` counts.
+    digest, size_bytes: of the file with its external data files, as ``source`` counts.
     stored_bytes: bytes of constants, by dtype.
     macs: of all layers for one frame, ``None`` where one of them is not known.
     not_counted: what else multiplies, such as a Loop around layers; ``macs`` holds none of it.

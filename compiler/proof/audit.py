@@ -17,12 +17,12 @@ import onnxruntime as ort
 from onnx import GraphProto
 
 from compiler.errors import CompileError
-from compiler.floatgraph import first_line
-from compiler.gate import Gate
-from compiler.graphcheck import LAYER_OPS
-from compiler.layers import Layer
+from compiler.graph.check import LAYER_OPS
+from compiler.graph.floatgraph import first_line
+from compiler.graph.layers import Layer
+from compiler.graph.uncounted import Uncounted, uncounted_words
 from compiler.plan.plan import Plan
-from compiler.uncounted import Uncounted, uncounted_words
+from compiler.proof.gate import Gate
 from edge_runtime.onnx_session import session_options
 
 INT8_KERNELS = frozenset(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compiler.formats import format_of
+from compiler.bundle.formats import format_of
 from compiler.prune.report import PruningReport
 from compiler.report.target import TargetReport
 from compiler.singlescore import score_sentence

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
-from compiler.graphcheck import LAYER_OPS
+from compiler.graph.check import LAYER_OPS
 from compiler.plan.plan import Plan
 from edge_runtime.preprocess import FloatArray
 

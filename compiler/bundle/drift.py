@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from compiler.bundle.tuned import Tuned
 from compiler.errors import DatasetError
-from compiler.tuned import Tuned
 from edge_contract.model import ModelManifest
 from edge_contract.reference import DriftReference
 from edge_runtime.classes import ClassScores

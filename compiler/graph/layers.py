@@ -17,8 +17,8 @@ import onnxruntime as ort
 from onnx import GraphProto, ModelProto, NodeProto
 
 from compiler.errors import SourceError
-from compiler.floatgraph import FloatGraph, constant_tensors, first_line
-from compiler.graphcheck import LAYER_OPS
+from compiler.graph.check import LAYER_OPS
+from compiler.graph.floatgraph import FloatGraph, constant_tensors, first_line
 from edge_runtime.onnx_session import session_options
 
 Shape = tuple[int, ...]

@@ -1,0 +1,1 @@
+"""Which values each tensor of the float graph takes on calibration samples."""
