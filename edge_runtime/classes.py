@@ -38,10 +38,9 @@ class ClassScores:
             return np.concatenate([own / -2, own / 2], axis=-1)
         return np.concatenate([1 - own, own], axis=-1)
 
-    def confidence(self, scores: FloatArray) -> float:
-        """How sure one frame's ``scores`` ``[count]`` are of their best class.
+    def confidence(self, best: float) -> float:
+        """How sure one frame's scores are of their best class, whose score is ``best``.
 
-        The best score itself, or the probability that a single logit stands for.
+        The score itself, or the probability that a single logit stands for.
         """
-        best = float(scores.max())
         return 1 / (1 + float(np.exp(-2 * best))) if self._single == "logit" else best

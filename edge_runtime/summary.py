@@ -42,7 +42,8 @@ def summariser(manifest: ModelManifest) -> Callable[[FloatArray], Summary]:
 
         def classification(row: FloatArray) -> Summary:
             scores = classes.of(row)
-            return Summary(class_id=int(scores.argmax()), confidence=classes.confidence(scores))
+            best = int(scores.argmax())
+            return Summary(class_id=best, confidence=classes.confidence(scores.item(best)))
 
         return classification
 

@@ -191,7 +191,7 @@ def test_one_score_of_two_classes_is_as_sure_as_its_probability() -> None:
         classes = ClassScores(model(outputs=[one], single_score=said))
         assert classes.count == 2
         pairs.append([output_features(row) for row in classes.of(rows)])
-        sure = [classes.confidence(row) for row in classes.of(rows)]
+        sure = [classes.confidence(row.max()) for row in classes.of(rows)]
         assert sure == pytest.approx(np.maximum(probability, 1 - probability)[:, 0], abs=1e-6)
         # At the threshold itself no class was found.
         assert classes.of(np.full(1, 0.5 * (said == "probability"), np.float32)).argmax() == 0
