@@ -265,6 +265,11 @@ class FleetService:
         """Hear a device's key no more."""
         identities.revoke(self._manager, device, who=who, reason=reason)
 
+    def cut_connections(self, *, who: str) -> list[str]:
+        """End the connections that revoked devices still have, once the broker has read the
+        revocation list; the names that were cut."""
+        return identities.cut(self._manager, who=who)
+
     def replace_device(
         self, device: str, *, who: str, reason: str = "", expires_s: float = 3600.0
     ) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import click
@@ -14,6 +15,14 @@ from fleet.errors import FleetError
 from fleet.manager.state_dir import StateDir
 
 KINDS = ("auto", "mosquitto", "embedded")
+_RELOAD_S = 1.0
+"""mosquitto looks whether it was told ten times a second."""
+_OTHERWISE = "run `edge-fleet broker cut` once the manager runs, or restart the broker"
+_WEBSOCKETS = (
+    "mosquitto 2.0 reads no revocation list for WebSockets: there revoked names are shut out by"
+    " the access list, but the old key of a replaced device, and what a distrusted issuer signed,"
+    " get in until they expire. Where they can, let devices use TCP on 443 instead: --port 443"
+)
 
 
 @click.group()
@@ -93,12 +102,15 @@ def broker_config(
             host=host,
         ),
         user=user,
+        locked_out=_locked_out(state),
     )
     complaints = check_settings(path) if check else []
     if complaints:
         raise FleetError(f"mosquitto does not take {path}: {'; '.join(complaints)}")
     text = f"settings written to {path}" + (", and mosquitto takes them" if check else "")
     emit({"config": str(path), "checked": check}, text, as_json=as_json)
+    if websocket_port:
+        say(_WEBSOCKETS)
     say(f"next: mosquitto -c {path}, then edge-fleet up --broker mqtts://{host or 'HOST'}:{port}")
 
 
@@ -116,15 +128,22 @@ def broker_config(
 @state_option
 @json_option
 def broker_crl(out: Path, pid: int | None, state: StateDir, as_json: bool) -> None:
-    """Write the list of revoked certificates where the broker reads it."""
-    from fleet.identity.authority import write_public
+    """Write the list of revoked certificates where the broker reads it.
+
+    With --reload the connections that revoked devices still have are cut as well, if the manager
+    runs.
+    """
     from fleet.identity.issuers import Issuers
+    from fleet.identity.mosquitto_settings import write_revocations
 
     issuers = Issuers(state.identity, state.prepare())
     if not issuers.crl_path.exists():
         raise FleetError("this fleet has no CA, so nothing can be revoked")
-    write_public(out, issuers.crl_path.read_bytes())
-    if pid is not None:
+    write_revocations(issuers, out, _locked_out(state))
+    text, cut = f"revocation list written to {out}", None
+    if pid is None:
+        say("next: make the broker read it (SIGHUP), then edge-fleet broker cut")
+    else:
         try:
             os.kill(pid, signal.SIGHUP)
         except OSError as error:
@@ -132,5 +151,48 @@ def broker_crl(out: Path, pid: int | None, state: StateDir, as_json: bool) -> No
                 f"no mosquitto could be told: process {pid}: {error.strerror}",
                 exit_code=ExitCode.NOT_FOUND,
             ) from error
-    text = f"revocation list written to {out}" + (", mosquitto told" if pid else "")
-    emit({"crl": str(out), "told": pid is not None}, text, as_json=as_json)
+        time.sleep(_RELOAD_S)
+        text += ", mosquitto told"
+        try:
+            cut = _cut(state)
+            text += f"; {_cut_text(cut)}"
+        except FleetError as error:
+            say(f"connections that stand were not cut: {error}; {_OTHERWISE}")
+    emit({"crl": str(out), "told": pid is not None, "cut": cut}, text, as_json=as_json)
+
+
+@broker.command("cut")
+@state_option
+@json_option
+def broker_cut(state: StateDir, as_json: bool) -> None:
+    """End the connections that revoked devices still have, once the broker has read the list."""
+    cut = _cut(state)
+    emit({"cut": cut}, _cut_text(cut), as_json=as_json)
+
+
+def _cut(state: StateDir) -> list[str]:
+    import getpass
+
+    from fleet.cli.api_client import ApiClient
+
+    answer = ApiClient(state).post("connections/cut", {"who": getpass.getuser()})
+    return [str(name) for name in answer["cut"]]
+
+
+def _cut_text(names: list[str]) -> str:
+    if not names:
+        return "nobody is locked out, so no connection is cut"
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return f"connections of {shown} are cut; the manager looks again in two minutes"
+
+
+def _locked_out(state: StateDir) -> list[str]:
+    from fleet.clock import SystemClock
+    from fleet.store import identity, open_store
+
+    store = open_store(state.store, fleet=state.prepare())
+    try:
+        with store.read() as tx:
+            return identity.locked_out(tx, SystemClock().wall_s())
+    finally:
+        store.close()

@@ -51,6 +51,14 @@ def devices_show(device: str, state: StateDir, as_json: bool) -> None:
     _show(device, state, as_json=as_json)
 
 
+def _tell_the_broker(state: StateDir, what: str) -> None:
+    if (state.identity / "ca.crt.pem").exists():  # without a CA it lets in everybody
+        say(
+            f"next, so that the broker {what}: edge-fleet broker crl --out FILE --reload PID,"
+            " where FILE is the broker's crl.pem"
+        )
+
+
 @devices.command("remove")
 @click.argument("device")
 @click.option("--reason", default="", help="For log and audit.")
@@ -59,6 +67,7 @@ def devices_show(device: str, state: StateDir, as_json: bool) -> None:
 def devices_remove(device: str, reason: str, state: StateDir, as_json: bool) -> None:
     """Forget DEVICE, revoke it, and clear what the broker retains for it."""
     _order(device, "remove", {"reason": reason}, f"{device} is removed", state, as_json=as_json)
+    _tell_the_broker(state, "refuses it, too, and the connection that it has is cut")
 
 
 @devices.command("revoke")
@@ -69,7 +78,7 @@ def devices_remove(device: str, reason: str, state: StateDir, as_json: bool) -> 
 def devices_revoke(device: str, reason: str, state: StateDir, as_json: bool) -> None:
     """Hear DEVICE no more: its key, and every certificate that it was given."""
     _order(device, "revoke", {"reason": reason}, f"{device} is revoked", state, as_json=as_json)
-    say("next, so that the broker refuses it, too: edge-fleet broker crl --out FILE --reload PID")
+    _tell_the_broker(state, "refuses it, too, and the connection that it has is cut")
 
 
 @devices.command("replace")
@@ -85,6 +94,7 @@ def devices_replace(device: str, reason: str, expires: str, state: StateDir, as_
     body = {"reason": reason, "expires_s": parse_duration_s(expires, "--expires")}
     _order(device, "replace", body, "", state, as_json=as_json)
     say("the old key counts until the code is used; revoke it first if it is in wrong hands")
+    _tell_the_broker(state, "refuses the old key, too (once the code is used)")
 
 
 def _order(

@@ -308,9 +308,13 @@ class Issuers:
                 docs=_DOCS,
                 exit_code=ExitCode.USAGE,
             )
+        return self.context(self.own_file(name))
+
+    def context(self, own: Path) -> ssl.SSLContext:
+        """TLS towards this fleet's broker, with the key and chain in ``own``."""
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(self._ca_path))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self.own_file(name))
+        context.load_cert_chain(own)
         return context
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from fleet.identity.certificates import MANAGER, OBSERVER
 from fleet.identity.issuers import Issuers
 
 CONFIG = "mosquitto.conf"
+DEVICES_ACL = "devices.acl"
+WEBSOCKETS_ACL = "websockets.acl"
 _CHECK_S = 1.5
 _HARMLESS = (
     "does not contain '%c' or '%u'",  # patterns for everybody are meant so
@@ -53,18 +56,23 @@ log_type notice
 log_timestamp_format %Y-%m-%dT%H:%M:%S
 """
 _WITH_CERTIFICATE = """
-# {title}
+# {title}.
 listener {port}{host}
 {protocol}{tls}
 require_certificate true
-crlfile {directory}/crl.pem
+{revocation}
 # The certificate's common name, fleet/device, is the user, and the user is the client id: nobody
 # can speak for another device, nor take over its session.
 use_identity_as_username true
 use_username_as_clientid true
 allow_anonymous false
-acl_file {directory}/devices.acl
+acl_file {directory}/{acl}
 """
+_REVOKED_BY_LIST = "crlfile {directory}/crl.pem"
+_REVOKED_BY_NAME = """\
+# No crlfile: mosquitto 2.0 does not read it for WebSockets when it starts, and with one a reload
+# ends the broker (SIGSEGV) once a client has come and gone. Instead the access list shuts revoked
+# names out."""
 _WITHOUT_CERTIFICATE = """
 # Devices that have no certificate yet: they may ask for one, and hear the answer.
 listener {port}{host}
@@ -105,7 +113,13 @@ class Ports:
 
 
 def write_settings(
-    issuers: Issuers, server: Path, out: Path, ports: Ports, *, user: str = ""
+    issuers: Issuers,
+    server: Path,
+    out: Path,
+    ports: Ports,
+    *,
+    user: str = "",
+    locked_out: Sequence[str] = (),
 ) -> Path:
     """Write everything that mosquitto needs into ``out``.
 
@@ -114,6 +128,7 @@ def write_settings(
         server: directory with ``server.key.pem`` and ``server.crt.pem`` of `edge-fleet ca server`.
         ports: where to listen.
         user: whom mosquitto becomes when root starts it; "" for Debian's ``mosquitto``.
+        locked_out: devices whose every key is revoked.
 
     Raises:
         FleetError: this fleet has no CA or issuer, or a file is missing.
@@ -136,14 +151,30 @@ def write_settings(
             ) from error
     write_public(out / "ca.crt.pem", issuers.ca_pem)
     write_public(out / "crl.pem", issuers.crl_path.read_bytes())
-    write_public(out / "devices.acl", devices_acl(issuers.fleet).encode())
+    write_public(out / DEVICES_ACL, devices_acl(issuers.fleet).encode())
+    if ports.websocket:
+        write_public(out / WEBSOCKETS_ACL, devices_acl(issuers.fleet, locked_out).encode())
     write_public(out / "strangers.acl", strangers_acl(issuers.fleet).encode())
     write_public(out / CONFIG, _config(issuers.fleet, out, ports, user).encode())
     return out / CONFIG
 
 
-def devices_acl(fleet: str) -> str:
-    """Who may say and hear what, of those with a certificate. ``%u`` is ``fleet/device``."""
+def write_revocations(issuers: Issuers, crl: Path, locked_out: Sequence[str]) -> None:
+    """Write what a broker reads anew: the revocation list and, where the settings have a WebSocket
+    listener (``websockets.acl`` lies beside the list), the access list that shuts names out."""
+    write_public(crl, issuers.crl_path.read_bytes())
+    if (crl.parent / WEBSOCKETS_ACL).exists():
+        access = devices_acl(issuers.fleet, locked_out)
+        write_public(crl.parent / WEBSOCKETS_ACL, access.encode())
+
+
+def devices_acl(fleet: str, locked_out: Sequence[str] = ()) -> str:
+    """Who may say and hear what, of those with a certificate. ``%u`` is ``fleet/device``.
+
+    Args:
+        locked_out: devices that may say and hear nothing, whatever certificate they show; a
+            denial goes before every permission.
+    """
     everyone = f"{ROOT}/{fleet}/{EVERYONE}"
     lines = [
         "# A device speaks for itself, and cannot order itself anything.",
@@ -166,6 +197,8 @@ def devices_acl(fleet: str) -> str:
         f"user {fleet}/{OBSERVER}",
         f"topic read {ROOT}/{fleet}/#",
     ]
+    for device in locked_out:
+        lines += ["", f"user {fleet}/{device}", "topic deny #"]
     return "\n".join(lines) + "\n"
 
 
@@ -236,11 +269,19 @@ def _config(fleet: str, out: Path, ports: Ports, user: str) -> str:
     )
     host = f" {ports.host}" if ports.host else ""
     tls = _TLS.format(directory=out)
-    for port, template, protocol, title in (
-        (ports.mqtt, _WITH_CERTIFICATE, "mqtt", "Devices with a certificate, and the manager."),
-        (ports.websocket, _WITH_CERTIFICATE, "websockets", "The same through a firewall."),
-        (ports.enroll, _WITHOUT_CERTIFICATE, "mqtt", ""),
-        (ports.enroll_websocket, _WITHOUT_CERTIFICATE, "websockets", ""),
+    by_list = (_REVOKED_BY_LIST.format(directory=out), DEVICES_ACL)
+    by_name = (_REVOKED_BY_NAME, WEBSOCKETS_ACL)
+    for port, template, protocol, title, (revocation, acl) in (
+        (
+            ports.mqtt,
+            _WITH_CERTIFICATE,
+            "mqtt",
+            "Devices with a certificate, and the manager.",
+            by_list,
+        ),
+        (ports.websocket, _WITH_CERTIFICATE, "websockets", "The same through a firewall", by_name),
+        (ports.enroll, _WITHOUT_CERTIFICATE, "mqtt", "", by_list),
+        (ports.enroll_websocket, _WITHOUT_CERTIFICATE, "websockets", "", by_list),
     ):
         if port:
             text += template.format(
@@ -250,5 +291,7 @@ def _config(fleet: str, out: Path, ports: Ports, user: str) -> str:
                 protocol=f"protocol {protocol}\n",
                 tls=tls,
                 directory=out,
+                revocation=revocation,
+                acl=acl,
             )
     return text

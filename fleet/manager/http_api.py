@@ -65,7 +65,7 @@ class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class IdentityBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``POST codes`` and ``POST devices/{device}/{remove|replace|revoke}``."""
+    """``POST codes``, ``connections/cut`` and ``devices/{device}/{remove|replace|revoke}``."""
 
     who: str = "api"
     reason: str = ""
@@ -154,6 +154,7 @@ class _Api:
             Route("/devices/{device}", self._answer(lambda r: service.device(_path(r, "device")))),
             Route("/devices/{device}/commands/{name}", self._send, methods=["POST"]),
             Route("/devices/{device}/{order}", self._identity, methods=["POST"]),
+            Route("/connections/cut", self._cut, methods=["POST"]),
             Route("/configurations", self._configure, methods=["POST"]),
             Route("/codes", self._codes, methods=["POST"]),
             Route("/rollouts", self._answer(lambda _: service.rollouts()), methods=["GET"]),
@@ -228,6 +229,11 @@ class _Api:
             device=body.device,
         )
         return _json(201, {"codes": codes, "expires_s": body.expires_s})
+
+    async def _cut(self, request: Request) -> Response:
+        body = await _body(request, IdentityBody)
+        names = await run_in_threadpool(self._service.cut_connections, who=body.who)
+        return _json(200, {"cut": names})
 
     async def _identity(self, request: Request) -> Response:
         body = await _body(request, IdentityBody)

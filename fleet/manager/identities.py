@@ -79,8 +79,26 @@ def revoke(manager: Manager, device: str, *, who: str, reason: str) -> None:
 
         manager.transact(change)
         manager.identities_changed()
+        manager.blobs.forget(device)  # what it is being sent
 
     _audited(manager, who, "revoke", device, reason, work)
+
+
+def cut(manager: Manager, *, who: str) -> list[str]:
+    """End the connections that revoked devices still have; on the caller's thread.
+
+    Raises:
+        FleetError: it cannot be done; says why.
+    """
+    names = manager.evictions.evict()
+    if names:
+
+        def note(turn: RolloutTurn) -> None:
+            text = f"{len(names)} names: {', '.join(names)}"[:500]
+            journal.add_audit(turn.tx, turn.now_s, who, "cut", "", text, "done")
+
+        manager.do(lambda: manager.transact(note))
+    return names
 
 
 def replace(manager: Manager, device: str, *, who: str, reason: str, expires_s: float) -> str:

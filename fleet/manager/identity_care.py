@@ -53,6 +53,11 @@ class IdentityCare:
             revoked = identity.revoked_certificates(tx, now_s)
         self._issuers.write_crl(revoked, now_s=now_s)
 
+    def locked_out(self) -> list[str]:
+        """Devices whose every certificate is revoked; any thread."""
+        with self._store.read() as tx:
+            return identity.locked_out(tx, self._clock.wall_s())
+
     def note_floods(self, dropped: Mapping[tuple[str, str], int]) -> None:
         """One finding for each (sender, why) whose messages were dropped unread."""
         if not dropped:

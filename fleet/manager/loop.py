@@ -34,6 +34,7 @@ from fleet.manager.configuration_desk import ConfigurationDesk
 from fleet.manager.configurations import Configurations
 from fleet.manager.connection import Connected, Connection, Disconnected, Inbound
 from fleet.manager.director import Director
+from fleet.manager.evictions import Evictions
 from fleet.manager.facts import Facts
 from fleet.manager.feed import Feed
 from fleet.manager.identity_care import IdentityCare
@@ -159,6 +160,7 @@ class Manager:
             store, self.catalogue, self.blobs, self.deltas, publisher, self.facts, clock
         )
         self._care = IdentityCare(self.issuers, store, self.facts, clock)
+        self.evictions = Evictions(address, self.issuers, self._care.locked_out, clock.wall_s)
         self._retention = Retention(store, clock, records_kept_s)
         self._poll_due_s = 0.0
         self._hourly_due_s = 0.0
@@ -186,6 +188,7 @@ class Manager:
         """End in order: what is queued and not committed will be sent again by the devices."""
         self._stopping = True
         self._inbox.put(None)
+        self.evictions.stop()
         if self._thread.is_alive():
             self._thread.join()
         self.blobs.stop()

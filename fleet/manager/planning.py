@@ -17,6 +17,7 @@ from fleet.manager.rollout_order import RolloutOrder, command_line
 from fleet.rollout.plan import Candidate, RolloutPlan, make_plan
 from fleet.rollout.preview import preview_text, preview_waves
 from fleet.store.devices import DeviceRow, list_devices
+from fleet.store.identity import all_revoked_keys
 from fleet.store.rollouts import count_rollouts
 from fleet.views.rollout import BytesPreview, IneligibleDevice, PlannedWave, PlanView
 
@@ -32,6 +33,7 @@ def make_rollout_plan(
     """
     published = catalogue.find(order.line, order.version)
     rows = _chosen(list_devices(tx), order.devices)
+    revoked = all_revoked_keys(tx)
     earlier = count_rollouts(tx, order.line, order.version)
     rollout_id = f"{order.line}-{order.version}" + (f"-{earlier + 1}" if earlier else "")
     return make_plan(
@@ -39,7 +41,7 @@ def make_rollout_plan(
         order.line,
         order.version,
         published.digest,
-        [_candidate(row) for row in rows],
+        [_candidate(row, revoked=row.public_key in revoked) for row in rows],
         hardware=catalogue.hardware(published.digest),
         shares=order.shares,
         counts=order.counts,
@@ -96,7 +98,7 @@ def _chosen(rows: Sequence[DeviceRow], names: list[str] | None) -> list[DeviceRo
     return [known[name] for name in sorted(set(names))]
 
 
-def _candidate(row: DeviceRow) -> Candidate:
+def _candidate(row: DeviceRow, *, revoked: bool) -> Candidate:
     state = None
     if row.state is not None:
         state = decode_json(row.state, AgentState, what=f"stored state of {row.device}")
@@ -108,6 +110,7 @@ def _candidate(row: DeviceRow) -> Candidate:
         desired_seq=max(row.desired_seq, row.reported_seq),
         online=row.online,
         held=state is not None and state.held,
+        revoked=revoked,
     )
 
 

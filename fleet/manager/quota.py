@@ -18,8 +18,18 @@ BURST = 5000.0
 CODES_RATE_PER_S = 50.0
 CODES_BURST = 500.0
 """All asks of strangers together: 50 a second enrol 10,000 devices in 200 s."""
+ANNOUNCEMENT_RATE_PER_S = 0.2
+ANNOUNCEMENT_BURST = 30.0
+"""Under one name. Any device may announce any name, so what is announced in a device's name is not
+counted against what it says itself: another could silence it so."""
+ANNOUNCEMENTS_RATE_PER_S = 500.0
+ANNOUNCEMENTS_BURST = 20_000.0
+"""Under all names together: a fleet of 10,000 comes back at once, and names can be invented."""
 BUCKETS_MAX = 20_000
 _CODES = "codes"
+_ANNOUNCEMENTS = "announcements"
+_ANNOUNCED = "announced as "
+"""No device's name holds a space."""
 
 
 class Quota:
@@ -41,15 +51,16 @@ class Quota:
         Whatever a device says to the manager is said at QoS 1, which the broker paces by what is
         acknowledged; at QoS 0 nothing would hold a flood back, so that is refused.
         """
-        sender = _sender(topic)
+        senders = _senders(topic)
         with self._lock:
             if qos == 0:
-                self._drop(sender, "qos 0")
+                self._drop(senders[0], "qos 0")
                 return False
-            if self._spend(sender):
-                return True
-            self._drop(sender, "too many")
-            return False
+            for sender in senders:
+                if not self._spend(sender):
+                    self._drop(sender, "too many")
+                    return False
+            return True
 
     def take_dropped(self) -> dict[tuple[str, str], int]:
         """(sender, why) -> how many, since the last call."""
@@ -58,7 +69,7 @@ class Quota:
         return dropped
 
     def _spend(self, sender: str) -> bool:
-        rate, burst = (CODES_RATE_PER_S, CODES_BURST) if sender == _CODES else (RATE_PER_S, BURST)
+        rate, burst = _allowance(sender)
         now_s = self._monotonic_s()
         tokens, at_s = self._buckets.pop(sender, (burst, now_s))
         tokens = min(burst, tokens + (now_s - at_s) * rate)
@@ -73,10 +84,23 @@ class Quota:
             self._dropped[sender, why] += 1
 
 
-def _sender(topic: str) -> str:
+def _allowance(sender: str) -> tuple[float, float]:
+    if sender == _CODES:
+        return CODES_RATE_PER_S, CODES_BURST
+    if sender == _ANNOUNCEMENTS:
+        return ANNOUNCEMENTS_RATE_PER_S, ANNOUNCEMENTS_BURST
+    if sender.startswith(_ANNOUNCED):
+        return ANNOUNCEMENT_RATE_PER_S, ANNOUNCEMENT_BURST
+    return RATE_PER_S, BURST
+
+
+def _senders(topic: str) -> tuple[str, ...]:
+    """Whose buckets a message is taken from, the narrowest first."""
     parts = topic.split("/", 6)
     if len(parts) < 6:
-        return ""
+        return ("",)
     if parts[3] == EVERYONE:
-        return _CODES if parts[5].startswith(CODE_PREFIX) else parts[5][:80]
-    return parts[3][:80]
+        if parts[5].startswith(CODE_PREFIX):
+            return (_CODES,)
+        return (_ANNOUNCED + parts[5][:63], _ANNOUNCEMENTS)
+    return (parts[3][:80],)

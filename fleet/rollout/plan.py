@@ -31,6 +31,7 @@ class Candidate(msgspec.Struct, frozen=True):
         desired_seq: the highest ``desired`` sequence that the store or the device knows.
         held: its owner said "no updates for now".
         enrolled: its key is known; a device that never enrolled can be asked nothing.
+        revoked: its key is revoked; it is asked nothing, and nothing that it says is heard.
     """
 
     device: str
@@ -41,6 +42,7 @@ class Candidate(msgspec.Struct, frozen=True):
     online: bool = True
     held: bool = False
     enrolled: bool = True
+    revoked: bool = False
 
 
 class PlannedDevice(msgspec.Struct, frozen=True):
@@ -243,6 +245,8 @@ def _why_not(
 ) -> str:
     if not candidate.enrolled:
         return "never enrolled"
+    if candidate.revoked:
+        return "its key is revoked"
     if candidate.model_line != line:
         return f"runs model line {candidate.model_line}, not {line}"
     if candidate.hardware not in built_for:

@@ -102,6 +102,21 @@ def revoked_certificates(tx: Connection, now_s: float) -> list[tuple[str, str, f
     return [(issuer, serial, at_s) for issuer, serial, at_s in tx.execute(query)]
 
 
+def locked_out(tx: Connection, now_s: float) -> list[str]:
+    """Devices that hold a revoked certificate which would still be valid, and no other: nobody may
+    speak in their name now."""
+    in_force = certificates.c.not_after_s > now_s
+    revoked = certificates.c.revoked_at_s.is_not(None)
+    welcome = select(certificates.c.device).where(in_force, ~revoked)
+    query = (
+        select(certificates.c.device)
+        .where(in_force, revoked, certificates.c.device.not_in(welcome))
+        .distinct()
+        .order_by(certificates.c.device)
+    )
+    return list(tx.scalars(query))
+
+
 def revoke_certificates(tx: Connection, device: str, now_s: float) -> int:
     """Revoke all of a device's certificates; how many were in force."""
     done = tx.execute(

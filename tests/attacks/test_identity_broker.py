@@ -332,6 +332,20 @@ def test_quota_is_bounded_in_memory_and_lets_bursts_through() -> None:
     assert len(quota.take_dropped()) <= 1000
 
 
+def test_announcements_in_another_devices_name_do_not_silence_it() -> None:
+    quota = Quota(lambda: 0.0)
+    victim = f"edge/v1/{FLEET}/victim/telemetry/summary"
+    announced = sum(quota.admits(f"edge/v1/{FLEET}/_fleet/enroll/victim", 1) for _ in range(9000))
+    assert announced == 30
+    assert quota.admits(victim, 1)
+    invented = sum(
+        quota.admits(f"edge/v1/{FLEET}/_fleet/enroll/no-{number}", 1) for number in range(30_000)
+    )
+    assert invented < 20_000
+    assert quota.admits(victim, 1)
+    assert ("announced as victim", "too many") in quota.take_dropped()
+
+
 def test_too_large_a_message_ends_its_own_connection_alone(
     secure: SecureFleet, rogue: DeviceKit, victim: DeviceKit
 ) -> None:

@@ -30,12 +30,12 @@ from edge_contract.signing import SIGNATURE_PROPERTY, public_bytes
 from fleet.clock import SystemClock as FleetClock
 from fleet.identity.authority import Authority, make_authority, open_authority
 from fleet.identity.issuers import Issuers
-from fleet.identity.mosquitto_settings import Ports, write_settings
+from fleet.identity.mosquitto_settings import Ports, write_revocations, write_settings
 from fleet.manager.broker_address import BrokerAddress
 from fleet.manager.loop import Manager
 from fleet.repository.tuf_repository import Repository
 from fleet.service import FleetService
-from fleet.store import open_store
+from fleet.store import Store, identity, open_store
 from tests.manager.simulated_device import wait_until
 from tests.programs import require_program
 
@@ -82,6 +82,11 @@ class SecureFleet:
         self.clients: list[Peer] = []
 
     @property
+    def store(self) -> Store:
+        assert self.manager is not None
+        return self.manager.store
+
+    @property
     def service(self) -> FleetService:
         assert self.manager is not None
         return FleetService(self.manager)
@@ -113,7 +118,9 @@ class SecureFleet:
 
     def reload_broker(self) -> None:
         """The new revocation list, and SIGHUP, as `edge-fleet broker crl --reload` does."""
-        (self.home / "broker" / "crl.pem").write_bytes(self.issuers.crl_path.read_bytes())
+        with self.store.read() as tx:
+            locked_out = identity.locked_out(tx, self.clock.wall_s())
+        write_revocations(self.issuers, self.home / "broker" / "crl.pem", locked_out)
         assert self.process is not None
         self.process.send_signal(signal.SIGHUP)
         time.sleep(0.3)
@@ -163,8 +170,10 @@ class SecureFleet:
         self.stop_broker()
 
     def _listens(self) -> bool:
+        # WebSockets are opened last.
+        last = self.ports.enroll_websocket or self.ports.mqtt
         try:
-            with socket.create_connection(("127.0.0.1", self.ports.mqtt), 0.2):
+            with socket.create_connection(("127.0.0.1", last), 0.2):
                 return True
         except OSError:
             return False
@@ -233,7 +242,9 @@ class DeviceKit:
             key=self.identity.path,
             reference_s=lambda: 0.0,
         )
-        peer = Peer(self.fleet.ports.mqtt, context, self.identity, **options)
+        ports = self.fleet.ports
+        port = ports.websocket if options.get("websocket") else ports.mqtt
+        peer = Peer(port, context, self.identity, **options)
         self.fleet.clients.append(peer)
         return peer
 
@@ -252,13 +263,19 @@ class Peer:
         *,
         client_id: str = "",
         connect: bool = True,
+        websocket: bool = False,
     ) -> None:
         self.heard: queue.Queue[mqtt.MQTTMessage] = queue.Queue()
         self.connects = 0
         self.reasons: list[str] = []
         self._identity = identity
         self._subscribed: queue.Queue[list[Any]] = queue.Queue()
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=mqtt.MQTTv5,
+            transport="websockets" if websocket else "tcp",
+        )
         client.tls_set_context(context)
         client.on_connect = self._on_connect
         client.on_disconnect = lambda c, u, f, reason, p: self.reasons.append(str(reason))

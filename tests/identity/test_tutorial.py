@@ -31,7 +31,7 @@ def test_enrol_install_revoke_word_for_word(tmp_path: Path) -> None:
     assert "shop/cam-1 is enrolled" in text
     assert "digits 1.0.0" in text
     assert "cam-1 is revoked" in text
-    assert "mosquitto told" in text
+    assert "mosquitto told; connections of cam-1 are cut" in text
     assert (tmp_path / "secure" / "device" / "device-key.pem").stat().st_mode & 0o077 == 0
     key = (tmp_path / "secure" / "ca" / "ca.key.pem").read_text()
     assert "ENCRYPTED" in key

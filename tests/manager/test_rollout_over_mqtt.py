@@ -100,6 +100,15 @@ def test_a_failure_aborts_and_nobody_else_is_asked(fleet: FleetUnderTest) -> Non
     assert detail.log[0].text == "Started by ann"
 
 
+def test_a_revoked_device_is_left_out_and_holds_nobody_up(fleet: FleetUnderTest) -> None:
+    revoked, good = bring_all_to(fleet, "1.0.0", "cam-1", "cam-2")
+    fleet.service.revoke_device("cam-1", who="ann", reason="stolen")
+    rollout = start(fleet, "1.1.0", shares=[1.0], gate=QUICK)
+    good.install(good.order(1))
+    until(fleet, rollout, "completed")
+    assert asked([revoked], "1.1.0") == []
+
+
 def test_a_roll_back_returns_whoever_is_on_the_new_version(fleet: FleetUnderTest) -> None:
     devices = bring_all_to(fleet, "1.0.0", "cam-1", "cam-2")
     rollout = start(fleet, "1.1.0", shares=[1.0])

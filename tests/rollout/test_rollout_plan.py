@@ -86,6 +86,7 @@ def test_every_device_left_out_is_listed_with_its_reason():
             Candidate("jetson", "orin", "digits", digest=OLD),
             Candidate("pinned", "pi4", "digits", digest=OLD, held=True),
             Candidate("ghost", "pi4", "digits", enrolled=False),
+            Candidate("stolen", "pi4", "digits", revoked=True),
             Candidate("kettle", "pi4", "kws", digest=OLD),
             Candidate("early", "pi4", "digits", digest=NEW),
         ]
@@ -94,6 +95,7 @@ def test_every_device_left_out_is_listed_with_its_reason():
         "jetson": "hardware orin, but built for pi4",
         "pinned": "held by its owner",
         "ghost": "never enrolled",
+        "stolen": "its key is revoked",
         "kettle": "runs model line kws, not digits",
         "early": "already runs 2.0.0",
     }
