@@ -17,6 +17,8 @@ from edge_contract.model import LineName
 
 MIN_RELEASE_FIELD = "x-wherry-min-release"
 """Signed field of a line's role: the oldest version that may be installed anew."""
+VERSION_CHARS_MAX = 128
+"""Python turns no more than 4,300 digits into a number."""
 OFFLINE_SNAPSHOT = "offline-snapshot"
 OFFLINE_TIMESTAMP = "offline-timestamp"
 """Delegated roles without paths: their keys sign the long-lived metadata of offline media."""
@@ -55,7 +57,12 @@ def version_order(version: str) -> tuple[list[int], bool, list[tuple[bool, int, 
     """
     core, _, pre = version.partition("+")[0].partition("-")
     parts = core.split(".")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+    if (
+        len(version) > VERSION_CHARS_MAX
+        or not version.isascii()
+        or len(parts) != 3
+        or not all(part.isdigit() for part in parts)
+    ):
         raise ContractError(f"expected a version like 1.2.3 or 1.2.3-rc.1, got {version[:80]!r}")
     identifiers = [
         (not part.isdigit(), int(part) if part.isdigit() else 0, part)

@@ -25,6 +25,8 @@ from edge_contract.codec import MESSAGE_LIMIT_BYTES
 from edge_contract.errors import ContractError, TrustError
 
 SIGNATURE_PROPERTY = "wherry-sig"
+_SIGNERS_SHOWN = 3
+"""Anybody can list thousands."""
 _MESSAGE_TYPE = "application/vnd.wherry.message;topic="
 
 
@@ -89,17 +91,20 @@ def verify_document(
         raise ContractError(f"{what}: not a DSSE envelope: {error}") from error
     except SignatureLibraryError as error:
         raise ContractError(f"{what}: not a DSSE envelope: {error}") from error
+    if not all(isinstance(signer, str) for signer in envelope.signatures):
+        raise ContractError(f"{what}: not a DSSE envelope: expected key ids in text")
     if envelope.payload_type != payload_type:
         raise ContractError(
-            f"{what}: expected payload type {payload_type}, got {envelope.payload_type!r}"
+            f"{what}: expected payload type {payload_type}, got {envelope.payload_type!r:.100}"
         )
     trusted: list[Key] = [ed25519_key(public) for public in keys]
     try:
         accepted = envelope.verify(trusted, 1) if trusted else {}
     except (SignatureLibraryError, ValueError) as error:
+        signers = f"{sorted(envelope.signatures)[:_SIGNERS_SHOWN]!r:.200}"
         raise TrustError(
-            f"{what}: no signature by a trusted key; it was signed by"
-            f" {sorted(envelope.signatures)}, trusted are {[k.keyid for k in trusted]}",
+            f"{what}: no signature by a trusted key; it was signed by {signers},"
+            f" trusted are {[k.keyid for k in trusted]}",
         ) from error
     if not accepted:
         raise TrustError(f"{what}: no trusted key is known to check it against")

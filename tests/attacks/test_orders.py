@@ -222,6 +222,13 @@ def test_captured_broker_forges_an_order(victim: Victim) -> None:
     victim.refused("edge_contract.signing", "no signature by a trusted key")
 
 
+def test_captured_broker_lists_signers_that_are_no_text(victim: Victim) -> None:
+    envelope = json.loads(victim.envelope())
+    envelope["signatures"] = [{"keyid": signer, "sig": "AA=="} for signer in (1, "a")]
+    victim.order(json.dumps(envelope).encode())
+    victim.refused("edge_contract.signing", "not a DSSE envelope: expected key ids in text")
+
+
 def test_captured_broker_alters_an_order(victim: Victim) -> None:
     good = victim.envelope()
     victim.order(good.replace(good[40:44], b"AAAA"))

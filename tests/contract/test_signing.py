@@ -85,6 +85,26 @@ def test_odd_json_is_never_a_document(value: object) -> None:
         )
 
 
+@pytest.mark.parametrize("signers", [[1, "a"], [None, "a"], [1.5], [True, "a"], [None]])
+def test_signers_that_are_no_text_are_no_document(signers: list[object]) -> None:
+    signed = json.loads(sign_document(KEY, "application/x", b"{}"))
+    signed["signatures"] = [{"keyid": signer, "sig": "AA=="} for signer in signers]
+    with pytest.raises(ContractError, match="key ids in text"):
+        verify_document(
+            json.dumps(signed).encode(), "application/x", [public_bytes(KEY)], what="test"
+        )
+
+
+def test_a_refusal_is_no_longer_for_a_thousand_signers() -> None:
+    signed = json.loads(sign_document(KEY, "application/x", b"{}"))
+    signed["signatures"] = [{"keyid": f"{n:099}", "sig": "AA=="} for n in range(900)]
+    with pytest.raises(TrustError) as refused:
+        verify_document(
+            json.dumps(signed).encode(), "application/x", [public_bytes(KEY)], what="test"
+        )
+    assert len(refused.value.message) < 500
+
+
 def test_a_message_does_not_move_to_another_topic() -> None:
     signature = sign_message(KEY, "edge/v1/f/one/state/agent", b"{}")
     verify_message(public_bytes(KEY), "edge/v1/f/one/state/agent", b"{}", signature)

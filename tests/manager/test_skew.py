@@ -18,6 +18,7 @@ from fleet.views.skew import agent_skew
         ("1.1.9", "older than the manager's 1.2.0"),
         ("1.2.0-rc.1", "older than the manager's 1.2.0"),
         ("1.10.0", "newer than the manager's 1.2.0"),
+        ("1.2.3-²", "not a release; the manager is 1.2.0"),
         ("git-4711", "not a release; the manager is 1.2.0"),
         ("", ""),
     ],
