@@ -13,6 +13,7 @@ import msgspec
 
 from edge_agent.errors import DamagedTrustError
 from edge_agent.trust.approved import ApprovedLine
+from edge_agent.trust.kept_file import read_kept
 from edge_agent.trust.order import (
     DeviceFacts,
     check_addressee,
@@ -94,9 +95,8 @@ def load_nonces(path: Path) -> UsedNonces:
     Raises:
         DamagedTrustError: the file is damaged. Starting anew would let old commands count again.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    data = read_kept(path)
+    if data is None:
         return UsedNonces({})
     try:
         return UsedNonces(decode_json(data, _NonceFile, what=str(path)).expires)

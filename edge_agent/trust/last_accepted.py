@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from edge_agent.errors import DamagedTrustError
+from edge_agent.trust.kept_file import read_kept
 from edge_agent.trust.media import LastMedium
 from edge_agent.trust.order import LastOrder
 from edge_contract.codec import decode_json, encode_json
@@ -63,9 +64,8 @@ def save_last_medium(path: Path, last: LastMedium) -> None:
 
 
 def _load(path: Path, kind: type[T]) -> T | None:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    data = read_kept(path)
+    if data is None:
         return None
     try:
         return decode_json(data, kind, what=str(path))

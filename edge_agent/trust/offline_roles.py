@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from typing import TypeVar
 
 import msgspec
 from tuf.api import exceptions
@@ -19,6 +20,8 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 from edge_agent.trust.decision_core import EnvelopeType, TrustedMetadataSet
 from edge_contract.media import MediaSet
 from edge_contract.metadata import OFFLINE_SNAPSHOT, OFFLINE_TIMESTAMP
+
+S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
 
 class OfflineEdition(msgspec.Struct, frozen=True):
@@ -69,17 +72,17 @@ def verify_offline(
             root = data
     now = datetime.fromtimestamp(reference_s, timezone.utc)
 
-    targets = Metadata[Targets].from_bytes(media.targets)
+    targets = read_role(Targets, media.targets)
     trusted.root.verify_delegate(Targets.type, targets.signed_bytes, targets.signatures)
     named = targets.signed.delegations
     if named is None or not {OFFLINE_TIMESTAMP, OFFLINE_SNAPSHOT, role} <= set(named.roles or {}):
         raise exceptions.RepositoryError("the targets role names no keys for offline media")
 
-    snapshot = Metadata[Snapshot].from_bytes(media.offline_snapshot)
+    snapshot = read_role(Snapshot, media.offline_snapshot)
     targets.signed.verify_delegate(OFFLINE_SNAPSHOT, snapshot.signed_bytes, snapshot.signatures)
-    timestamp = Metadata[Timestamp].from_bytes(media.offline_timestamp)
+    timestamp = read_role(Timestamp, media.offline_timestamp)
     targets.signed.verify_delegate(OFFLINE_TIMESTAMP, timestamp.signed_bytes, timestamp.signatures)
-    line_role = Metadata[Targets].from_bytes(media.line_role)
+    line_role = read_role(Targets, media.line_role)
     targets.signed.verify_delegate(role, line_role.signed_bytes, line_role.signatures)
 
     _require_version(OFFLINE_SNAPSHOT, snapshot.signed.version, timestamp.signed.snapshot_meta)
@@ -105,6 +108,18 @@ def verify_offline(
     if line_role.signed.is_expired(now):
         raise exceptions.ExpiredMetadataError(f"{role} is expired")
     return edition
+
+
+def read_role(kind: type[S], data: bytes) -> Metadata[S]:
+    """Metadata of one kind; python-tuf takes whatever kind the bytes say.
+
+    Raises:
+        RepositoryError: malformed, or of another kind. Nothing is verified.
+    """
+    found = Metadata[S].from_bytes(data)
+    if not isinstance(found.signed, kind):
+        raise exceptions.RepositoryError(f"expected {kind.type}, got {found.signed.type}")
+    return found
 
 
 def _require_version(role: str, version: int, meta: MetaFile) -> None:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from edge_agent.errors import DamagedTrustError
 from edge_agent.trust.approved import ApprovedLine
+from edge_agent.trust.kept_file import read_kept
 from edge_agent.trust.order import DeviceFacts, refused, require_in_force
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.errors import ContractError
@@ -89,12 +90,14 @@ def load_floor(path: Path) -> TimeFloor:
     Raises:
         DamagedTrustError: the file is damaged. Starting again at 0 would let expired metadata in.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    data = read_kept(path)
+    if data is None:
         return TimeFloor()
     try:
-        return TimeFloor(decode_json(data, _FloorFile, what=str(path)).floor_s)
+        floor_s = decode_json(data, _FloorFile, what=str(path)).floor_s
+        if not 0 <= floor_s <= _LATEST_S:
+            raise ContractError(f"{path}: {floor_s:g} is no time")
+        return TimeFloor(floor_s)
     except ContractError as error:
         raise DamagedTrustError(
             f"{error}; new installs stop, what runs keeps running",

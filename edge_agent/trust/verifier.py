@@ -21,7 +21,8 @@ from tuf.api.metadata import Metadata, Root, Targets
 from edge_agent.errors import DamagedTrustError
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
 from edge_agent.trust.decision_core import EnvelopeType, TrustedMetadataSet
-from edge_agent.trust.offline_roles import verify_offline
+from edge_agent.trust.kept_file import read_kept
+from edge_agent.trust.offline_roles import read_role, verify_offline
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.desired import DIRECTORS_TARGET, Directors, decode_directors
 from edge_contract.errors import ContractError, TrustError
@@ -157,7 +158,7 @@ class TrustStore:
             ContractError: ``directors.json`` is malformed.
         """
         with _refusals("offline medium"):
-            targets = Metadata[Targets].from_bytes(media.targets).signed
+            targets = read_role(Targets, media.targets).signed
             role = _delegated_role(targets, media.line)
             versions = self._versions_seen(role)
             edition = verify_offline(media, self._state.root, role, versions, reference_s)
@@ -284,9 +285,8 @@ class TrustStore:
             self._state = changed
 
     def _load(self) -> _Trusted | None:
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
+        data = read_kept(self._path)
+        if data is None:
             return None
         try:
             return decode_json(data, _Trusted, what=str(self._path), limit_bytes=_STATE_LIMIT_BYTES)

@@ -19,6 +19,7 @@ from edge_contract.digest import digest_of, hex_of
 from edge_contract.layout import BundleDir, pack_tar, unpack_tar
 from edge_contract.media import MediaDevice, MediaSet, decode_media_set
 from edge_contract.metadata import encode_metadata_set
+from edge_contract.signing import ed25519_key, public_bytes
 from tests.agent.bundles import HARDWARE
 from tests.attacks.victim import Victim
 from tests.trust.bundle_maker import bundle_files, make_bundle, write_files
@@ -284,6 +285,22 @@ def test_mix_and_match_on_a_medium(part: str, victim: Victim) -> None:
     mixed = msgspec.structs.replace(medium(victim, sequence=2), **{part: getattr(old, part)})
     victim.tries(lambda: victim.agent.desk.medium(mixed))
     victim.refused("edge_agent.trust.offline_roles", "refused")
+
+
+@pytest.mark.parametrize("slot", ["offline_snapshot", "offline_timestamp", "targets", "line_role"])
+@pytest.mark.parametrize("kind", ["root", "offline_snapshot", "offline_timestamp"])
+def test_medium_with_metadata_of_another_kind(slot: str, kind: str, victim: Victim) -> None:
+    # One key for both offline roles is what a careless owner has: then the signatures fit.
+    victim.publisher.keys["offline-timestamp"] = victim.publisher.keys["offline-snapshot"]
+    targets = victim.publisher.targets
+    for key in victim.publisher.keys["offline-snapshot"]:
+        targets.add_key(ed25519_key(public_bytes(key)), "offline-timestamp")
+    good = medium(victim)
+    other = victim.publisher.roots[0] if kind == "root" else getattr(good, kind)
+    if slot == kind:
+        slot, other = "targets", b'{"signed": {"_type": "mirrors"}, "signatures": []}'
+    victim.tries(lambda: victim.agent.desk.medium(msgspec.structs.replace(good, **{slot: other})))
+    victim.refused("edge_agent.trust.offline_roles", "offline medium metadata refused")
 
 
 def test_medium_signed_by_one_of_two_offline_keys(victim: Victim) -> None:

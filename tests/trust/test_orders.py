@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from edge_agent.errors import DamagedTrustError
 from edge_agent.trust.approved import ApprovedLine
+from edge_agent.trust.commands import load_nonces
+from edge_agent.trust.last_accepted import load_last_medium, load_last_order
 from edge_agent.trust.order import AcceptedOrder, DeviceFacts, accept_order
 from edge_agent.trust.time_floor import TimeFloor, load_floor, save_floor
 from edge_agent.trust.verifier import TrustStore
@@ -274,6 +278,25 @@ def test_floor_survives_a_restart_and_damage_is_not_taken_for_zero(tmp_path: Pat
     assert load_floor(path) == TimeFloor()
     save_floor(path, TimeFloor(NOW_S))
     assert load_floor(path) == TimeFloor(NOW_S)
-    path.write_bytes(b"")
-    with pytest.raises(TrustError, match="new installs stop"):
-        load_floor(path)
+    for damaged in (b"", b'{"floor_s":1e300}', b'{"floor_s":253402300800}', b'{"floor_s":-1}'):
+        path.write_bytes(damaged)
+        with pytest.raises(TrustError, match="new installs stop"):
+            load_floor(path)
+
+
+@pytest.mark.parametrize("load", [load_floor, load_last_order, load_last_medium, load_nonces])
+def test_what_cannot_be_read_is_damage_and_no_crash(
+    load: Callable[[Path], object], tmp_path: Path
+) -> None:
+    """A bad sector or another owner; a directory gives the same kind of error to every user."""
+    (tmp_path / "kept.json").mkdir()
+    with pytest.raises(DamagedTrustError, match="cannot read"):
+        load(tmp_path / "kept.json")
+
+
+def test_metadata_that_cannot_be_read_is_damage_and_no_crash(
+    publisher: Publisher, tmp_path: Path
+) -> None:
+    (tmp_path / "trusted.json").mkdir()
+    with pytest.raises(DamagedTrustError, match="cannot read"):
+        TrustStore(tmp_path, root=publisher.roots[0])
