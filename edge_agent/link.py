@@ -38,7 +38,7 @@ class LinkDown(msgspec.Struct, frozen=True):
     """The connection ended, or could not be made.
 
     shared: the broker gave this device's session to another connection with the same identity.
-    tls_refused: TLS itself failed, on this side or the broker's.
+    tls_refused: TLS itself failed, on this side or the broker's, or there is nothing to show.
     """
 
     reason: str
@@ -116,6 +116,7 @@ class Link:
         self._certificate = certificate if config.tls else None
         self._reference_s = reference_s
         self._tls: TimedContext | None = None
+        self._files_trouble = ""
         self._monotonic_s = (clock or SystemClock()).monotonic_s
         self._up_since_s = 0.0
         self._short_count = 0
@@ -221,13 +222,19 @@ class Link:
         """
         if self._certificate is None:
             raise FileNotFoundError("this device has no certificate")
+        self._tls = None
+        self._files_trouble = ""
         chain = self._certificate.choose()
-        self._tls = client_context(
-            self._certificate.ca_path,
-            chain=chain,
-            key=self._identity.path,
-            reference_s=self._reference_s,
-        )
+        try:
+            self._tls = client_context(
+                self._certificate.ca_path,
+                chain=chain,
+                key=self._identity.path,
+                reference_s=self._reference_s,
+            )
+        except OSError as error:
+            self._files_trouble = f"{error.strerror or error}, in {chain.parent}"
+            raise
         # paho's public method takes a context only once.
         client._ssl_context = self._tls
 
@@ -248,6 +255,15 @@ class Link:
         refusal = self._tls_refusal()
         if refusal:
             reason = f"no safe connection to {where}: {refusal}; trying on"
+        elif self._files_trouble:
+            reason = (
+                f"key, certificate or CA cannot be used: {self._files_trouble}; get a code, and"
+            )
+            reason += " run: edge-agent enroll --config FILE --code CODE"
+        elif self._certificate is not None and self._certificate.lost:
+            reason = "the certificate is lost or damaged; the device's key will get another"
+            self._post(LinkDown(reason, tls_refused=True))
+            return
         elif self._certificate is not None and not self._certificate.enrolled:
             reason = "not enrolled yet: edge-agent enroll --config FILE --code CODE"
         else:

@@ -7,7 +7,8 @@ identity/chain.next.pem   a renewed one that has not connected yet
 ```
 
 A renewed certificate takes the old one's place only when a broker has accepted it. Until then both
-are tried in turn, so that a broker that does not know the new issuer yet loses nobody.
+are tried in turn, so that a broker that does not know the new issuer yet loses nobody. A file that
+is damaged, or of another key, counts as missing: the pinned key gets a new one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -26,6 +27,8 @@ from edge_contract.layout import fsync_dir, write_durably
 from edge_contract.signing import public_bytes
 
 CHAIN_LIMIT_CHARS = 32 * 1024
+_CHAIN_LENGTH = 2
+"""The device's certificate and its issuer's."""
 
 
 class CertificateFiles:
@@ -49,7 +52,12 @@ class CertificateFiles:
     @property
     def enrolled(self) -> bool:
         """Whether there is a CA and a certificate."""
-        return self.ca_path.exists() and (self._current.exists() or self._next.exists())
+        return self.ca_path.exists() and (self._usable(self._current) or self._usable(self._next))
+
+    @property
+    def lost(self) -> bool:
+        """Whether the pinned key is all that is left: there is a CA, but no certificate."""
+        return self.ca_path.exists() and not self.enrolled
 
     def life_s(self) -> tuple[float, float] | None:
         """(from, until) of the newest certificate, unix seconds; None where there is none."""
@@ -122,11 +130,12 @@ class CertificateFiles:
         Raises:
             OSError: the device is not enrolled.
         """
-        if self._next.exists() and not (self._tried_next and self._current.exists()):
+        current = self._usable(self._current)
+        if self._usable(self._next) and not (self._tried_next and current):
             self._tried_next = True
             return self._next
         self._tried_next = False
-        if not self.ca_path.exists() or not self._current.exists():
+        if not self.ca_path.exists() or not current:
             raise FileNotFoundError(
                 "this device has no certificate; run: edge-agent enroll --config FILE --code CODE"
             )
@@ -138,6 +147,19 @@ class CertificateFiles:
             self._next.replace(self._current)
             fsync_dir(self._directory)
         self._tried_next = False
+
+    def _usable(self, path: Path) -> bool:
+        """Whether TLS can show it: whole, and for this device's key."""
+        try:
+            chain = x509.load_pem_x509_certificates(path.read_bytes())
+            key = chain[0].public_key()
+        except (OSError, ValueError, UnsupportedAlgorithm):
+            return False
+        return (
+            len(chain) == _CHAIN_LENGTH
+            and isinstance(key, Ed25519PublicKey)
+            and public_bytes(key) == self._public
+        )
 
 
 def check_chain(chain_pem: str, ca_pem: bytes, name: str, public: bytes) -> None:
@@ -154,7 +176,7 @@ def check_chain(chain_pem: str, ca_pem: bytes, name: str, public: bytes) -> None
         ca = x509.load_pem_x509_certificate(ca_pem)
     except ValueError as error:
         raise TrustError(f"certificate: not in PEM: {error}") from error
-    if len(chain) != 2:
+    if len(chain) != _CHAIN_LENGTH:
         raise TrustError(f"certificate: expected device and issuer, got {len(chain)}")
     leaf, issuer = chain
     names = [str(a.value) for a in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]

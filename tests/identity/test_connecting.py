@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_agent.config import MqttSection
 from edge_agent.errors import AgentError
 from edge_agent.identity import Identity
-from edge_agent.identity.contact import Contact
+from edge_agent.identity.certificate import CertificateFiles
+from edge_agent.identity.contact import Contact, certificate_files
 from edge_agent.identity.renewal import Renewal
 from edge_agent.identity.tls import client_context
 from edge_agent.link import Inbound, Link, LinkDown, LinkUp, SubscriptionRefused
@@ -211,6 +213,79 @@ def test_a_foreign_certificate_is_never_accepted(secure: SecureFleet) -> None:
     answer = decode_json(data, CertificateAnswer, what="answer")
     assert not answer.accepted
     assert "pinned key" in answer.reason
+
+
+def _renewed(secure: SecureFleet, kit: DeviceKit) -> str:
+    """A second chain for the same key, as a renewal brings it."""
+    key = Ed25519PublicKey.from_public_bytes(kit.identity.public)
+    _, chain = secure.issuers.sign(kit.name, key, now_s=time.time(), life_s=3600.0)
+    return chain
+
+
+def test_power_cut_at_any_step_of_a_renewal_leaves_a_certificate_that_works(
+    secure: SecureFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = secure.enrolled("cam-1")
+    place = kit.state / "identity"
+    old, new = (place / "chain.pem").read_bytes(), _renewed(secure, kit)
+
+    def power_cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def booted() -> CertificateFiles:
+        return certificate_files(kit.section, kit.identity)
+
+    for step, left in (
+        ("edge_agent.identity.certificate.write_durably", old),
+        ("pathlib.Path.replace", old),
+        ("edge_agent.identity.certificate.fsync_dir", new.encode()),
+    ):
+        files = booted()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(step, power_cut)
+            files.accept(new)
+            files.choose()
+            files.connected()
+        assert (place / "chain.pem").read_bytes() == left
+        monkeypatch.undo()
+        for _ in range(2):
+            assert booted().choose().read_bytes() in (old, new.encode())
+        (place / "chain.next.pem").unlink(missing_ok=True)
+    assert kit.peer().connects == 1
+
+
+def test_truncated_certificates_give_way_to_the_other_and_then_to_the_pinned_key(
+    secure: SecureFleet, open_link: OpenLink
+) -> None:
+    kit = secure.enrolled("cam-1")
+    current, following = (kit.state / "identity" / f"chain{s}.pem" for s in ("", ".next"))
+    whole, renewed = current.read_bytes(), _renewed(secure, kit)
+    for size in range(0, len(whole) - 30, 97):
+        current.write_bytes(whole)
+        following.write_bytes(whole[:size])
+        assert [kit.files.choose() for _ in range(3)] == [current] * 3
+        following.write_text(renewed)
+        current.write_bytes(whole[:size])
+        assert [kit.files.choose() for _ in range(3)] == [following] * 3
+    following.unlink()
+    assert kit.files.lost
+    down = open_link(kit).until(LinkDown)
+    assert down.tls_refused, "so that the pinned key is shown instead"
+    assert "lost or damaged" in down.reason
+    assert kit.contact().recertify()
+    assert open_link(kit).until(LinkUp)
+
+
+@pytest.mark.parametrize("damage", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+def test_a_damaged_ca_is_told_as_such_and_a_code_mends_it(
+    secure: SecureFleet, open_link: OpenLink, damage: bytes
+) -> None:
+    kit = secure.enrolled("cam-1")
+    kit.files.ca_path.write_bytes(damage)
+    down = open_link(kit).until(LinkDown)
+    assert "get a code, and run: edge-agent enroll" in down.reason
+    kit.enrol(secure.service.replace_device("cam-1", who="test"))
+    assert open_link(kit).until(LinkUp)
 
 
 def test_tls_failing_for_long_asks_on_the_enrolment_listener(secure: SecureFleet) -> None:
