@@ -253,22 +253,21 @@ class Link:
     def _on_connect_fail(self, client: mqtt.Client, userdata: Any) -> None:
         where = f"{self._config.host}:{self._config.port}"
         refusal = self._tls_refusal()
+        lost = self._certificate is not None and self._certificate.lost
         if refusal:
             reason = f"no safe connection to {where}: {refusal}; trying on"
         elif self._files_trouble:
             reason = (
-                f"key, certificate or CA cannot be used: {self._files_trouble}; get a code, and"
+                f"key, certificate or CA cannot be used: {self._files_trouble};"
+                " get a code, and run: edge-agent enroll --config FILE --code CODE"
             )
-            reason += " run: edge-agent enroll --config FILE --code CODE"
-        elif self._certificate is not None and self._certificate.lost:
+        elif lost:
             reason = "the certificate is lost or damaged; the device's key will get another"
-            self._post(LinkDown(reason, tls_refused=True))
-            return
         elif self._certificate is not None and not self._certificate.enrolled:
             reason = "not enrolled yet: edge-agent enroll --config FILE --code CODE"
         else:
             reason = f"no broker answers at {where}; trying on"
-        self._post(LinkDown(reason, tls_refused=bool(refusal)))
+        self._post(LinkDown(reason, tls_refused=bool(refusal) or lost))
 
     def _tls_refusal(self) -> str:
         return self._tls.refusal if self._tls is not None else ""

@@ -232,6 +232,11 @@ def test_power_cut_at_any_step_of_a_renewal_leaves_a_certificate_that_works(
     def power_cut(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def renew(files: CertificateFiles) -> None:
+        files.accept(new)
+        files.choose()
+        files.connected()
+
     def booted() -> CertificateFiles:
         return certificate_files(kit.section, kit.identity)
 
@@ -240,14 +245,11 @@ def test_power_cut_at_any_step_of_a_renewal_leaves_a_certificate_that_works(
         ("pathlib.Path.replace", old),
         ("edge_agent.identity.certificate.fsync_dir", new.encode()),
     ):
-        files = booted()
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(step, power_cut)
-            files.accept(new)
-            files.choose()
-            files.connected()
+            with pytest.raises(KeyboardInterrupt):
+                renew(booted())
         assert (place / "chain.pem").read_bytes() == left
-        monkeypatch.undo()
         for _ in range(2):
             assert booted().choose().read_bytes() in (old, new.encode())
         (place / "chain.next.pem").unlink(missing_ok=True)
