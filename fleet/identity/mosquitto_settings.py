@@ -87,7 +87,8 @@ cafile {directory}/ca.crt.pem
 tls_version tlsv1.2"""
 
 _FROM_DEVICE = (
-    "state/+",
+    "state/agent",
+    "state/online",
     "status/+",
     "telemetry/+",
     "telemetry_backfill/+",
@@ -188,8 +189,9 @@ def devices_acl(fleet: str, locked_out: Sequence[str] = ()) -> str:
         f"user {fleet}/{MANAGER}",
         f"topic read {ROOT}/{fleet}/#",
         *(f"topic write {ROOT}/{fleet}/+/{tail}" for tail in _TO_DEVICE),
-        "# To clear what removed devices left.",
-        f"topic write {ROOT}/{fleet}/+/state/+",
+        "# To clear what removed devices, and devices that may not, left retained.",
+        *(f"topic write {ROOT}/{fleet}/+/{tail}" for tail in _FROM_DEVICE),
+        f"topic write {everyone}/enroll/+",
         f"topic write {everyone}/metadata/+",
         f"topic write {everyone}/blob/+",
         f"topic write {everyone}/enrolled/+",

@@ -20,6 +20,7 @@ from paho.mqtt.properties import Properties
 from edge_contract.signing import SIGNATURE_PROPERTY
 from fleet.clock import Clock
 from fleet.manager.broker_address import BrokerAddress
+from fleet.manager.litter import is_litter, with_options
 from fleet.manager.quota import Quota
 
 _KEEPALIVE_S = 20
@@ -99,7 +100,7 @@ class Connection:
     ) -> None:
         self._address = address
         self.quota = Quota(clock.monotonic_s)
-        self._filters = [(name, 1) for name in filters]
+        self._filters = with_options(filters)
         self._post = post
         self._clock = clock
         self._up = False
@@ -216,6 +217,12 @@ class Connection:
             name = message.topic
         except UnicodeDecodeError:
             client.ack(message.mid, message.qos)
+            return
+        if message.retain and is_litter(name):
+            client.ack(message.mid, message.qos)
+            if message.payload:  # what clears it comes back to us, empty
+                self.quota.refuse(name, "retained")
+                client.publish(name, b"", qos=0, retain=True)
             return
         if not self.quota.admits(name, message.qos):
             client.ack(message.mid, message.qos)

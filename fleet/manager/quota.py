@@ -62,6 +62,11 @@ class Quota:
                     return False
             return True
 
+    def refuse(self, topic: str, why: str) -> None:
+        """Count a message that is dropped for another reason."""
+        with self._lock:
+            self._drop(_senders(topic)[0], why)
+
     def take_dropped(self) -> dict[tuple[str, str], int]:
         """(sender, why) -> how many, since the last call."""
         with self._lock:

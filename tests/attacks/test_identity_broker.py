@@ -346,6 +346,36 @@ def test_announcements_in_another_devices_name_do_not_silence_it() -> None:
     assert ("announced as victim", "too many") in quota.take_dropped()
 
 
+def test_what_rogues_and_strangers_leave_retained_is_cleared(
+    secure: SecureFleet, rogue: DeviceKit, victim: DeviceKit
+) -> None:
+    """A broker keeps it for ever and for everybody, on as many topics as somebody can think of."""
+    peer = rogue.peer()
+    own = ("telemetry/a", "event/b", "drift/c", "status/d", "blob/ask", "enroll/renew", "ask/time")
+    topics = [rogue.topic(tail) for tail in own]
+    topics += [f"edge/v1/{FLEET}/_fleet/enroll/invented-{number}" for number in range(20)]
+    for topic in topics:
+        peer.say(topic, b"litter" * 1000, retain=True)
+    peer.say(rogue.topic("state/online"), b"{}", retain=True)
+    context = client_context(victim.files.ca_path, reference_s=lambda: 0.0)
+    for number in range(3):
+        stranger = Peer(secure.ports.enroll, context, client_id=f"{number:032x}")
+        ask = f"edge/v1/{FLEET}/_fleet/enroll/code.{number:032x}"
+        stranger.say(ask, b"litter" * 1000, retain=True)
+        stranger.close()
+
+    def left() -> list[str]:
+        watching = observer(secure)
+        watching.say(f"edge/v1/{FLEET}/x/y", b"")  # only so that what is retained has come
+        time.sleep(0.3)
+        watching.close()
+        return sorted(m.topic for m in watching.heard.queue if m.retain and b"litter" in m.payload)
+
+    eventually(lambda: not left())
+    eventually(lambda: [f for f in secure.findings("flood") if f.cls == "retained"])
+    peer.close()
+
+
 def test_too_large_a_message_ends_its_own_connection_alone(
     secure: SecureFleet, rogue: DeviceKit, victim: DeviceKit
 ) -> None:
