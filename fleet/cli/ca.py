@@ -124,7 +124,9 @@ def ca_install(issuer: Path, distrust_old: bool, state: StateDir, as_json: bool)
     finally:
         store.close()
     certificate, _, authority = issuer.read_bytes().partition(b"-----END CERTIFICATE-----\n")
-    made = Issuers(state.identity, fleet).install(
+    issuers = Issuers(state.identity, fleet)
+    another = issuers.installed
+    made = issuers.install(
         certificate + b"-----END CERTIFICATE-----\n",
         authority,
         now_s=now_s,
@@ -134,7 +136,13 @@ def ca_install(issuer: Path, distrust_old: bool, state: StateDir, as_json: bool)
     until = made.certificate.not_valid_after_utc.strftime("%Y-%m-%d")
     text = f"this manager issues certificates of the fleet {fleet} until {until}"
     emit({"fleet": fleet, "until": until, "issuer": made.id}, text, as_json=as_json)
-    say("next: edge-fleet broker config --server DIR --out DIR")
+    if another:
+        say(
+            "next: edge-fleet broker crl --out FILE --reload PID. Until the broker has read the new"
+            " list it refuses what the new issuer signed: new devices, and renewed ones"
+        )
+    else:
+        say("next: edge-fleet broker config --server DIR --out DIR")
 
 
 @ca.command("server")

@@ -7,6 +7,8 @@ identity/issuers/{key id}/        key.pem (0600) and crt.pem of an issuer
 identity/crl.pem                  the revocation lists of all issuers in force
 identity/manager.pem              the manager's own key and client certificate (0600)
 identity/observer.pem             those of `edge-fleet subscribe`: reads, writes nothing
+identity/*.before.pem             their last ones, while these are good: a broker that has not read
+                                  the list of a new issuer yet refuses what that one signed
 ```
 
 A broker accepts a certificate only where its issuer's list lies beside it, so leaving an issuer's
@@ -286,6 +288,8 @@ class Issuers:
                     continue
             key = ec.generate_private_key(ec.SECP256R1())
             _, chain = self.sign(name, key.public_key(), now_s=now_s, life_s=DEVICE_LIFE_S)
+            if path.exists():
+                write_secret(self._own_before(name), path.read_bytes())
             # One file, so that a crash cannot leave a key beside another key's certificate.
             write_secret(path, private_pem(key) + chain.encode())
             renewed = True
@@ -295,8 +299,28 @@ class Issuers:
         """Where the manager's or the observer's key and certificate lie."""
         return self.directory / f"{name.removeprefix('_')}.pem"
 
-    def tls_context(self, name: str) -> ssl.SSLContext:
+    def _own_before(self, name: str) -> Path:
+        path = self.own_file(name)
+        return path.with_name(f"{path.stem}.before.pem")
+
+    def _still_good(self, path: Path, now_s: float) -> bool:
+        """Whether a broker may accept what lies there: in force, by an issuer that is trusted."""
+        try:
+            mine = _load(path)
+            begin_s, end_s = life_of(mine)
+            signer = mine.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+        except (OSError, FleetError, x509.ExtensionNotFound):
+            return False
+        trusted = {issuer.id for issuer in self.issuers}
+        return begin_s <= now_s < end_s and (signer.key_identifier or b"").hex() in trusted
+
+    def tls_context(self, name: str, attempt: int = 0, *, now_s: float = 0.0) -> ssl.SSLContext:
         """How the manager or the observer connects.
+
+        Args:
+            attempt: counted up with each attempt; every other one is made with the certificate of
+                before, while there is one.
+            now_s: unix seconds.
 
         Raises:
             FleetError: this fleet has no CA yet.
@@ -308,6 +332,9 @@ class Issuers:
                 docs=_DOCS,
                 exit_code=ExitCode.USAGE,
             )
+        before = self._own_before(name)
+        if attempt % 2 and self._still_good(before, now_s):
+            return self.context(before)
         return self.context(self.own_file(name))
 
     def context(self, own: Path) -> ssl.SSLContext:

@@ -86,7 +86,7 @@ class Connection:
         post: takes every ``LinkEvent``, on paho's thread.
         clock: stamps messages as they come.
         tls: makes the TLS settings, for an address with TLS: anew for each attempt to connect, for
-            a certificate may have been renewed since.
+            a certificate may have been renewed since. It is told how many attempts have failed.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Connection:
         filters: Sequence[str],
         post: Callable[[LinkEvent], None],
         clock: Clock,
-        tls: Callable[[], ssl.SSLContext] | None = None,
+        tls: Callable[[int], ssl.SSLContext] | None = None,
     ) -> None:
         self._address = address
         self.quota = Quota(clock.monotonic_s)
@@ -105,6 +105,7 @@ class Connection:
         self._clock = clock
         self._up = False
         self._count = 0
+        self._failures_count = 0
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             # rumqttd refuses a "/" in client ids; ids of ours never hold a ".".
@@ -117,7 +118,7 @@ class Connection:
             client.ws_set_options(path=address.path)
         self._tls = tls if address.tls else None
         if self._tls is not None:
-            client.tls_set_context(self._tls())
+            client.tls_set_context(self._tls(0))
             client.on_pre_connect = self._on_pre_connect
         client.username_pw_set(user)
         client.reconnect_delay_set(1, _RECONNECT_MAX_S)
@@ -180,7 +181,7 @@ class Connection:
     def _on_pre_connect(self, client: mqtt.Client, userdata: Any) -> None:
         assert self._tls is not None
         # paho takes a context once, by its public method; a renewed certificate needs another.
-        client._ssl_context = self._tls()
+        client._ssl_context = self._tls(self._failures_count)
 
     def _on_connect(
         self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any
@@ -201,14 +202,18 @@ class Connection:
             self._post(Disconnected(f"{self._address} refuses to subscribe: {refused[0]}"))
             return
         self._up = True
+        self._failures_count = 0
         self._post(Connected(self._count))
 
     def _on_connect_fail(self, client: mqtt.Client, userdata: Any) -> None:
+        self._failures_count += 1
         self._post(Disconnected(f"no broker answers at {self._address}"))
 
     def _on_disconnect(
         self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
+        # In TLS 1.3 a refused certificate shows as a connection that ends before it is one.
+        self._failures_count += not self._up
         self._up = False
         self._post(Disconnected(f"{self._address}: {reason}"))
 

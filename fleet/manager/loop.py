@@ -112,7 +112,7 @@ class Manager:
             manager_filters(fleet),
             self._inbox.put,
             clock,
-            lambda: self.issuers.tls_context(MANAGER),
+            lambda failures: self.issuers.tls_context(MANAGER, failures, now_s=clock.wall_s()),
         )
         publisher = Publisher(fleet, self._connection, director, self.catalogue)
         self._publisher = publisher

@@ -125,7 +125,7 @@ def test_the_manager_connects_over_a_websocket(web: SecureFleet) -> None:
         [f"edge/v1/{FLEET}/+/state/+"],
         inbox.put,
         web.clock,
-        lambda: web.issuers.tls_context("_manager"),
+        lambda failures: web.issuers.tls_context("_manager", failures),
     )
     connection.start()
     assert isinstance(inbox.get(timeout=10), Connected)

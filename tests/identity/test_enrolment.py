@@ -109,3 +109,27 @@ def test_distrusting_an_issuer_locks_out_what_it_signed(secure: SecureFleet) -> 
     # The pinned key brings it back, without a code and without a person.
     assert kit.contact().recertify()
     assert kit.peer().connects == 1
+
+
+def test_a_new_issuer_does_not_lock_the_manager_out_of_a_broker_without_its_list(
+    secure: SecureFleet,
+) -> None:
+    secure.install_issuer(days=200)
+    own = secure.issuers.own_file("_manager").read_bytes()
+    secure.stop_manager()
+    secure.start_manager()  # the broker knows the old issuer's list alone
+    late = secure.kit("cam-1")
+    late.enrol(secure.code())
+    assert late.peer(connect=False).refused()
+    secure.reload_broker()
+    secure.stop_manager()
+    secure.start_manager()
+    assert secure.issuers.own_file("_manager").read_bytes() == own
+    assert late.peer().connects == 1
+
+
+def test_a_distrusted_issuers_certificate_is_not_kept_for_the_manager(secure: SecureFleet) -> None:
+    secure.install_issuer(distrust_old=True)
+    before = secure.issuers._own_before("_manager")
+    assert before.exists()
+    assert not secure.issuers._still_good(before, secure.clock.wall_s())
