@@ -31,3 +31,23 @@ def test_the_list_of_attacks_on_identity_is_whole() -> None:
     listed = re.findall(r"^- (.+)$", text, re.MULTILINE)
     assert listed == identity_attacks()
     assert f"{len(listed)} tests hold identity." in text
+
+
+def test_the_threat_model_names_tests_that_exist() -> None:
+    root = Path(__file__).parents[2]
+    pages = [root / "docs" / "threat-model.md", *(root / "docs" / "threat-model").glob("*.md")]
+    named = set(
+        re.findall(r"`(test_\w+\*?|tests/[\w/]+\.py)`", "".join(p.read_text() for p in pages))
+    )
+    code = "".join(path.read_text() for path in (root / "tests").rglob("test_*.py"))
+    missing = [
+        name
+        for name in named
+        if not (
+            (root / name).exists()
+            if "/" in name
+            else f"def {name.rstrip('*')}{'' if name.endswith('*') else '('}" in code
+        )
+    ]
+    assert len(named) > 60
+    assert sorted(missing) == []
