@@ -19,6 +19,7 @@ from edge_contract.digest import digest_of
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.metadata import MetadataSet, decode_metadata_set
 from edge_contract.signing import ed25519_key, public_bytes
+from tests.trust.media_simulator import MediaPublisher
 from tests.trust.tuf_simulator import DAY_S, LINE, NOW_S, ROLE, Publisher, date
 
 
@@ -309,6 +310,23 @@ def test_root_that_skips_a_version_is_refused(publisher: Publisher, store: Trust
     publisher.rotate_root()
     with pytest.raises(TrustError, match="root metadata refused: rollback, or a version out of"):
         verify(store, publisher.metadata_set())
+
+
+def test_a_device_that_missed_more_roots_than_a_message_holds_comes_back_by_a_medium(
+    tmp_path: Path,
+) -> None:
+    publisher = MediaPublisher()
+    publisher.approve("1.0.0")
+    store = TrustStore(tmp_path, root=publisher.roots[0])
+    for _ in range(40):
+        publisher.rotate_root()
+    late = publisher.metadata_set()
+    cut = msgspec.structs.replace(late, roots=late.roots[-9:])
+    with pytest.raises(TrustError, match="root metadata refused: rollback, or a version out of"):
+        store.verify(cut, reference_s=NOW_S)
+    store.verify_media(publisher.media_set(), reference_s=NOW_S)
+    assert store.root_version == 41
+    assert store.verify(cut, reference_s=NOW_S).targets
 
 
 def test_new_root_is_kept_although_the_rest_was_refused(
