@@ -15,8 +15,10 @@ import pytest
 from fleet.errors import FleetError
 from fleet.manager.broker_address import BrokerAddress
 from fleet.manager.evictions import Evictions
+from fleet.manager.state_dir import StateDir
 from tests.attacks.test_identity_broker import event
-from tests.identity.secure_fleet import DeviceKit, Peer, SecureFleet, eventually
+from tests.identity.secure_fleet import FLEET, DeviceKit, Peer, SecureFleet, eventually
+from tests.manager.test_command_line import edge_fleet
 
 pytestmark = pytest.mark.debian
 
@@ -190,3 +192,18 @@ def test_without_tls_nobody_is_said_to_be_cut(secure: SecureFleet) -> None:
     evictions = Evictions(plain, secure.issuers, lambda: ["cam-1"], secure.clock.wall_s)
     with pytest.raises(FleetError, match="has no TLS"):
         evictions.evict()
+
+
+def test_without_a_manager_the_operator_is_told_what_still_stands(
+    secure: SecureFleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert secure.process is not None
+    state, crl = secure.home / "state", secure.home / "broker" / "crl.pem"
+    StateDir(state).prepare(FLEET)
+    words = ("broker", "crl", "--out", crl, "--reload", secure.process.pid)
+    answer = edge_fleet(*words, state=state)
+    assert (answer["told"], answer["cut"]) == (True, None)
+    assert "connections that stand were not cut: no manager runs" in capsys.readouterr().err
+    assert edge_fleet("broker", "crl", "--out", crl, state=state)["told"] is False
+    assert "then edge-fleet broker cut" in capsys.readouterr().err
+    assert "no manager runs" in edge_fleet("broker", "cut", state=state, code=7)["error"]
