@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from edge_agent.update.effects import Alarm, Cancel, Effect, Report, Watch
+from edge_agent.update.effects import Alarm, Cancel, Clean, Effect, Report, Watch
 from edge_agent.update.events import DeadlinePassed, Held, Ordered, Released, Superseded, Withdrawn
 from edge_agent.update.moves import Outcome, end, enter, order_of, rest, roll_back, take_up
 from edge_agent.update.order import Order
@@ -141,7 +141,7 @@ def expire_waiting(state: UpdateState, event: DeadlinePassed | Withdrawn) -> Out
         return state, ()
     ended = Ended(order=state.waiting, phase="failed", reason=event.reason)
     after = replace(state, waiting=None, ended=ended)
-    return after, (Report(ended.order, ended.phase, ended.reason),)
+    return after, (Report(ended.order, ended.phase, ended.reason), Clean())
 
 
 def expire_early(state: UpdateState, event: DeadlinePassed) -> Outcome:

@@ -71,7 +71,11 @@ def take_up(state: UpdateState, order: Order, *first: Effect) -> Outcome:
     rest = replace(state, waiting=None)
     if order.digest == state.active:
         ended = Ended(order=order, phase="committed", reason="it is the active version already")
-        return replace(rest, ended=ended), (*first, Report(order, "committed", ended.reason))
+        return replace(rest, ended=ended), (
+            *first,
+            Report(order, ended.phase, ended.reason),
+            Clean(),
+        )
     if state.held:
         return replace(rest, waiting=order), (*first, Report(order, "held"))
     told = (*first, Report(order, "accepted"))
@@ -99,9 +103,8 @@ def end(state: UpdateState, phase: Phase, reason: str, *first: Effect) -> Outcom
     after = rest(state, ended)
     effects = (*first, Report(ended.order, phase, reason))
     if after.waiting is not None:
-        after, effects = take_up(after, after.waiting, *effects)
-    at_rest = after.stage is Stage.IDLE and after.waiting is None
-    return after, ((*effects, Clean()) if at_rest else effects)
+        return take_up(after, after.waiting, *effects)
+    return after, (*effects, Clean())
 
 
 def roll_back(state: UpdateState, reason: str, *first: Effect, **changes: Any) -> Outcome:

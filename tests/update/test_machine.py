@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.update import arrivals, machine
-from edge_agent.update.effects import Asked, Commit, Effect, Fetch, Report, StageFiles, Switch
+from edge_agent.update.effects import (
+    Asked,
+    Clean,
+    Commit,
+    Effect,
+    Fetch,
+    Report,
+    StageFiles,
+    Switch,
+)
 from edge_agent.update.events import (
     Answer,
     Committed,
@@ -194,6 +203,12 @@ def test_any_sequence_of_events_keeps_the_promises_of_the_table(
             assert isinstance(event, (Committed, Restarted))
         if state.stage is not Stage.IDLE:
             assert state.stage is Stage.ROLLING_BACK or state.order is not None
+        # What has ended leaves nothing behind, and what goes on or waits loses nothing.
+        at_rest = state.stage is Stage.IDLE and state.waiting is None
+        cleans = [effect for effect in effects if isinstance(effect, Clean)]
+        assert len(cleans) <= at_rest
+        if at_rest and state.ended != before.ended:
+            assert cleans
         # No hold is broken, and nothing that runs already is installed again.
         for effect in effects:
             if isinstance(effect, Fetch) and before.stage is Stage.IDLE:

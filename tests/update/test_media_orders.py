@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.update.events import Event, Withdrawn
+from edge_agent.update.events import DeadlinePassed, Event, Withdrawn
 from edge_agent.update.state import Stage
 from tests.trust.media_simulator import MediaPublisher
 from tests.update.device import Clock, Died
@@ -169,6 +169,32 @@ def test_an_update_that_ends_while_a_medium_is_copied_leaves_the_copy_alone(
     bench.loop()
     assert last(request)["phase"] == "committed"
     assert V2.digest not in bench.device.fetched, "no network was needed"
+    assert not list((setup.home / "state" / "blobs").iterdir())
+
+
+def test_a_stick_whose_version_runs_already_leaves_nothing_behind(setup: Setup) -> None:
+    bench = setup.start()
+    for sequence in (1, 2):
+        stick = write_stick(setup.home / f"stick-{sequence}", setup.publisher, V1, sequence)
+        assert bench.apply(stick)["phase"] == "committed"
+        assert not list((setup.home / "state" / "blobs").iterdir())
+    bundle = write_approved(setup.home / "file", setup.publisher, V1)
+    request = bench.begin_local(bundle)
+    bench.loop()
+    assert last(request)["text"] == "it is the active version already"
+    assert not list((setup.home / "state" / "blobs").iterdir())
+
+
+def test_a_stick_whose_order_was_held_to_its_end_leaves_nothing_behind(setup: Setup) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, V2, 1)
+    bench = setup.start()
+    bench.device.manager.hold()
+    request = bench.begin(stick)
+    bench.loop()
+    assert list((setup.home / "state" / "blobs").iterdir())
+    bench.device.manager.handle(DeadlinePassed("it waited for too long"))
+    bench.loop()
+    assert last(request)["phase"] == "failed"
     assert not list((setup.home / "state" / "blobs").iterdir())
 
 
