@@ -6,29 +6,29 @@ demanded all the same. Later orders of a fleet supersede it as they supersede an
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 
 from edge_agent.api import Request
 from edge_agent.errors import AgentError
+from edge_agent.install_client import InstallClient
 from edge_agent.orders import OrderDesk
 from edge_agent.transfer.fetch import BundleFetcher, import_bundle
 from edge_agent.update.events import Event, Ordered
 from edge_agent.update.order import LOCAL, Order
 from edge_agent.update.ports import Aside
-from edge_agent.update.state import Stage, UpdateState
+from edge_agent.update.state import UpdateState
 from edge_contract.codec import DOCUMENT_LIMIT_BYTES, MESSAGE_LIMIT_BYTES
 from edge_contract.errors import ContractError, ExitCode, WherryError
 from edge_contract.health import HealthSpec
 from edge_contract.layout import BundleDir
-from edge_contract.messages import TERMINAL_PHASES, Phase
+from edge_contract.messages import Phase
 from edge_contract.metadata import MetadataSet, decode_metadata_set
 from edge_contract.model import MODEL_FILE, ModelManifest, decode_model_manifest
 
@@ -109,13 +109,6 @@ def local_order(
     )
 
 
-def clean_at_rest(fetcher: BundleFetcher, state: UpdateState) -> None:
-    """Empty the blob store, unless an update is under way or waits."""
-    if state.stage is Stage.IDLE and state.waiting is None:
-        with contextlib.suppress(OSError):
-            fetcher.clean()
-
-
 class Imported(msgspec.Struct, frozen=True):
     """The worker has read a local bundle's documents, or (``copied``) put all of it into the blob
     store; or could not (``error``)."""
@@ -162,8 +155,7 @@ class LocalInstall:
         self._state = state
         self._health = health
         self._root = root
-        self._request: Request | None = None
-        self._mine: Order | None = None
+        self._client = InstallClient(fetcher, state)
 
     def begin(self, request: Request) -> None:
         """A client asks for an installation.
@@ -172,15 +164,13 @@ class LocalInstall:
             AgentError: another one is under way.
             ContractError: the request names no bundle or no root.
         """
-        if self._request is not None and not self._request.given_up:
-            raise AgentError("another installation from a file is under way")
         body = request.body
         try:
             bundle, trust = Path(str(body["bundle"])), Path(str(body["trust"]))
         except KeyError as error:
             raise ContractError(f"install: the request lacks {error}") from error
         approval = Path(str(body["approval"])) if body.get("approval") else None
-        self._request, self._mine = request, None
+        self._client.come(request, busy="another installation from a file is under way")
 
         def read() -> LocalBundle:
             self._require_root(trust)
@@ -193,22 +183,18 @@ class LocalInstall:
         if event.copied:
             self._fetcher.import_ended()
         local, request = event.local, event.request
-        if request is not self._request:
-            # Its client gave up, and another one has taken its place.
-            clean_at_rest(self._fetcher, self._state())
+        if not self._client.waits(request):
+            self._client.clean_at_rest()
             return
         try:
             if event.error is not None or local is None:
                 raise event.error or AgentError("the bundle was not read; look into the log")
             order = local_order(local, self._desk, self._state(), self._health)
-        except WherryError as error:
-            self._refuse(error)
-            return
-        except OSError as error:
-            self._refuse(AgentError(f"the state directory refuses: {error}"))
+        except (WherryError, OSError) as error:
+            self._client.refuse(error)
             return
         if event.copied:
-            self._mine = order
+            self._client.ordered(order)
             self._order(Ordered(order))
             return
 
@@ -221,14 +207,8 @@ class LocalInstall:
 
     def hear(self, order: Order, phase: Phase, text: str) -> None:
         """The update machine reports a step; the client of that order hears it."""
-        if self._request is None or self._mine is None or not order.stands_for(self._mine):
-            return
-        if phase in TERMINAL_PHASES:
-            code = ExitCode.OK if phase == "committed" else ExitCode.FAILURE
-            body = {"phase": phase, "text": text}
-            self._finish(body if code is ExitCode.OK else {**body, "error": text, "code": code})
-        else:
-            self._request.say(phase=phase, text=text)
+        if self._client.hears(order, phase):
+            self._client.tell(phase, text)
 
     def _work(self, request: Request, work: Callable[[], LocalBundle], *, copied: bool) -> None:
         """Have the worker do one of the two steps, and tell the loop in any case."""
@@ -259,13 +239,3 @@ class LocalInstall:
                 hint="stop the agent, set trust.root in its configuration, and start it again",
                 exit_code=ExitCode.AUTH,
             )
-
-    def _refuse(self, error: WherryError) -> None:
-        """Say why, and keep nothing of what nobody ordered."""
-        clean_at_rest(self._fetcher, self._state())
-        self._finish(error.as_json())
-
-    def _finish(self, body: dict[str, Any]) -> None:
-        request, self._request = self._request, None
-        if request is not None:
-            request.finish(**body)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from edge_agent.api import Request
 from edge_agent.apply import receipt_body
 from edge_agent.errors import AgentError
-from edge_agent.local_install import clean_at_rest, open_file
+from edge_agent.install_client import InstallClient
+from edge_agent.local_install import open_file
 from edge_agent.orders import OrderDesk
 from edge_agent.repeated_medium import require_repeatable
 from edge_agent.transfer.fetch import BundleFetcher, import_bundle
@@ -24,7 +24,7 @@ from edge_agent.update.events import Event, Ordered
 from edge_agent.update.order import Order
 from edge_agent.update.ports import Aside
 from edge_agent.update.state import UpdateState
-from edge_contract.errors import ExitCode, WherryError
+from edge_contract.errors import WherryError
 from edge_contract.health import HealthSpec, tighten
 from edge_contract.layout import BundleDir
 from edge_contract.media import MEDIA_FILE, MediaSet, decode_media_set
@@ -86,9 +86,8 @@ class MediumInstall:
         self._status = status
         self._facts = facts
         self._sign = sign
-        self._request: Request | None = None
-        self._mine: Order | None = None
-        self._sequence = 0
+        self._client = InstallClient(fetcher, state)
+        self._receipt_name = ""
         self._messages: list[SignedMessage] = []
 
     def begin(self, request: Request) -> None:
@@ -97,19 +96,17 @@ class MediumInstall:
         Raises:
             AgentError: another one is under way.
         """
-        if self._request is not None and not self._request.given_up:
-            raise AgentError("another medium is being applied")
+        self._client.come(request, busy="another medium is being applied")
         medium = Path(str(request.body.get("medium", "")))
-        self._request, self._mine, self._messages = request, None, []
+        self._messages = []
         self._fetcher.import_begins()
         self._aside.start(lambda: self._copy(request, medium))
 
     def copied(self, event: MediumCopied) -> None:
         """The bundle is here: verify the medium, and order what it orders."""
         self._fetcher.import_ended()
-        if event.request is not self._request:
-            # Its client gave up, and another medium has taken its place.
-            clean_at_rest(self._fetcher, self._state())
+        if not self._client.waits(event.request):
+            self._client.clean_at_rest()
             return
         try:
             if event.error is not None or event.media is None:
@@ -126,12 +123,8 @@ class MediumInstall:
                     f"the medium holds bundle {event.digest[:19]}…, its order names"
                     f" {wanted.manifest_digest[:19]}…: export it again"
                 )
-        except WherryError as error:
-            self._refuse(error)
-            return
-        except OSError as error:
-            # Without an answer the client would wait for ever, and the next one be turned away.
-            self._refuse(AgentError(f"the state directory refuses: {error}"))
+        except (WherryError, OSError) as error:
+            self._client.refuse(error)
             return
         order = Order(
             epoch=epoch,
@@ -144,29 +137,21 @@ class MediumInstall:
             medium=wanted.sequence,
             health=tighten(wanted.health, self._health),
         )
-        self._mine, self._sequence = order, wanted.sequence
+        self._client.ordered(order)
+        self._receipt_name = f"{wanted.sequence}-{seq}"
         self._order(Ordered(order))
 
     def hear(self, order: Order, phase: Phase, text: str) -> None:
         """The update machine reports a step, which was spooled: it goes into the receipt, too."""
-        if self._request is None or self._mine is None or not order.stands_for(self._mine):
+        if not self._client.hears(order, phase):
             return
         self._messages.append(self._signed(*self._status()))
         if phase not in TERMINAL_PHASES:
-            self._request.say(phase=phase, text=text)
+            self._client.tell(phase, text)
             return
         self._messages.append(self._signed(*self._facts()))
         receipt = Receipt(device=self._device, messages=self._messages)
-        name = f"{self._sequence}-{order.seq}"
-        body = {"phase": phase, "text": text, **receipt_body(receipt, name)}
-        if phase != "committed":
-            body |= {"error": text, "code": int(ExitCode.FAILURE)}
-        self._finish(body)
-
-    def _refuse(self, error: WherryError) -> None:
-        """Say why, and keep nothing of what nobody approved."""
-        clean_at_rest(self._fetcher, self._state())
-        self._finish(error.as_json())
+        self._client.tell(phase, text, **receipt_body(receipt, self._receipt_name))
 
     def _signed(self, topic: str, payload: bytes) -> SignedMessage:
         return SignedMessage(topic=topic, payload=payload, signature=self._sign(topic, payload))
@@ -191,8 +176,3 @@ class MediumInstall:
             )
         finally:  # whatever happened: the store is not cleaned before this is heard
             self._post(MediumCopied(request, media, digest, error))
-
-    def _finish(self, body: dict[str, Any]) -> None:
-        request, self._request = self._request, None
-        if request is not None:
-            request.finish(**body)

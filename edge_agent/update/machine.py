@@ -9,7 +9,7 @@ Rules, in the order of their weight:
 4. A newer order always wins, and an order of the fleet is newer than another of the fleet by its
    (epoch, seq) alone: what was ordered by hand bars none. Before the switch the old one is
    dropped; after it, it is unwound first; one that names the same digest just takes the old
-   one's place.
+   one's place, and is reported as accepted: who waited for the old one follows it.
 5. A version that is active already is committed at once. Nothing is installed twice, and an order
    that has ended is not begun again: only a higher (epoch, seq) is.
 6. Until the commit the pointer's active slot is the old one, whatever happens.

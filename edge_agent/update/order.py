@@ -56,11 +56,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a person at the device ordered it, and not the fleet."""
         return self.origin != "fleet"
 
-    def stands_for(self, mine: Order) -> bool:
-        """Whether what is told of this order answers whoever waits for ``mine``: a newer order for
-        the same version takes the place of one that is under way."""
-        return self.digest == mine.digest and self.key >= mine.key
-
     def sentence(self) -> str:
         """How a reason names this order."""
         return f"order {self.epoch}.{self.seq} ({self.line} {self.version})"

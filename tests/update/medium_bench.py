@@ -147,18 +147,22 @@ class MediumBench:
     def loop(self, *, rounds: int = 400) -> None:
         """The agent's loop and worker, until nothing is left to do."""
         for _ in range(rounds):
-            while not self.posted.empty():
-                event = self.posted.get_nowait()
-                if isinstance(event, Imported):
-                    self.local.imported(event)
-                else:
-                    assert isinstance(event, MediumCopied)
-                    self.install.copied(event)
+            self.hear_posted()
             if not self.device.pump():
                 if self.device.manager.state.stage.value == "idle" and self.posted.empty():
                     return
                 self.device.second()
         raise AssertionError(f"still in {self.device.manager.state.stage}")
+
+    def hear_posted(self) -> None:
+        """The loop hears what the worker has copied."""
+        while not self.posted.empty():
+            event = self.posted.get_nowait()
+            if isinstance(event, Imported):
+                self.local.imported(event)
+            else:
+                assert isinstance(event, MediumCopied)
+                self.install.copied(event)
 
     def apply(self, medium: Path, **more: object) -> dict[str, Any]:
         """Apply a medium to its end; the client's last line."""

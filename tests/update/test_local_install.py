@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.update.events import Ordered
-from edge_agent.update.state import Stage
 from edge_contract.codec import MESSAGE_LIMIT_BYTES
 from tests.trust.bundle_maker import make_bundle
-from tests.update.fleet import V1, V2
+from tests.update.fleet import V1
 from tests.update.medium_bench import last, write_approved
 from tests.update.test_media_orders import Setup, setup
 
@@ -82,17 +80,3 @@ def test_nothing_of_a_bundle_that_is_not_approved_is_copied(setup: Setup) -> Non
     bench.loop()
     assert "not approved" in last(request)["error"]
     assert not blobs(setup)
-
-
-def test_a_client_hears_the_end_of_the_fleet_s_order_that_took_its_place(setup: Setup) -> None:
-    bundle = write_approved(setup.home / "here", setup.publisher, V2)
-    bench = setup.start()
-    request = bench.begin_local(bundle)
-    while bench.device.manager.state.stage is Stage.IDLE:
-        bench.device.pump()
-        while not bench.posted.empty():
-            bench.local.imported(bench.posted.get_nowait())
-    bench.device.manager.handle(Ordered(V2.order(9)))
-    bench.loop()
-    assert last(request)["phase"] == "committed"
-    assert bench.device.manager.state.obeyed == (1, 9)

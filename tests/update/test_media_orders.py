@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.api import Request
 from edge_agent.update.events import DeadlinePassed, Event, Withdrawn
 from edge_agent.update.state import Stage
 from tests.trust.media_simulator import MediaPublisher
@@ -143,6 +144,52 @@ def test_a_client_hears_nothing_of_the_stick_whose_client_gave_up(setup: Setup) 
     done = last(second)
     assert (done["phase"], done["receipt_name"]) == ("committed", "2-2")
     assert bench.device.running == V2.digest
+
+
+def until_begun(bench: MediumBench, client: Request) -> None:
+    """Up to the first step that the client hears of its order."""
+    while client._replies.empty():
+        assert bench.device.pump(), "nothing was begun"
+        bench.hear_posted()
+
+
+@pytest.mark.parametrize("stage", [Stage.PRE_FETCH, Stage.STAGING, Stage.TRIAL, Stage.HEALTH])
+@pytest.mark.parametrize("seq", [2, 3, 9])
+def test_a_client_hears_the_end_of_the_order_that_took_its_place_whatever_its_number(
+    setup: Setup, stage: Stage, seq: int
+) -> None:
+    bench = setup.start()
+    give(bench.device, V1, 1).settle()
+    bench.apply(write_stick(setup.home / "first", setup.publisher, V3, 1))
+    by_file = bench.begin_local(write_approved(setup.home / "file", setup.publisher, V2))
+    until_begun(bench, by_file)
+    by_stick = bench.begin(write_stick(setup.home / "second", setup.publisher, V2, 2))
+    until_begun(bench, by_stick)
+    assert bench.device.manager.state.seen == (1, 4)
+    if stage is not Stage.PRE_FETCH:
+        bench.device.settle(until=stage)
+    give(bench.device, V2, seq)  # signed before the fleet heard of orders 2 to 4
+    bench.loop()
+    assert bench.device.manager.state.obeyed == (1, seq)
+    done = last(by_stick)
+    assert (last(by_file)["phase"], done["phase"]) == ("committed", "committed")
+    assert done["receipt_name"] == "2-4", "of the device's own number: no other receipt has it"
+    assert len(done["receipt"]["messages"]) >= 3
+
+
+def test_a_client_does_not_take_the_end_of_an_older_order_of_the_same_version_for_its_own(
+    setup: Setup,
+) -> None:
+    stick = write_stick(setup.home / "stick", setup.publisher, V2, 1)
+    bench = setup.start()
+    give(bench.device, V2, 7).settle(until=Stage.TRIAL)
+    bench.device.manager.handle(DeadlinePassed("too slow"))
+    assert bench.device.manager.state.stage is Stage.ROLLING_BACK
+    request = bench.begin(stick)
+    bench.copy()  # it waits for the way back of the fleet's order, which ends as rolled back
+    bench.loop()
+    assert last(request)["phase"] == "committed"
+    assert bench.device.phases(7)[-1] == "rolled_back"
 
 
 def test_the_fleet_takes_back_its_own_order_and_not_the_stick_s(setup: Setup) -> None:
