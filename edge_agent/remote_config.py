@@ -37,7 +37,7 @@ class RemoteConfig:
 
     Args:
         path: where the configuration in force is kept.
-        own: the device's own value of every setting.
+        own: the device's own value of every setting that it has one of.
         apply: for every setting, what makes a value count, at once and without failing.
         allowed: whether the device's own file lets the fleet change anything.
         accept: verifies an envelope against what was accepted last (``OrderDesk.configuration``).
@@ -127,8 +127,8 @@ class RemoteConfig:
         }
 
     def status(self) -> list[dict[str, Any]]:
-        """For ``edge-agent status``: every setting, its value, where it comes from, and what the
-        fleet wants of it (None: nothing)."""
+        """For ``edge-agent status``: every setting that holds, its value, where it comes from, and
+        what the fleet wants of it (None: nothing)."""
         wanted = self._wanted()
         return [
             {
@@ -138,6 +138,7 @@ class RemoteConfig:
                 "wanted": wanted.get(name),
             }
             for name in SETTINGS
+            if name in self._holds
         ]
 
     def _accepted(self, envelope: bytes) -> KeptConfiguration:
@@ -151,7 +152,7 @@ class RemoteConfig:
         holds, self._limited = effective(self._own, self._wanted())
         before, self._holds = self._holds, holds
         for name, value in holds.items():
-            if value != before[name]:
+            if value != before.get(name):
                 self._apply[name](value)
 
     def _wanted(self) -> Mapping[str, Value]:
@@ -173,9 +174,9 @@ class RemoteConfig:
     def _sentence(self, before: Mapping[str, Value]) -> str:
         assert self._kept is not None
         changes = [
-            f"{name} {before[name]} -> {value}"
+            f"{name} {before.get(name, 'none')} -> {value}"
             for name, value in self._holds.items()
-            if value != before[name]
+            if value != before.get(name)
         ]
         limited = f"; the device's own stricter value holds for {', '.join(self._limited)}"
         return (

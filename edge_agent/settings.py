@@ -15,15 +15,20 @@ _LOGGER = "edge_agent"
 
 
 def own_settings(config: AgentConfig) -> dict[str, Value]:
-    """What the device's own file, defaults and command line say."""
+    """What the device's own file, defaults and command line say.
+
+    A link that is not metered has no budget, and so none that could be stricter than the fleet's.
+    """
     level = logging.getLogger(_LOGGER).getEffectiveLevel()
-    return {
+    own: dict[str, Value] = {
         "log.level": logging.getLevelName(level).lower(),
         "telemetry.window_s": config.telemetry.window_s,
         "drift.window_s": config.drift.window_s,
-        "link.budget_mb_per_day": config.link.budget_mb_per_day,
         "update.temperature_max_c": config.update.temperature_max_c,
     }
+    if config.link.metered:
+        own["link.budget_mb_per_day"] = config.link.budget_mb_per_day
+    return own
 
 
 def setters(

@@ -151,10 +151,11 @@ def effective(
     """What holds on a device, and which of the fleet's wishes its own stricter value limits.
 
     Args:
-        own: the device's own value of every setting.
+        own: the device's own value of every setting that it has one of.
         wanted: the fleet's, checked.
     """
-    holds = {name: wanted.get(name, value) for name, value in own.items()}
+    either = {**own, **wanted}
+    holds = {name: either[name] for name in SETTINGS if name in either}
     limited = []
     for name, setting in SETTINGS.items():
         mine, theirs = own.get(name), wanted.get(name)

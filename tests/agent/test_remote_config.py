@@ -9,16 +9,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import edge_agent.trust.configuration
 from edge_agent.clock import SystemClock
+from edge_agent.config import AgentConfig
 from edge_agent.infer.engine import InferenceEngine
 from edge_agent.infer.recorder import Recorder
 from edge_agent.remote_config import AGAIN_S, FORBIDDEN, GRACE_S, RemoteConfig
-from edge_agent.settings import setters
+from edge_agent.settings import own_settings, setters
 from edge_agent.transfer.budget import ByteBudget
 from edge_agent.trust.configuration import KeptConfiguration, load_configuration
 from edge_agent.update.readiness import DeviceReadiness, UpdatePolicy
@@ -39,9 +41,12 @@ OWN: dict[str, Value] = {
 class Device:
     """What ``RemoteConfig`` moves, and what it says. ``envelope`` N stands for number N."""
 
-    def __init__(self, path: Path, *, allowed: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, allowed: bool = True, own: dict[str, Value] | None = None
+    ) -> None:
         self.path = path
-        self.applied: dict[str, Value] = dict(OWN)
+        self.own = OWN if own is None else own
+        self.applied: dict[str, Value] = {}
         self.told: list[tuple[str, str]] = []
         self.refusal = ""
         self.settings: dict[str, Value] = {}
@@ -51,11 +56,11 @@ class Device:
 
     def boot(self) -> RemoteConfig:
         """A restart: what was applied is gone, and the file is what there is."""
-        self.applied = dict(OWN)
+        self.applied = dict(self.own)
         remote = RemoteConfig(
             self.path / "configuration.json",
-            OWN,
-            {name: self._setter(name) for name in OWN},
+            self.own,
+            {name: self._setter(name) for name in SETTINGS},
             allowed=self.allowed,
             accept=self._accept,
             tell=lambda name, _, text: self.told.append((name, text)),
@@ -169,6 +174,43 @@ def test_a_stricter_value_of_the_device_holds_and_status_says_whose_it_is(tmp_pa
         "from": "device",
         "wanted": None,
     }
+
+
+def test_no_budget_of_a_link_that_is_not_metered_limits_the_fleets(tmp_path: Path) -> None:
+    own = own_settings(_file())
+    assert "link.budget_mb_per_day" not in own, "it has none"
+    device = Device(tmp_path, own=own)
+    assert "link.budget_mb_per_day" not in [row["name"] for row in device.remote.status()]
+    device.gets(1, link__budget_mb_per_day=5.0)
+    facts = device.remote.facts()
+    assert facts["settings_limited"] == []
+    assert facts["settings"]["link.budget_mb_per_day"] == 5.0, "the fleet sees that it was taken"
+    assert device.told == [
+        ("configuration", "configuration 1.1 is in force: link.budget_mb_per_day none -> 5.0")
+    ]
+    device.boot()
+    device.gets(2)
+    assert device.remote.facts()["settings"] == own
+    metered = own_settings(_file(metered=True, budget_mb_per_day=2.0))
+    assert metered["link.budget_mb_per_day"] == 2.0
+
+
+def _file(**link: object) -> AgentConfig:
+    return msgspec.convert(
+        {
+            "device": {
+                "fleet": "shop",
+                "id": "cam-1",
+                "hardware": "x86-64",
+                "line": "digits",
+                "state_dir": "/state",
+            },
+            "trust": {"root": "root.json"},
+            "source": {"kind": "directory", "path": "frames"},
+            "link": link,
+        },
+        AgentConfig,
+    )
 
 
 def test_where_the_devices_own_file_forbids_it_nothing_counts_and_the_fleet_hears_why(

@@ -71,6 +71,7 @@ class Victim:
             "trust": {"root": str(home / "root.json")},
             "source": {"kind": "directory", "path": str(frames), "rate_hz": 100.0},
             "drift": {"enabled": False},
+            "link": {"metered": True},
         }
         self.home = home
         self.clock = VictimClock()

@@ -114,3 +114,10 @@ def test_limits_that_guard_the_device_only_ever_tighten(wanted: dict[str, Value]
         tightens = SETTINGS[name].tightens
         assert holds[name] == (min(own, theirs) if tightens else theirs)
         assert (name in limited) == (tightens and own < theirs)
+
+
+def test_a_limit_that_the_device_has_none_of_limits_nothing_of_the_fleets() -> None:
+    own = {name: value for name, value in OWN.items() if name != "link.budget_mb_per_day"}
+    assert effective(own, {}) == (own, [])
+    holds, limited = effective(own, {"link.budget_mb_per_day": 5.0})
+    assert (holds, limited) == ({**own, "link.budget_mb_per_day": 5.0}, [])
