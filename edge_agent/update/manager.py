@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -24,7 +25,7 @@ from edge_agent.update.journal import Journal
 from edge_agent.update.latency import Baseline, Latency
 from edge_agent.update.machine import step
 from edge_agent.update.order import Order
-from edge_agent.update.readiness import Readiness
+from edge_agent.update.readiness import Readiness, Wait
 from edge_agent.update.slot_files import Slot
 from edge_agent.update.slots import Slots
 from edge_agent.update.state import Stage, UpdateState, deadline_s
@@ -51,7 +52,7 @@ class UpdateManager:
         ports: the rest of the agent.
         monotonic_s: seconds that never go back.
         readiness: whether the device is ready for a step; None where nothing is asked of it.
-        later_s: how long after "later" a hook, or the readiness, is asked again.
+        later_s: how long after "later" a hook, or the readiness, is asked again at the latest.
     """
 
     def __init__(
@@ -261,8 +262,8 @@ class UpdateManager:
             self._watch(effect.order)
         elif isinstance(effect, AskAgain):
             self._ask_later(RunHook(effect.ticket, effect.hook, effect.order))
-        elif isinstance(effect, RunHook) and self._waits(effect):
-            self._ask_later(effect)
+        elif isinstance(effect, RunHook) and (wait := self._wait(effect)):
+            self._ask_later(effect, wait.opens_in_s)
         else:
             try:
                 answer = self._executor.perform(effect)
@@ -274,20 +275,22 @@ class UpdateManager:
             if answer is not None:
                 self.handle(answer)
 
-    def _ask_later(self, question: RunHook) -> None:
-        self._ask_again = (self._monotonic_s() + self._later_s, question)
+    def _ask_later(self, question: RunHook, opens_in_s: float = math.inf) -> None:
+        """Ask after a while, or when a window opens, for it may be open for a minute only."""
+        self._ask_again = (self._monotonic_s() + min(self._later_s, opens_in_s), question)
 
-    def _waits(self, question: RunHook) -> bool:
-        """Whether the device is not ready for what follows this hook; then it is not asked."""
+    def _wait(self, question: RunHook) -> Wait | None:
+        """Why the device is not ready for what follows this hook; then the hook is not asked."""
         if self._readiness is None or question.hook not in _GATED:
-            return False
+            return None
         order = question.order
         needed_bytes = self._executor.needed_bytes(order) if question.hook == "pre-install" else 0
         try:
-            self.waits_for = self._readiness.why_not(order, needed_bytes)
+            wait = self._readiness.wait(order, needed_bytes)
         except OSError as error:
-            self.waits_for = f"the state directory cannot be looked at: {error}"
-        return bool(self.waits_for)
+            wait = Wait(f"the state directory cannot be looked at: {error}")
+        self.waits_for = wait.why if wait else ""
+        return wait
 
     def _not_done(self, effect: Effect, error: OSError) -> None:
         """A stage waits for an answer, so its effect is tried again; the others are dropped."""

@@ -96,11 +96,26 @@ def next_opening_ts(policy: UpdatePolicy, order: Order | None, present_s: float 
     return opens_s if opens_s is not None and opens_s > present_s else 0.0
 
 
+def opens_in_s(policy: UpdatePolicy, order: Order, present_s: float | None) -> float:
+    """Seconds until the windows of device and order are both open; ``inf`` where they are open
+    now, where they never are together, and where the time is not known. Pure."""
+    opens_ts = next_opening_ts(policy, order, present_s)
+    return opens_ts - present_s if opens_ts and present_s is not None else math.inf
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """An update cannot go on: why, and in how many seconds its windows open (``inf``: it is not
+    known, or the windows are not what it waits for)."""
+
+    why: str
+    opens_in_s: float = math.inf
+
+
 class Readiness(Protocol):
     """What the update manager asks before a step."""
 
-    def why_not(self, order: Order, needed_bytes: int) -> str:
-        """Why ``order`` has to wait; "" where it may go on."""
+    def wait(self, order: Order, needed_bytes: int) -> Wait | None:
+        """What ``order`` has to wait for; None where it may go on."""
         ...
 
 
@@ -130,8 +145,8 @@ class DeviceReadiness:
         self._steady = SteadyClock(present_s, monotonic_s)
         self._thermal = thermal
 
-    def why_not(self, order: Order, needed_bytes: int) -> str:
-        """Why ``order`` has to wait; "" where it may go on.
+    def wait(self, order: Order, needed_bytes: int) -> Wait | None:
+        """What ``order`` has to wait for; None where it may go on.
 
         Raises:
             OSError: the state directory cannot be looked at.
@@ -143,7 +158,8 @@ class DeviceReadiness:
             present_s=self._steady.present_s(),
         )
         policy = replace(self._policy, temperature_max_c=self.temperature_max_c)
-        return why_not_now(policy, order, found, needed_bytes)
+        why = why_not_now(policy, order, found, needed_bytes)
+        return Wait(why, opens_in_s(policy, order, found.present_s)) if why else None
 
 
 class SteadyClock:

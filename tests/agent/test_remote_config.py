@@ -23,7 +23,7 @@ from edge_agent.remote_config import AGAIN_S, FORBIDDEN, GRACE_S, RemoteConfig
 from edge_agent.settings import own_settings, setters
 from edge_agent.transfer.budget import ByteBudget
 from edge_agent.trust.configuration import KeptConfiguration, load_configuration
-from edge_agent.update.readiness import DeviceReadiness, UpdatePolicy
+from edge_agent.update.readiness import DeviceReadiness, UpdatePolicy, Wait
 from edge_contract.configuration import SETTINGS, Value
 from edge_contract.errors import TrustError
 from edge_contract.layout import write_durably
@@ -319,6 +319,6 @@ def test_each_setting_moves_the_running_agent(
     moves["link.budget_mb_per_day"](0.25)
     assert budget.limit_bytes == limit_bytes
     order = make_version("1.0.0").order(1)
-    assert readiness.why_not(order, 0) == ""
+    assert readiness.wait(order, 0) is None
     moves["update.temperature_max_c"](70.0)
-    assert readiness.why_not(order, 0) == "the device is at 80 °C, the limit is 70 °C"
+    assert readiness.wait(order, 0) == Wait("the device is at 80 °C, the limit is 70 °C")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from edge_agent.update.readiness import (
     DeviceReadiness,
     SteadyClock,
     UpdatePolicy,
+    Wait,
     hottest_c,
     next_opening_ts,
+    opens_in_s,
     why_not_now,
 )
 from edge_agent.update.state import Stage
@@ -36,9 +39,9 @@ class Weather:
         self.why = ""
         self.needed: list[int] = []
 
-    def why_not(self, order: Order, needed_bytes: int) -> str:
+    def wait(self, order: Order, needed_bytes: int) -> Wait | None:
         self.needed.append(needed_bytes)
-        return self.why
+        return Wait(self.why) if self.why else None
 
 
 def windowed(window: str, origin: Origin = "fleet") -> Order:
@@ -92,6 +95,8 @@ def test_the_next_opening_is_that_of_both_windows(
     found_s = next_opening_ts(UpdatePolicy(window=own), windowed(ordered), present_s)
     assert found_s == (NOON_S + (opens_h - 12) * 3600 if opens_h else 0.0)
     assert next_opening_ts(UpdatePolicy(window=own), windowed(ordered, "file"), present_s) == 0.0
+    in_s = opens_in_s(UpdatePolicy(window=own), windowed(ordered), present_s)
+    assert in_s == (opens_h - 12) * 3600 if opens_h else in_s == math.inf
 
 
 @pytest.mark.parametrize(
@@ -146,8 +151,10 @@ def test_the_hottest_zone_counts_and_a_silent_one_says_nothing(tmp_path: Path) -
     ready = DeviceReadiness(
         UpdatePolicy(temperature_max_c=70), tmp_path, lambda: None, lambda: 0.0, tmp_path
     )
-    assert "72 °C" in ready.why_not(ORDER, 0)
-    assert "space for two" in ready.why_not(ORDER, 10**18)
+    assert ready.wait(ORDER, 0) == Wait("the device is at 72 °C, the limit is 70 °C")
+    full = ready.wait(ORDER, 10**18)
+    assert full is not None
+    assert "space for two" in full.why
 
 
 @pytest.mark.parametrize("stage", [Stage.PRE_INSTALL, Stage.POST_INSTALL])
@@ -200,10 +207,33 @@ def test_a_newer_order_wins_over_one_that_waits(tmp_path: Path) -> None:
     assert device.running == V2.digest
 
 
+@pytest.mark.parametrize("late_s", [0.0, 0.1, 29.9, 59.9])
+def test_a_window_of_one_minute_is_met_whenever_the_wait_began(
+    tmp_path: Path, late_s: float
+) -> None:
+    """Two looks are a minute and a tick apart: one could be just before it, the next just after."""
+    clock = Clock()
+    clock.now_s = NOON_S - 1.7e9 - 3600 + late_s
+    policy = UpdatePolicy(window="12:00-12:01", space_reserve_mb=0.0)
+    ready = DeviceReadiness(policy, tmp_path, clock.wall_s, clock.monotonic_s, tmp_path / "none")
+    device = Device(tmp_path, FLEET, clock, readiness=ready).boot()
+    give(device, V1, 1).settle(until=Stage.PRE_INSTALL)
+    while clock.wall_s() < NOON_S - 1:
+        device.second()
+    assert device.manager.state.stage is Stage.PRE_INSTALL
+    for _ in range(4):
+        clock.now_s += 0.25
+        device.manager.tick(clock.now_s, clock.wall_s())
+        while device.pump():
+            pass
+    device.settle(until=Stage.TRIAL)
+    assert clock.wall_s() < NOON_S + 3
+
+
 def test_an_order_signed_anew_brings_its_own_window(tmp_path: Path) -> None:
     class Windows:
-        def why_not(self, order: Order, needed_bytes: int) -> str:
-            return f"the order's window is {order.window} UTC" if order.window else ""
+        def wait(self, order: Order, needed_bytes: int) -> Wait | None:
+            return Wait(f"the order's window is {order.window} UTC") if order.window else None
 
     device = Device(tmp_path, FLEET, Clock(), readiness=Windows()).boot()
     windowed_order = replace(V1.order(1), window="01:00-02:00")
