@@ -327,28 +327,35 @@ class Agent:
             request.finish(**AgentError(f"the state directory refuses: {error}").as_json())
 
     def _end(self) -> None:
-        """Stop in order: inference, what it left to say, the link, the marker of a clean end."""
+        """Stop in order: inference, what it left to say, the link, the marker of a clean end.
+
+        An end that nobody asked for gets no marker: it counts as the crash that it is.
+        """
         log.info("stopping")
-        self.parts.systemd.stopping()
-        self.engine.stop()
-        self.recorder.stop()
-        while not self._events.empty():
-            self._take(0.0)
-        self.parts.spool.flush()
-        until_s = self.clock.monotonic_s() + STOP_UPLOAD_S
-        self.fleet.tick(self.clock.monotonic_s())
-        while self.fleet.uploading and self.clock.monotonic_s() < until_s:
-            self._take(0.05)
-            self.fleet.tick(self.clock.monotonic_s())
         parts = self.parts
+        inference = (parts.systemd.stopping, self.engine.stop, self.recorder.stop, self._take_rest)
+        telling = (parts.spool.flush, self._upload_rest)
         link = (self.fleet.stop, parts.budget.close, parts.sources.stop)
         ending = (parts.api.stop, parts.hooks.close, parts.worker.stop, self.fetcher.cancel)
-        for close in (*link, *ending, parts.spool.close, parts.marker.end, parts.state_dir.close):
+        marking = (parts.marker.end,) if self._stop.is_set() else ()
+        last = (parts.spool.close, *marking, parts.state_dir.close)
+        for close in (*inference, *telling, *link, *ending, *last):
             try:
                 close()
             except (WherryError, OSError) as error:
                 # A full disk must not make a stop that was asked for look like a crash.
                 log.warning("stopping: %s", error)
+
+    def _take_rest(self) -> None:
+        while not self._events.empty():
+            self._take(0.0)
+
+    def _upload_rest(self) -> None:
+        until_s = self.clock.monotonic_s() + STOP_UPLOAD_S
+        self.fleet.tick(self.clock.monotonic_s())
+        while self.fleet.uploading and self.clock.monotonic_s() < until_s:
+            self._take(0.05)
+            self.fleet.tick(self.clock.monotonic_s())
 
 
 def run_agent(config: AgentConfig, *, log_level: str) -> None:
