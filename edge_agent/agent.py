@@ -122,6 +122,8 @@ class Agent:
         if boot != "clean":
             self.reports.event("agent-restarted", "warning", f"the last run ended by: {boot}")
         self._tell_findings()
+        if self.parts.state_dir.full:
+            self._alarm_once("state-directory-full", self.parts.state_dir.full)
         if self.desk.damage is not None:
             log.error("%s. %s", self.desk.damage.message, self.desk.damage.hint)
             self.reports.event("trust-damaged", "alarm", self.desk.damage.message)

@@ -9,20 +9,28 @@ from pathlib import Path
 from types import TracebackType
 
 from edge_agent.errors import AgentError
+from edge_agent.update.pointer import BOOT_FILE
 from edge_contract.errors import ExitCode
 from edge_contract.layout import write_durably
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StateDir:
     """Holds the lock on a state directory until closed.
 
+    Attributes:
+        full: what to say of a disk that is full under a version that was installed: that version
+            runs all the same; "" where there is room.
+
     Raises:
-        AgentError: another process holds it, or it cannot be made or written (full, read-only,
-            wrong owner).
+        AgentError: another process holds it, or it cannot be made or written (full with nothing
+            to run, read-only, wrong owner).
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.full = ""
         try:
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o700)
@@ -39,11 +47,16 @@ class StateDir:
                 hint=f"edge-agent status --state-dir {path}",
             ) from error
         try:
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            pid = f"{os.getpid()}\n".encode()
+            os.ftruncate(self._lock, os.pwrite(self._lock, pid, 0))
             # A full disk shows here, before anything depends on a write.
             write_durably(path / "writable", b"ok\n")
         except OSError as error:
+            if error.errno in _FULL and (path / BOOT_FILE).exists():
+                self.full = (
+                    f"{unwritable(path, error).message}; what is installed runs all the same"
+                )
+                return
             os.close(self._lock)
             raise unwritable(path, error) from error
 

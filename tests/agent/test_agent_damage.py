@@ -86,6 +86,28 @@ def test_a_disk_that_fills_up_under_a_running_agent_stops_no_inference(installed
     assert words[-2:] == ["ended", "0"], log
 
 
+def test_a_device_that_starts_on_a_full_disk_runs_what_is_installed(installed: Bench) -> None:
+    bench = installed
+    kept = bench.home / "kept"
+    bench.state.rename(kept)
+    answers = f"grep -c class_id {bench.home}/predictions.jsonl 2>/dev/null"
+    script = (
+        f"cp -a {kept}/. {bench.state}/;"
+        f" cat /dev/zero > {bench.state}/full 2>/dev/null;"
+        f" {sys.executable} -m edge_agent.cli run --config {bench.config}"
+        f" >{bench.home}/agent.log 2>&1 & agent=$!; i=0;"
+        f' until [ "$({answers} || echo 0)" -gt 30 ] || [ $i -gt 99 ]; do'
+        " i=$((i+1)); sleep 0.1; done;"
+        " kill -TERM $agent; wait $agent; echo ended $?"
+    )
+    done = in_small_file_system(bench, "2m", script)
+    log = (bench.home / "agent.log").read_text()
+    assert done.stdout.split()[-2:] == ["ended", "0"], log
+    assert bench.predictions()[-1]["model_version"] == "1.0.0", log
+    assert "No space left on device; what is installed runs all the same" in log
+    assert "Traceback" not in log
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
