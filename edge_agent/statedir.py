@@ -47,8 +47,8 @@ class StateDir:
                 hint=f"edge-agent status --state-dir {path}",
             ) from error
         try:
-            pid = f"{os.getpid()}\n".encode()
-            os.ftruncate(self._lock, os.pwrite(self._lock, pid, 0))
+            mine = f"{os.getpid()}\n".encode()
+            os.ftruncate(self._lock, os.pwrite(self._lock, mine, 0))
             # A full disk shows here, before anything depends on a write.
             write_durably(path / "writable", b"ok\n")
         except OSError as error:
