@@ -173,6 +173,10 @@ def _install_here(
         import_bundle(local.bundle, fetcher.blob)
         update.handle(Ordered(order))
         try:
+            if update.blocked:
+                raise AgentError(
+                    f"{order.line} {order.version} was not installed: {update.blocked}"
+                )
             return _drive(update, events, sink, order, clock)
         finally:
             hooks.close()

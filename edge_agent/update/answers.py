@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from edge_agent.update.effects import Alarm, AskAgain, Clean, Effect, Fact, Record, Report, Tell
+from edge_agent.update.effects import Alarm, AskAgain, Effect, Fact, Record, Report, Tell
 from edge_agent.update.events import (
     Committed,
     FetchDone,
@@ -18,7 +18,16 @@ from edge_agent.update.events import (
     SwitchFailed,
     TrialVerdict,
 )
-from edge_agent.update.moves import HOOK_OF, Outcome, end, enter, order_of, rest, roll_back
+from edge_agent.update.moves import (
+    HOOK_OF,
+    Outcome,
+    come_to_rest,
+    end,
+    enter,
+    order_of,
+    rest,
+    roll_back,
+)
 from edge_agent.update.state import Stage, UpdateState
 
 
@@ -139,7 +148,7 @@ def not_returned(state: UpdateState, event: SwitchFailed) -> Outcome:
 def _return_ends(state: UpdateState, *first: Effect) -> Outcome:
     order = state.order
     if order is None:  # a trial that the journal knew nothing of
-        return rest(state, state.ended), (*first, Clean())
+        return come_to_rest(rest(state, state.ended), *first)
     left = Fact(
         what="left",
         slot=state.slot,

@@ -144,6 +144,14 @@ def expire_waiting(state: UpdateState, event: DeadlinePassed | Withdrawn) -> Out
     return after, (Report(ended.order, ended.phase, ended.reason), Clean())
 
 
+def withdraw_waiting(state: UpdateState, event: Withdrawn) -> Outcome:
+    """What is being finished goes on; the fleet's order that waits for its end will not begin."""
+    if state.waiting is None or state.waiting.by_hand:
+        return state, ()
+    after = replace(state, waiting=None)
+    return after, (Report(state.waiting, "failed", event.reason),)
+
+
 def expire_early(state: UpdateState, event: DeadlinePassed) -> Outcome:
     """Before the switch nothing has to be undone."""
     return end(state, "failed", event.reason, Cancel())

@@ -32,8 +32,8 @@ class BootMarker:
         """
         try:
             before = self._path.read_text(encoding="utf-8").strip()
-        except (FileNotFoundError, UnicodeDecodeError):
-            before = ""
+        except (OSError, UnicodeDecodeError):
+            before = ""  # no run before, or a file that is damaged
         found = self._path.exists()
         try:
             write_durably(self._path, self._boot_id.encode() + b"\n")

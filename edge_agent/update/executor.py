@@ -101,9 +101,9 @@ class Executor:
                 ports.fetcher.cancel()
                 ports.hooks.cancel()
             case Clean():
-                ports.fetcher.clean()
                 ports.host.forget_others()
                 ports.aside.start(self._slots.collect_garbage)
+                ports.fetcher.clean()
             case RunActive():
                 ports.host.start_switch(BACKGROUND, self._slots.active())
             case Fetch(ticket, order):

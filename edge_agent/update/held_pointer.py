@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
 from edge_agent.update.pointer import BOOT_FILE, Pointer, load_pointer, save_pointer
+from edge_contract.errors import ContractError
 
 NO_TRIAL: dict[str, Any] = {
     "trial": "",
@@ -51,8 +53,10 @@ class HeldPointer:
         try:
             save_pointer(self.path, pointer)
         except OSError:
-            # The rename may have happened before the disk refused: believe the disk.
-            self.now = load_pointer(self.path) or Pointer()
+            # The rename may have happened before the disk refused: believe the disk, unless what
+            # was to be replaced is damaged and still there.
+            with contextlib.suppress(ContractError):
+                self.now = load_pointer(self.path) or Pointer()
             raise
         self.now = pointer
 

@@ -12,6 +12,7 @@ compaction drops old states, never a fact. Anyone can read it: every line is pla
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -46,16 +47,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Journal:
-    """The journal in ``path``, opened for writing: replayed, mended and compacted.
+    """The journal in ``path``, replayed, mended and compacted.
+
+    A disk that does not let it be read or written stops no model: then ``append`` refuses. What
+    cannot be read is left as it is, and refused until the next start.
 
     Args:
         path: the file; its directory is made where it is missing.
         wall_s: the device's wall clock, unix seconds.
 
     ``state`` is the last one written, ``notes`` are sentences about damage that was found.
-
-    Raises:
-        AgentError: the file cannot be read or written.
     """
 
     def __init__(self, path: Path, wall_s: Callable[[], float]) -> None:
@@ -64,12 +65,19 @@ class Journal:
         self._n = 0
         self._file = -1
         self._size_bytes = 0
+        self._unread: AgentError | None = None
         self.state = UpdateState()
         self.notes: list[str] = []
         try:
-            self._open()
+            self._replay()
         except OSError as error:
-            raise _unusable(path, error) from error
+            self._unread = _unusable(path, error)
+            self.notes.append(f"{self._unread.message}; no update until then: {self._unread.hint}")
+            return
+        # What was replayed is acted upon from here on, so it must be durable. Where the disk
+        # refuses, ``append`` tries again.
+        with contextlib.suppress(OSError):
+            self._make_ready()
 
     def append(self, event: str, state: UpdateState, facts: Sequence[Fact] = ()) -> None:
         """Write one step durably.
@@ -77,15 +85,20 @@ class Journal:
         Raises:
             AgentError: the disk refused; nothing of the entry remains.
         """
+        if self._unread is not None:
+            raise self._unread
         n = self._n + 1
         entry = Entry(n=n, ts=self._wall_s(), event=event, state=state, facts=list(facts))
         line = encode_line(entry)
         try:
+            self._make_ready()
             _write_all(self._file, line)
             os.fsync(self._file)
         except OSError as error:
-            # Half a line would spoil the next one; after a failed fsync nothing is certain.
-            os.ftruncate(self._file, self._size_bytes)
+            # Half a line would spoil the next one; after a failed fsync nothing is certain. Where
+            # the disk refuses this as well, the next entry's first step is to do it.
+            with contextlib.suppress(OSError):
+                self._cut()
             raise _unusable(self._path, error) from error
         self._n = n
         self._size_bytes += len(line)
@@ -93,34 +106,47 @@ class Journal:
 
     def close(self) -> None:
         """Release the file."""
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
-    def _open(self) -> None:
+    def _replay(self) -> None:
         directory = self._path.parent
         directory.mkdir(exist_ok=True)
-        fsync_dir(directory.parent)
         for leftover in directory.glob(f".{self._path.name}.*.part"):
             leftover.unlink()
-        if not self._path.exists():
-            write_durably(self._path, b"")
-        data = self._path.read_bytes()
+        data = self._path.read_bytes() if self._path.exists() else b""
         entries, damaged, torn_bytes = _split(data)
         self.state = next((e.state for e in reversed(entries) if e.state), UpdateState())
         self._n = entries[-1].n if entries else 0
-        if not self._rewritten(data, entries, damaged, torn_bytes) and torn_bytes:
-            os.truncate(self._path, len(data) - torn_bytes)
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
-        self._size_bytes = os.fstat(self._file).st_size
-        os.fsync(self._file)
-        fsync_dir(directory)
+        self._size_bytes = len(data) - torn_bytes
+        self._rewrite(data, entries, damaged, torn_bytes)
 
-    def _rewritten(
+    def _make_ready(self) -> None:
+        """Open the file, durably there, without what a cut or a refused write left at its end."""
+        if self._file < 0:
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.fsync(file)
+                fsync_dir(self._path.parent)
+                fsync_dir(self._path.parent.parent)
+            except OSError:
+                os.close(file)
+                raise
+            self._file = file
+        self._cut()
+
+    def _cut(self) -> None:
+        if self._file >= 0 and os.fstat(self._file).st_size > self._size_bytes:
+            os.ftruncate(self._file, self._size_bytes)
+
+    def _rewrite(
         self, data: bytes, entries: list[Entry], damaged: list[int], torn_bytes: int
-    ) -> bool:
-        """Whether the file was replaced by a shorter one. A full disk leaves it as it is."""
+    ) -> None:
+        """Replace the file by a shorter one. A full disk leaves it as it is."""
         compact = b"".join(encode_line(entry) for entry in _compacted(entries))
         if len(compact) >= len(data) - torn_bytes:
-            return False
+            return
         try:
             if damaged:
                 aside = self._path.with_name(f"{self._path.name}.damaged-{self._n}")
@@ -132,8 +158,10 @@ class Journal:
             write_durably(self._path, compact)
         except OSError as error:
             self.notes.append(f"{self._path} could not be compacted: {error.strerror}")
-            return False
-        return True
+            # The rename may have happened before the disk refused.
+            self._size_bytes = min(self._path.stat().st_size, self._size_bytes)
+            return
+        self._size_bytes = len(compact)
 
 
 def read_journal(path: Path) -> list[Entry]:

@@ -173,6 +173,7 @@ ROWS = (
     Row(COMMITTING,   Superseded,     arrivals.finish_first,    (COMMITTING,)),
     Row(COMMITTING,   Restarted,      restarts.committing,      (COMMITTING, ROLLING_BACK, *_NEXT)),
     Row(COMMITTING,   DeadlinePassed, arrivals.try_again,       (COMMITTING,)),
+    Row(COMMITTING,   Withdrawn,      arrivals.withdraw_waiting, (COMMITTING,)),
     Row(COMMITTING,   Held,           arrivals.hold,            (COMMITTING,)),
     Row(COMMITTING,   Released,       arrivals.release,         (COMMITTING,)),
 
@@ -181,6 +182,7 @@ ROWS = (
     Row(ROLLING_BACK, Superseded,     arrivals.let_wait,        (ROLLING_BACK,)),
     Row(ROLLING_BACK, Restarted,      restarts.rolling_back,    (ROLLING_BACK,)),
     Row(ROLLING_BACK, DeadlinePassed, arrivals.try_again,       (ROLLING_BACK,)),
+    Row(ROLLING_BACK, Withdrawn,      arrivals.withdraw_waiting, (ROLLING_BACK,)),
     Row(ROLLING_BACK, Held,           arrivals.hold,            (ROLLING_BACK,)),
     Row(ROLLING_BACK, Released,       arrivals.release,         (ROLLING_BACK,)),
 )

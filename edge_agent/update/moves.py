@@ -100,11 +100,14 @@ def rest(state: UpdateState, ended: Ended | None) -> UpdateState:
 def end(state: UpdateState, phase: Phase, reason: str, *first: Effect) -> Outcome:
     """The order is over; begin the one that waits, or come to rest and clean up."""
     ended = Ended(order=order_of(state), phase=phase, reason=reason)
-    after = rest(state, ended)
-    effects = (*first, Report(ended.order, phase, reason))
-    if after.waiting is not None:
-        return take_up(after, after.waiting, *effects)
-    return after, (*effects, Clean())
+    return come_to_rest(rest(state, ended), *first, Report(ended.order, phase, reason))
+
+
+def come_to_rest(state: UpdateState, *first: Effect) -> Outcome:
+    """Nothing is under way any more: begin the order that waits, or clean up."""
+    if state.waiting is not None:
+        return take_up(state, state.waiting, *first)
+    return state, (*first, Clean())
 
 
 def roll_back(state: UpdateState, reason: str, *first: Effect, **changes: Any) -> Outcome:

@@ -59,11 +59,13 @@ def recover_slots(
 
 
 def _load(pointer: HeldPointer, files: SlotFiles, last_active: str) -> str:
-    lost = "missing"
+    lost, unread = "missing", None
     try:
         found = pointer.load()
     except ContractError as error:
         found, lost = False, f"damaged ({error.message})"
+    except OSError as error:
+        found, lost, unread = False, f"unreadable ({error.strerror})", error
     if found or (lost == "missing" and not last_active):
         return ""
     for name in SLOT_NAMES:
@@ -73,6 +75,8 @@ def _load(pointer: HeldPointer, files: SlotFiles, last_active: str) -> str:
                 f"{pointer.path} was {lost}; the journal says that {last_active} was"
                 f" active, and slot {name} holds it whole"
             )
+    if unread is not None:
+        raise unread  # it may be read at the next start; without it the slots are not touched
     return f"{pointer.path} was {lost}, and no slot holds what was active: no model runs"
 
 

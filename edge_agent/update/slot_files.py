@@ -44,7 +44,8 @@ class SlotFiles:
     def __init__(self, state_dir: Path) -> None:
         self._root = state_dir / "slots"
         self._root.mkdir(exist_ok=True)
-        fsync_dir(state_dir)
+        if next(self._root.iterdir(), None) is None:
+            fsync_dir(state_dir)
 
     def path(self, name: str) -> Path:
         """A slot's own directory, which a version fills or will fill."""

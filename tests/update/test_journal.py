@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -145,10 +146,37 @@ def test_a_full_disk_at_the_start_keeps_the_journal_as_it_is(
     assert "could not be compacted" in again.notes[0]
 
 
-def test_an_unreadable_journal_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_be_read_is_said_refuses_every_entry_and_stays_as_it_is(
+    tmp_path: Path,
+) -> None:
+    says = r"update journal .*update\.jsonl cannot be used"
     (tmp_path / "update.jsonl").mkdir()
-    with pytest.raises(AgentError, match=r"update journal .*update\.jsonl cannot be used"):
-        open_journal(tmp_path)
+    journal = open_journal(tmp_path)
+    assert re.search(says, journal.notes[0])
+    for _ in range(2):
+        with pytest.raises(AgentError, match=says):
+            journal.append("FetchDone", state(1))
+    journal.close()
+    assert list((tmp_path / "update.jsonl").iterdir()) == []
+
+
+def test_what_the_disk_would_not_cut_off_is_cut_off_before_the_next_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where files are never overwritten in place (btrfs, UBIFS), a full disk refuses that, too."""
+    journal = open_journal(tmp_path)
+    journal.append("FetchDone", state(1))
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: real(fd, data[: len(data) // 2]) and _full())
+        patch.setattr(os, "ftruncate", lambda fd, size: _full())
+        for _ in range(2):
+            with pytest.raises(AgentError, match="No space left"):
+                journal.append("StageDone", state(2))
+    journal.append("StageDone", state(3))
+    journal.close()
+    again = open_journal(tmp_path)
+    assert (again.state, again.notes) == (state(3), [])
 
 
 def test_the_crc_covers_the_whole_entry(tmp_path: Path) -> None:

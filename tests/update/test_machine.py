@@ -203,6 +203,8 @@ def test_any_sequence_of_events_keeps_the_promises_of_the_table(
             assert isinstance(event, (Committed, Restarted))
         if state.stage is not Stage.IDLE:
             assert state.stage is Stage.ROLLING_BACK or state.order is not None
+        else:
+            assert state.waiting is None or state.held, "at rest only a hold lets an order wait"
         # What has ended leaves nothing behind, and what goes on or waits loses nothing.
         at_rest = state.stage is Stage.IDLE and state.waiting is None
         cleans = [effect for effect in effects if isinstance(effect, Clean)]

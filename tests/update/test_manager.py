@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.update.effects import Hook
+from edge_agent.update.events import Ordered, Withdrawn
+from edge_agent.update.order import Origin
 from edge_agent.update.state import Stage
 from edge_contract.digest import digest_of
 from tests.update.bundles import HARDWARE
@@ -152,6 +154,31 @@ def test_a_newer_order_during_the_return_begins_after_it(device: Device) -> None
     assert device.phases(2)[-1] == "rolled_back"
     assert device.phases(3) == ["failed"]
     assert device.running == V3.digest
+
+
+@pytest.mark.parametrize("stage", [Stage.COMMITTING, Stage.ROLLING_BACK])
+@pytest.mark.parametrize("origin", ["fleet", "medium"])
+def test_an_order_that_the_fleet_takes_back_while_it_waits_never_begins(
+    device: Device, stage: Stage, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = {Stage.COMMITTING: "commit", Stage.ROLLING_BACK: "revert"}[stage]
+    real = getattr(device.slots, method)
+
+    def refuses(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(device.slots, method, refuses)
+    give(device, V2 if stage is Stage.COMMITTING else SLOW, 2)
+    while device.manager.state.stage is not stage:
+        if not device.pump():
+            device.second()
+    device.manager.handle(Ordered(V3.order(3, origin=origin)))
+    device.manager.handle(Withdrawn("the fleet took its order back"))
+    monkeypatch.setattr(device.slots, method, real)
+    device.settle()
+    kept = V2 if stage is Stage.COMMITTING else V1
+    assert device.running == (kept if origin == "fleet" else V3).digest
+    assert device.phases(3)[-1] == ("failed" if origin == "fleet" else "committed")
 
 
 def test_a_hold_stops_what_was_not_switched_in_and_a_release_goes_on(

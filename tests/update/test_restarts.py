@@ -18,6 +18,7 @@ from tests.update.fleet import (
     SLOW,
     V1,
     V2,
+    V3,
     Start,
     facts,
     give,
@@ -145,6 +146,46 @@ def test_a_full_disk_at_a_restart_does_not_keep_the_active_version_from_running(
     assert again.running == V2.digest
 
 
+def test_an_agent_whose_journal_cannot_be_read_runs_the_active_version_and_says_so(
+    device: Device, start: Start
+) -> None:
+    give(device, V2, 2).settle(until=Stage.TRIAL)
+    device.off()
+    journal = device.state_dir / "update" / "journal"
+    kept = journal.rename(journal.with_name("kept"))
+    journal.mkdir()  # what reading it finds is an error, as with a bad block
+    again = start("power")
+    give(again, V3, 3)
+    for _ in range(5):
+        again.pump()
+        again.second()
+    assert again.running == V1.digest
+    assert "journal cannot be used" in str(again.manager.status()["blocked"])
+    assert any("journal cannot be used" in text for text in again.alarms)
+    again.off()
+    journal.rmdir()
+    kept.rename(journal)
+    assert start("clean").settle().running == V2.digest, "where it left off"
+
+
+def test_a_disk_that_flushes_nothing_at_a_restart_does_not_keep_the_active_version_from_running(
+    device: Device, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(device, V2, 2).settle(until=Stage.FETCHING)
+    device.off()
+
+    def refuses(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_agent.update.journal.os.fsync", refuses)
+        again = start("power")
+        again.pump()
+        assert (again.running, again.manager.state.stage) == (V1.digest, Stage.FETCHING)
+        assert "Input/output" in str(again.manager.status()["blocked"])
+    assert again.settle().running == V2.digest
+
+
 def test_a_disk_that_refuses_the_return_still_lets_the_old_version_run(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +241,19 @@ def test_a_trial_that_the_journal_knows_nothing_of_is_taken_back(
     again = start("power").settle()
     assert (again.running, again.slots.trial()) == (V1.digest, None)
     assert any("the journal knows nothing of" in text for text in again.alarms)
+
+
+def test_an_order_that_comes_while_such_a_trial_is_taken_back_begins_after_it(
+    device: Device, start: Start
+) -> None:
+    give(device, SLOW, 2).settle(until=Stage.TRIAL)
+    device.off()
+    (device.state_dir / "update" / "journal").unlink()
+    again = start("power")
+    assert again.manager.state.stage is Stage.ROLLING_BACK
+    give(again, V3, 3).settle()
+    assert again.running == V3.digest
+    assert again.phases(3)[-1] == "committed"
 
 
 def test_a_device_that_lost_its_only_version_takes_its_order_up_again(

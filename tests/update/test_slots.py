@@ -264,6 +264,45 @@ def test_a_disk_that_refuses_the_corrected_pointer_stops_nothing(
     assert active.digest == V1.digest
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"\0" * 64])
+def test_a_damaged_pointer_on_a_full_disk_stops_nothing(
+    bench: Bench, damage: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.install(V1)
+    (bench.root / "boot.json").write_bytes(damage)
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        slots = Slots(bench.root, HARDWARE)
+        patch.setattr(os, "fsync", full)
+        assert "the journal says" in slots.recover(V1.digest, announced=True).active_note
+    active = slots.active()
+    assert active is not None
+    assert active.digest == V1.digest
+
+
+def test_a_pointer_that_cannot_be_read_is_rebuilt_and_without_the_journal_nothing_is_touched(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.install(V1)
+
+    def bad_block(path: Path) -> Pointer:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_agent.update.held_pointer.load_pointer", bad_block)
+        slots = Slots(bench.root, HARDWARE)
+        with pytest.raises(OSError, match="Input/output"):
+            slots.recover("", announced=True)
+        found = slots.recover(V1.digest, announced=True)
+    assert "was unreadable (Input/output error); the journal says" in found.active_note
+    active = bench.again().slots.active()
+    assert active is not None
+    assert active.digest == V1.digest
+
+
 def test_a_pointer_that_the_disk_refused_is_read_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,7 +336,7 @@ def test_blobs_that_a_slot_holds_are_offered_only_while_their_bytes_are_right(
     assert bench.slots.blob(weights) is None
 
 
-def test_boots_tell_how_the_last_run_ended(tmp_path: Path) -> None:
+def test_boots_tell_how_the_last_run_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = BootMarker(tmp_path, "boot-1")
     assert first.begin() == "clean"
     first.end()
@@ -305,6 +344,12 @@ def test_boots_tell_how_the_last_run_ended(tmp_path: Path) -> None:
     assert BootMarker(tmp_path, "boot-1").begin() == "crash"
     assert BootMarker(tmp_path, "boot-2").begin() == "power"
     (tmp_path / "running").write_bytes(b"\xff\xfe")
+    assert BootMarker(tmp_path, "boot-2").begin() == "power"
+
+    def bad_block(*_: object, **__: object) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_text", bad_block)
     assert BootMarker(tmp_path, "boot-2").begin() == "power"
 
 
