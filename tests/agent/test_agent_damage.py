@@ -194,6 +194,14 @@ def test_an_odd_file_among_the_frames_stops_nothing(installed: Bench) -> None:
     assert wrong == {"000000.npy", "000001a.npy"}
 
 
+def test_an_installation_that_no_journal_can_take_is_refused_at_once(bench: Bench) -> None:
+    (bench.state / "update" / "journal").mkdir(parents=True)
+    refused = bench.install(bench.bundle())
+    assert refused.returncode == 1
+    assert "digits 1.0.0 was not installed: the update journal" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_installing_twice_before_the_first_run_ends_with_the_second(bench: Bench) -> None:
     assert bench.install(bench.bundle()).returncode == 0
     second = bench.install(bench.bundle("1.1.0"), "--json")
