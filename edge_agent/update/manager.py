@@ -85,6 +85,7 @@ class UpdateManager:
         self._ask_again: tuple[float, RunHook] | None = None
         self._judge: TrialJudge | None = None
         self._judge_digest = ""
+        self._left_unwritten = False
         self._stage_began_s = monotonic_s()
         self.blocked = ""
         """Why the next step cannot be taken now (the disk), or ""."""
@@ -233,6 +234,7 @@ class UpdateManager:
         after, effects = step(before, event)
         facts = [effect.fact for effect in effects if isinstance(effect, Record)]
         if (after != before or facts) and not self._written(event, after, facts):
+            self._leave_unwritten(before, after)
             return False
         if after.ticket != before.ticket:
             self._stage_began_s = self._monotonic_s()
@@ -254,8 +256,16 @@ class UpdateManager:
         except AgentError as error:
             self.blocked = error.message
             return False
-        self.blocked = ""
+        self.blocked, self._left_unwritten = "", False
         return True
+
+    def _leave_unwritten(self, before: UpdateState, after: UpdateState) -> None:
+        """A trial is over, and the disk refuses to have it written: nothing moves on, but from here
+        the old version answers. A restart would find the trial, and judge it anew."""
+        over = after.stage is Stage.ROLLING_BACK is not before.stage
+        if over and not self._left_unwritten:
+            self._left_unwritten = True
+            self._ports.host.start_switch(BACKGROUND, self.slots.active())
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Watch):

@@ -146,6 +146,26 @@ def test_a_full_disk_at_a_restart_does_not_keep_the_active_version_from_running(
     assert again.running == V2.digest
 
 
+def test_a_bad_version_answers_no_more_although_a_full_disk_keeps_its_end_from_being_written(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(device, SLOW, 2).settle(until=Stage.TRIAL)
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_agent.update.journal.os.write", full)
+        for _ in range(60):
+            device.pump()
+            device.second()
+        assert (device.running, device.manager.state.stage) == (V1.digest, Stage.TRIAL)
+        assert device.has_run[-2:] == [SLOW.digest, V1.digest], "switched once"
+        assert "No space left" in str(device.manager.status()["blocked"])
+    device.settle()
+    assert (device.running, device.phases(2)[-1]) == (V1.digest, "rolled_back")
+
+
 def test_an_agent_whose_journal_cannot_be_read_runs_the_active_version_and_says_so(
     device: Device, start: Start
 ) -> None:
