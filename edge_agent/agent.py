@@ -92,7 +92,9 @@ class Agent:
         self.remote = parts.remote
         self.reports = parts.reports
         self.update = parts.update
-        self._watchdog = ProgressWatchdog(parts.systemd, lambda: self.engine.turns)
+        self._watchdog = ProgressWatchdog(
+            parts.systemd, lambda: (*self.engine.turns, parts.worker.turns)
+        )
         self._handlers: dict[type, Callable[[Any], None]] = {
             LinkUp: self._link_up,
             LinkDown: self._link_down,
@@ -178,7 +180,8 @@ class Agent:
         self._say_ready(now_s)
         stalled_s = self._watchdog.tick(now_s)
         if stalled_s > STALLED_S:
-            self._survived("inference", f"nothing has moved for {stalled_s:.0f} s")
+            what = "a step of the update" if self.parts.worker.stuck else "inference"
+            self._survived(what, f"nothing has moved for {stalled_s:.0f} s")
 
     def _tick_update(self, now_s: float) -> None:
         # What a signature or a synchronised clock proves: a wrong clock ends no order.

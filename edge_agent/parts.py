@@ -120,7 +120,7 @@ class Parts:
             facts=self.facts,
         )
         self.engine = InferenceEngine(open_source(config.source), config.source.rate_hz, clock)
-        self.worker = Worker(post)
+        self.worker = Worker(post, clock.monotonic_s)
         slots = Slots(path, device.hardware)
         self.budget = ByteBudget(
             path / "byte-budget.json", config.link.limit_bytes, clock.monotonic_s, boot_id

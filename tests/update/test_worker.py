@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import queue
+import threading
 
 import pytest
 
 from edge_agent.update.events import Event, SelfTestPassed
-from edge_agent.update.worker import Worker
+from edge_agent.update.worker import PIECE_MAX_S, Worker
+
+
+def test_a_piece_that_hangs_starves_the_watchdog_and_no_other_does() -> None:
+    now_s = [0.0]
+    posted: queue.Queue[Event] = queue.Queue()
+    hangs, begun = threading.Event(), threading.Event()
+    worker = Worker(posted.put, lambda: now_s[0])
+
+    def hang() -> Event:
+        begun.set()
+        hangs.wait(10)
+        return SelfTestPassed(1)
+
+    assert worker.turns != worker.turns, "at rest it moves"
+    worker.start(hang)
+    assert begun.wait(10)
+    now_s[0] = PIECE_MAX_S
+    assert worker.turns != worker.turns, "a large version on a slow card"
+    now_s[0] += 1
+    assert worker.stuck
+    assert worker.turns == worker.turns
+    hangs.set()
+    assert posted.get(timeout=10) == SelfTestPassed(1)
+    worker.stop()
+    assert worker.turns != worker.turns
 
 
 def test_what_nobody_foresaw_ends_one_piece_of_work_and_is_logged(
