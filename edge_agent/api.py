@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ SOCKET_NAME = "agent.sock"
 _CLIENT_TIMEOUT_S = 10.0
 _REPLY_TIMEOUT_S = 660.0
 """Above a self-test's deadline, so that a client hears how an installation ended."""
+LOOK_S = 1.0
+"""A client that was stopped by hand must not turn the next one away for longer."""
 
 
 class Request:
@@ -42,13 +45,22 @@ class Request:
         """Send the last line."""
         self._replies.put({**reply, "done": True})
 
-    def replies(self) -> Iterator[dict[str, Any]]:
-        """Lines as they come, the last one included."""
-        while True:
+    def replies(self, gone: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
+        """Lines as they come, the last one included.
+
+        Args:
+            gone: whether nobody listens any more, asked every ``LOOK_S``: then there are no more.
+        """
+        waited_s = 0.0
+        while not gone():
             try:
-                reply = self._replies.get(timeout=_REPLY_TIMEOUT_S)
+                reply = self._replies.get(timeout=LOOK_S)
             except queue.Empty:
+                waited_s += LOOK_S
+                if waited_s < _REPLY_TIMEOUT_S:
+                    continue
                 reply = {"error": "the agent did not answer in time", "done": True}
+            waited_s = 0.0
             yield reply
             if reply.get("done"):
                 return
@@ -115,11 +127,18 @@ class LocalApi:
                 request = Request(body)
                 self._post(request)
                 try:
-                    for reply in request.replies():
+                    for reply in request.replies(lambda: _hung_up(client)):
                         stream.write(encode_json(reply) + b"\n")
                         stream.flush()
                 finally:
                     request.given_up = True
+
+
+def _hung_up(client: socket.socket) -> bool:
+    """Whether the other side has closed; one that only ended its own sending still listens."""
+    asked = select.poll()
+    asked.register(client, 0)
+    return any(events & select.POLLHUP for _, events in asked.poll(0))
 
 
 def call(state_dir: Path, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
