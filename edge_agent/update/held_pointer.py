@@ -30,6 +30,7 @@ class HeldPointer:
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / BOOT_FILE
         self.now = Pointer()
+        self._durable = True
 
     def load(self) -> bool:
         """Read it; False where there is none, and then it is empty.
@@ -47,18 +48,29 @@ class HeldPointer:
         """Replace these fields, durably.
 
         Raises:
-            OSError: the disk refused; what it then has is what is held.
+            OSError: the disk refused; what is held is what it has, durable or not.
         """
         pointer = replace(self.now, **changes)
         try:
             save_pointer(self.path, pointer)
         except OSError:
-            # The rename may have happened before the disk refused: believe the disk, unless what
-            # was to be replaced is damaged and still there.
-            with contextlib.suppress(ContractError):
-                self.now = load_pointer(self.path) or Pointer()
+            # The rename may have happened before the disk refused, and then it counts; but a power
+            # cut may still take it back.
+            self._durable = False
+            with contextlib.suppress(ContractError, OSError):
+                if load_pointer(self.path) == pointer:
+                    self.now = pointer
             raise
-        self.now = pointer
+        self.now, self._durable = pointer, True
+
+    def make_durable(self) -> None:
+        """Save what is held once more, where the disk refused before; else nothing is to do.
+
+        Raises:
+            OSError: the disk still refuses.
+        """
+        if not self._durable:
+            self.save()
 
     def correct(self, **changes: Any) -> None:
         """Like ``save`` at the start, where a full disk must not keep a model from running."""

@@ -166,6 +166,7 @@ class Slots:
                     raise AgentError(
                         f"expected to put {digest} on trial, but {pointer.trial_digest} is on it"
                     )
+                self._held.make_durable()
                 return self._files.require(pointer.trial, digest)
             name = self.spare_name()
             assert name
@@ -208,6 +209,8 @@ class Slots:
                 raise AgentError(
                     f"cannot commit {digest}: on trial is {pointer.trial_digest or 'nothing'}"
                 )
+            else:
+                self._held.make_durable()
 
     def revert(self) -> Slot | None:
         """End the trial; the active slot never changed. Without a trial it changes nothing.
@@ -218,6 +221,7 @@ class Slots:
         with self._lock:
             if self.pointer.trial:
                 self._held.save(**NO_TRIAL)
+            self._held.make_durable()
             return self.active()
 
     # --- at the start ----------------------------------------------------------------------------

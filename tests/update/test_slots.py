@@ -321,6 +321,56 @@ def test_a_pointer_that_the_disk_refused_is_read_again(
     assert bench.slots.trial() is None
 
 
+@pytest.mark.parametrize("step", ["begin_trial", "commit", "revert"])
+def test_a_step_that_the_disk_refused_to_make_durable_is_not_done_before_it_is(
+    bench: Bench, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may take a rename back whose directory was not flushed."""
+    bench.install(V1)
+    bench.stage(V2)
+    if step != "begin_trial":
+        bench.slots.begin_trial(V2.digest)
+    act = getattr(bench.slots, step)
+    arguments = () if step == "revert" else (V2.digest,)
+
+    def refuses(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_contract.layout.fsync_dir", refuses)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                act(*arguments)
+    act(*arguments)
+    found = bench.again().slots.pointer
+    assert found == bench.slots.pointer
+
+
+def test_what_was_corrected_in_memory_outlives_a_pointer_that_the_disk_refuses(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.install(V1)
+    bench.install(V2)
+    (bench.root / "slots" / "B" / "files" / "model.json").unlink()
+    bench.fetch(V3)
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        slots = Slots(bench.root, HARDWARE)
+        patch.setattr("edge_agent.update.pointer.write_durably", full)
+        slots.recover("", announced=True)
+        slots.stage(V3.order(1), bench.blob)
+        with pytest.raises(OSError, match="No space"):
+            slots.begin_trial(V3.digest)
+    active = slots.active()
+    assert active is not None
+    assert active.digest == V1.digest, "the damaged version does not come back"
+    slots.revert()
+    assert bench.again().slots.pointer.active_digest == V1.digest
+
+
 def test_blobs_that_a_slot_holds_are_offered_only_while_their_bytes_are_right(
     bench: Bench,
 ) -> None:
