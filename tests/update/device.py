@@ -114,7 +114,10 @@ class Device:
             )
             for digest in (order.digest, *(layer.digest for layer in layers)):
                 if not self.blob(digest).exists():
-                    write_durably(self.blob(digest), version.blobs[digest])
+                    try:
+                        write_durably(self.blob(digest), version.blobs[digest])
+                    except OSError as error:
+                        return FetchFailed(ticket, f"cannot keep a blob: {error}")
                     self.fetched.append(digest)
             return FetchDone(ticket)
 

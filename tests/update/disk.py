@@ -8,10 +8,13 @@ then builds the tree that a power cut may leave, which is more hostile than any 
 - every file that changed since it was flushed has its old bytes, its new ones, or, where it grew,
   any part of what was appended;
 - a file that was never flushed is empty, torn or whole.
+
+A flush may also be refused, as by a full disk: then nothing of it is known to be durable.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import stat
@@ -36,6 +39,7 @@ class CuttableDisk:
         self.flushes = 0
         self.cut_after: int | None = None
         """Cut the power instead of this flush (counted from now on by ``arm``)."""
+        self._refuse_from = self._refusals = 0
         self.root = base / "0"
         self.root.mkdir()
         self._files: dict[int, bytes] = {}
@@ -48,6 +52,14 @@ class CuttableDisk:
         """Cut the power in place of the ``flushes``-th flush from now."""
         self.cut_after = self.flushes + flushes
 
+    def refuse(self, after: int, count: int) -> None:
+        """Have ``count`` flushes refused, once ``after`` more were made."""
+        self._refuse_from, self._refusals = self.flushes + after + 1, count
+
+    def obey(self) -> None:
+        """There is room again, and nothing is cut."""
+        self.cut_after, self._refusals = None, 0
+
     def fsync(self, fd: int) -> None:
         """Stands in for ``os.fsync``."""
         path = Path(f"/proc/self/fd/{fd}").readlink()
@@ -58,6 +70,9 @@ class CuttableDisk:
         if self.cut_after is not None and self.flushes >= self.cut_after:
             self.cut()
             raise PowerCut
+        if self._refusals and self.flushes >= self._refuse_from:
+            self._refusals -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
         self._record(path)
 
     def cut(self) -> None:

@@ -18,7 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from edge_agent.update.events import Boot, Ordered
+from edge_agent.update.events import Boot, Ordered, Withdrawn
 from edge_agent.update.journal import read_journal
 from edge_agent.update.order import Order
 from edge_agent.update.state import Stage
@@ -86,6 +86,10 @@ class Promises:
                 return
             except PowerCut:
                 boot = "power"
+            except OSError:
+                # A disk that refuses to begin with anything; never where a version lies in a slot.
+                assert not list((self.disk.root / "slots").glob("[AB]"))
+                self.disk.obey()
 
     def order(self, version: Version, *, newer: bool = True) -> None:
         seq = len(self.orders) + 1
@@ -113,7 +117,10 @@ class Promises:
         if self.told_committed is not None:
             newer = {o.digest for o in self.orders if o.seq >= self.told_committed.seq}
             assert pointer.active_digest in newer
-        # The device knows which: machine, pointer and status agree.
+        self.check_audit()
+        # The device knows which: machine, pointer and status agree, as soon as it can be written.
+        if device.manager.blocked:
+            return
         state = device.manager.state
         active = device.manager.status()["active"]
         assert state.active == pointer.active_digest
@@ -122,7 +129,6 @@ class Promises:
             assert pointer.trial_digest == state.order.digest
         if state.stage is Stage.IDLE:
             assert not pointer.trial
-        self.check_audit()
 
     def check_audit(self) -> None:
         entries = read_journal(self.disk.root / "update" / "journal")
@@ -138,7 +144,7 @@ class Promises:
 
     def settle(self) -> None:
         """Let it come to rest; then the last order has ended as it should."""
-        self.disk.cut_after = None
+        self.disk.obey()
         if not self.survive(lambda: self.device.settle()):
             return
         state = self.device.manager.state
@@ -148,7 +154,7 @@ class Promises:
 
 
 class PowerCutMachine(RuleBasedStateMachine):
-    """Orders, holds, restarts and cuts in any order."""
+    """Orders, holds, restarts, full disks and cuts in any order."""
 
     @initialize(seed=st.integers(0, 2**32), first=st.booleans())
     def begin(self, seed: int, first: bool) -> None:
@@ -162,6 +168,12 @@ class PowerCutMachine(RuleBasedStateMachine):
         if hasattr(self, "promises"):
             self.promises.settle()
             self.promises.check()
+            # Whatever happened before, the next good order is carried out.
+            self.promises.device.manager.release()
+            self.promises.order(GOOD[1])
+            self.promises.settle()
+            self.promises.check()
+            assert self.promises.device.running == GOOD[1].digest
             self.promises.close()
             shutil.rmtree(self.base)
 
@@ -185,6 +197,15 @@ class PowerCutMachine(RuleBasedStateMachine):
     @rule(flushes=st.integers(1, 45))
     def cut_soon(self, flushes: int) -> None:
         self.promises.disk.arm(flushes)
+
+    @rule(after=st.integers(0, 30), count=st.integers(1, 30))
+    def full_soon(self, after: int, count: int) -> None:
+        self.promises.disk.refuse(after, count)
+
+    @rule()
+    def withdraw(self) -> None:
+        event = Withdrawn("the fleet took its order back")
+        self.promises.survive(lambda: self.promises.device.manager.handle(event))
 
     @rule(flushes=st.integers(1, 45), version=st.sampled_from(VERSIONS))
     def cut_during_an_install(self, flushes: int, version: Version) -> None:
