@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edge_agent.trust.configuration
@@ -257,6 +257,7 @@ def test_an_older_release_leaves_out_what_it_does_not_know(tmp_path: Path) -> No
     assert device.remote.facts()["config_seq"] == 4
 
 
+@settings(deadline=None)  # every step is flushed to a real disk, which others use, too
 @given(st.lists(st.one_of(st.integers(1, 6), st.sampled_from(["restart", "full", "space"]))))
 def test_whatever_happens_numbers_only_grow_and_what_holds_is_what_is_kept(
     steps: list[int | str],
