@@ -15,7 +15,7 @@ import click
 
 from device_configs.service.notify import ProgressWatchdog, Systemd
 from edge_contract.errors import ExitCode
-from fleet.cli.terminal import emit, json_option, say, state_option
+from fleet.cli.terminal import emit, for_this_fleet, json_option, say, state_option
 from fleet.errors import FleetError
 from fleet.manager.broker_address import BrokerAddress, parse_broker_address
 from fleet.manager.state_dir import ApiAddress, StateDir
@@ -31,7 +31,11 @@ _STEADY_S = 60.0
 
 
 @click.command()
-@click.option("--fleet", default="", help="The fleet's name. [default: the one it has, or home]")
+@click.option(
+    "--fleet",
+    default="",
+    help="The fleet's name. [default: the one it has, or home]",
+)
 @click.option(
     "--broker",
     default="auto",
@@ -46,9 +50,14 @@ _STEADY_S = 60.0
     "--transfer-max-mb-s",
     type=click.FloatRange(min=0),
     default=0.0,
-    help="What all devices may pull together. [default: 0, no limit]",
+    show_default="0, no limit",
+    help="What all devices may pull together.",
 )
-@click.option("--blob-http", default="", help="Serve blobs by digest at HOST:PORT as well.")
+@click.option(
+    "--blob-http",
+    default="",
+    help="Serve blobs by digest at HOST:PORT as well.",
+)
 @click.option(
     "--retention-days",
     type=click.IntRange(min=0),
@@ -142,7 +151,9 @@ def up(
             f"fleet    {name} in {state.path}",
             f"broker   {address} ({kind})",
             f"{'API     ' if no_console else 'console '} {server.url}/",
-            "next     edge-fleet publish BUNDLE, then edge-fleet rollout start LINE VERSION",
+            for_this_fleet(
+                "next     edge-fleet publish BUNDLE, then edge-fleet rollout start LINE VERSION"
+            ),
             "stop     Ctrl-C",
         )
         emit(value, "\n".join(lines), as_json=as_json)

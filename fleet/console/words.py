@@ -29,6 +29,7 @@ DEVICE = {
     "updating": _look("updating", "busy"),
     "held": _look("held by its owner", "held"),
     "offline": _look("offline", "off"),
+    "revoked": _look("revoked", "bad"),
     "never_seen": _look("never seen", "off", "none"),
 }
 """``DeviceView.state``, in the order of the fleet bar."""
