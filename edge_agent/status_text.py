@@ -76,9 +76,11 @@ def _inference(inference: dict[str, Any]) -> str:
     runs_on = f"{inference['runs_on']}: " if inference.get("runs_on") else ""
     if not inference["answered_count"]:
         return f"{runs_on}no frame answered yet"
+    p95_ms = inference["latency_p95_ms"]
     return (
         f"{runs_on}{inference['answered_count']} frames answered,"
-        f" p95 {inference['latency_p95_ms']:.2f} ms, {inference['frames_dropped_count']} dropped"
+        f" p95 {'-' if p95_ms is None else f'{p95_ms:.2f}'} ms,"
+        f" {inference['frames_dropped_count']} dropped"
     )
 
 
