@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
+_ON_TRIAL = ("trial", "health", "committing")
+"""Stages of an update in which the new version answers frames, and is not committed yet."""
+
 
 def status_lines(status: dict[str, Any]) -> list[str]:
     """The agent's own status (``status.full_status``) as a few aligned lines."""
@@ -37,6 +40,11 @@ def status_lines(status: dict[str, Any]) -> list[str]:
 
 
 def _version(status: dict[str, Any]) -> str:
+    if status["update"]["stage"] in _ON_TRIAL:
+        # The active slot is the other one, until the commit.
+        kept = f"; slot {status['active_slot']} keeps what ran before"
+        on_trial = f"{status['line']} {status['model_version']} on trial"
+        return on_trial + (kept if status["active_digest"] else "")
     if not status["active_digest"]:
         return "nothing yet"
     return (

@@ -175,7 +175,7 @@ def _device_text(detail: dict[str, Any]) -> str:
     skew = agent_skew(version)
     facts = {
         "device": f"{device['device']} ({device['hardware']}, {device['state']})",
-        "runs": f"{device['line']} {device['version'] or '(nothing)'} in slot {device['slot']}",
+        "runs": _runs(device),
         "ordered": device["desired_version"] or "(nothing)",
         "update": device["update_phase"] or "none",
         "agent": " ".join(filter(None, (version, skew and f"({skew})"))),
@@ -192,6 +192,15 @@ def _device_text(detail: dict[str, Any]) -> str:
     ]
     lines += [f"{_when(e['ts'])} {e['name']}: {e['text']}" for e in reversed(detail["events"][:10])]
     return "\n".join(lines)
+
+
+def _runs(device: dict[str, Any]) -> str:
+    what = f"{device['line']} {device['version'] or '(nothing)'}"
+    if device["update_phase"] == "trial":
+        # The active slot is the other one, until the commit.
+        kept = f"; slot {device['slot']} keeps what ran before" if device["slot"] else ""
+        return f"{what} on trial{kept}"
+    return f"{what} in slot {device['slot']}" if device["slot"] else what
 
 
 def _settings_lines(view: dict[str, Any]) -> list[str]:

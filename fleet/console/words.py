@@ -34,6 +34,14 @@ DEVICE = {
 }
 """``DeviceView.state``, in the order of the fleet bar."""
 
+SLOT = {
+    "runs": _look("runs", "ok"),
+    "trial": _look("on trial", "busy"),
+    "back": _look("returns if it fails", "off", "back"),
+    "by": _look("stands by", "off"),
+}
+"""What a slot of a device is for."""
+
 ROLLOUT = {
     "draft": _look("draft", "off", "none"),
     "running": _look("running", "busy"),

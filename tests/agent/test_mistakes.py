@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,8 +116,8 @@ def test_a_long_step_shows_that_it_lives() -> None:
     assert lines[1] == "  0.01 s since: digits 1.0.0 trial"
 
 
-def test_a_step_before_any_figure_shows_none(capsys: pytest.CaptureFixture[str]) -> None:
-    status = {
+def a_status(**more: object) -> dict[str, Any]:
+    return {
         "fleet": "home",
         "device": "cam-1",
         "hardware": "generic-x86-64",
@@ -137,9 +138,26 @@ def test_a_step_before_any_figure_shows_none(capsys: pytest.CaptureFixture[str])
         "config_seq": 0,
         "config_refused": "",
         "last_refusal": "",
+        **more,
     }
+
+
+def test_a_step_before_any_figure_shows_none() -> None:
+    status = a_status()
     (line,) = [line for line in status_lines(status) if line.startswith("inference")]
     assert "p95 - ms" in line
+
+
+def test_a_version_on_trial_is_not_in_the_slot_that_it_may_have_to_return_to() -> None:
+    trial = {"held": False, "stage": "trial", "order": {"version": "1.3.0"}, "waits_for": ""}
+    status = a_status(
+        **{"line": "digits", "model_version": "1.3.0", "active_slot": "A"},
+        active_digest="sha256:" + "a" * 64,
+        update={**trial, "progress_percent": 100.0},
+    )
+    assert "runs       digits 1.3.0 on trial; slot A keeps what ran before" in status_lines(status)
+    first = {**status, "active_digest": "", "active_slot": ""}
+    assert "runs       digits 1.3.0 on trial" in status_lines(first)
 
 
 def test_an_output_that_knows_no_unicode_or_is_closed_is_no_crash(
