@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import pwd
 import re
 import signal
 import sys
@@ -20,6 +21,7 @@ from click.core import ParameterSource
 from device_configs.service.owner import hand_over
 from edge_contract import __version__
 from edge_contract.errors import ExitCode, WherryError
+from fleet.errors import FleetError
 from fleet.manager.state_dir import StateDir, default_state_dir
 
 _DOCS = "reference/edge-fleet.md"
@@ -129,18 +131,38 @@ def state_option(command: F) -> F:
         envvar="EDGE_FLEET_STATE",
         default=lambda: default_state_dir(os.environ),
         show_default="~/.local/state/wherry/fleet",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path, file_okay=False, readable=False),
         callback=_take_state,
         help="The fleet's directory (environment: EDGE_FLEET_STATE).",
     )(command)
 
 
 def _take_state(context: click.Context, parameter: click.Parameter, value: Path) -> StateDir:
+    _require_readable(value)
     state = StateDir(value)
     if context.get_parameter_source("state") is ParameterSource.COMMANDLINE:
         context.meta[_STATE_GIVEN] = str(value)
     context.call_on_close(lambda: hand_over(state.path))
     return state
+
+
+def _require_readable(directory: Path) -> None:
+    """A service's directory belongs to its own account, and whoever asks is often another one.
+
+    Raises:
+        FleetError: it is there and may not be read; says whose it is.
+    """
+    if not directory.exists() or os.access(directory, os.R_OK | os.X_OK):
+        return
+    try:
+        owner = pwd.getpwuid(directory.stat().st_uid).pw_name
+    except KeyError:
+        owner = str(directory.stat().st_uid)
+    raise FleetError(
+        f"the fleet's directory {directory} is {owner}'s, and you may not read it",
+        hint="the same with sudo, or name another one with --state",
+        exit_code=ExitCode.AUTH,
+    )
 
 
 def json_option(command: F) -> F:

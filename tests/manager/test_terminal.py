@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -86,6 +87,16 @@ def test_advice_is_for_the_fleet_that_was_given(published: Path, tmp_path: Path)
     # Where the environment names it, the command is right as it stands.
     _, *lines = ended("devices", EDGE_FLEET_STATE=str(published))
     assert lines[-1] == "  try: start one: edge-fleet up"
+
+
+def test_a_directory_of_somebody_else_is_named_with_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may read everything, so that the refusal itself is played here.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    error = edge_fleet("devices", state=tmp_path, code=4)
+    assert f"{tmp_path} is {pwd.getpwuid(os.getuid()).pw_name}'s" in error["error"]
+    assert "sudo" in error["hint"]
 
 
 def test_a_mistyped_bundle_makes_no_keys(tmp_path: Path) -> None:
