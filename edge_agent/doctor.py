@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import socket
@@ -49,6 +50,13 @@ def examine(config_path: Path | None, state_dir: Path) -> Iterator[Finding]:
             readable,
             f"source {config.source.path} {'is readable' if readable else 'cannot be read'}",
             "create it or set source.path",
+        )
+    elif importlib.util.find_spec("cv2") is None:
+        yield Finding(
+            False,
+            f"source.kind = {config.source.kind!r} needs OpenCV, and it is not installed",
+            "a package with it: packaging/deb/build.py --extras agent,vision; else pip install"
+            " 'wherry[vision]'",
         )
     if config.mqtt is not None and config.mqtt.tls:
         yield _certificate(state_dir)

@@ -81,6 +81,15 @@ def test_doctor_reads_the_root_and_knows_the_machine(
     )
 
 
+def test_doctor_misses_the_opencv_of_a_camera(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    wrong = findings(tmp_path, lambda text: text.replace('"directory"', '"camera"'))
+    hint = wrong["source.kind = 'camera' needs OpenCV, and it is not installed"]
+    assert "--extras agent,vision" in hint
+
+
 def test_a_wrong_root_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = tmp_path / "agent.toml"
     wrong.write_text(GOOD)
