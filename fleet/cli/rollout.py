@@ -263,6 +263,14 @@ def _press(
 
 def _wait(api: Any, view: dict[str, Any], timeout_s: float, *, as_json: bool) -> int:
     """Follow a rollout to its end and print what it came to."""
+    try:
+        return _follow(api, view, timeout_s, as_json=as_json)
+    except KeyboardInterrupt:
+        say(f"the rollout goes on; next: edge-fleet rollout status {view['id']} --wait")
+        raise
+
+
+def _follow(api: Any, view: dict[str, Any], timeout_s: float, *, as_json: bool) -> int:
     began_s = told_at_s = time.monotonic()
     until_s = began_s + timeout_s
     told, steps_told, steps = "", "", ""
@@ -286,11 +294,7 @@ def _wait(api: Any, view: dict[str, Any], timeout_s: float, *, as_json: bool) ->
                 hint=f"edge-fleet rollout status {view['id']} --wait",
                 exit_code=ExitCode.NETWORK,
             )
-        try:
-            time.sleep(_POLL_S)
-        except KeyboardInterrupt:
-            say(f"the rollout goes on; next: edge-fleet rollout status {view['id']} --wait")
-            raise
+        time.sleep(_POLL_S)
         detail = api.get(f"rollouts/{view['id']}")
         view, steps = detail["rollout"], _steps(detail["devices"])
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from fleet.cli.fleet_views import _runs
+from fleet.console import words
 from fleet.console.device_pages import _chart, slots
 from fleet.views.device import DeviceDetail, DeviceView
 from tests.console.scene import Scene
@@ -49,6 +50,13 @@ def test_after_the_commit_the_slots_are_as_the_device_says(scene: Scene) -> None
     assert _runs(msgspec.to_builtins(device)).endswith(" 1.3.0 in slot B")
     empty = view(scene, slot="", version="", digest="")
     assert told(empty) == [("A", "stands by", "", False), ("B", "stands by", "", False)]
+
+
+def test_a_unit_stays_with_its_word_when_a_name_is_broken() -> None:
+    assert words.breaks("telemetry.window_s") == ["telemetry.", "window_s"]
+    assert words.breaks("update.temperature_max_c") == ["update.", "temperature_", "max_c"]
+    assert words.breaks("link.budget_mb_per_day") == ["link.", "budget_mb_", "per_", "day"]
+    assert words.breaks("log.level") == ["log.", "level"]
 
 
 def test_one_window_is_a_figure_and_no_curve(scene: Scene) -> None:

@@ -128,6 +128,12 @@ def test_what_is_approved_is_listed(published: Path, tmp_path: Path) -> None:
     assert edge_fleet("line", "list", state=tmp_path / "empty") == []
 
 
+def test_a_stick_for_nobody_is_not_written(published: Path, tmp_path: Path) -> None:
+    words = ("export", "digits", "1.0.0", "--usb", tmp_path, "--devices", ",")
+    assert "names joined by commas" in edge_fleet(*words, state=published, code=2)["error"]
+    assert not list(tmp_path.glob("wherry-*"))
+
+
 def test_the_wrong_half_of_a_key_and_the_same_key_twice_are_refused(
     published: Path, tmp_path: Path
 ) -> None:
