@@ -15,6 +15,7 @@ import click
 
 from device_configs.service.notify import ProgressWatchdog, Systemd
 from edge_contract.errors import ExitCode
+from fleet.cli.broker import KINDS
 from fleet.cli.terminal import emit, for_this_fleet, json_option, say, state_option
 from fleet.errors import FleetError
 from fleet.manager.broker_address import BrokerAddress, parse_broker_address
@@ -99,6 +100,13 @@ def up(
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     external = parse_broker_address(broker) if "://" in broker else None
+    if external is None and broker not in KINDS:
+        raise FleetError(
+            f"--broker {broker!r}: expected {', '.join(KINDS)} or an address such as"
+            " mqtts://broker.example.org:8883",
+            hint="leave it out for a broker of its own",
+            exit_code=ExitCode.USAGE,
+        )
     with ExitStack() as stack, _signals() as asked:
         name = state.prepare(fleet)
         lock = state.lock()

@@ -128,6 +128,12 @@ def test_what_is_approved_is_listed(published: Path, tmp_path: Path) -> None:
     assert edge_fleet("line", "list", state=tmp_path / "empty") == []
 
 
+def test_a_mistyped_broker_makes_no_fleet(tmp_path: Path) -> None:
+    error = edge_fleet("up", "--broker", "mosquito", state=tmp_path / "state", code=2)
+    assert "auto, mosquitto, embedded" in error["error"]
+    assert not (tmp_path / "state").exists()
+
+
 def test_a_stick_for_nobody_is_not_written(published: Path, tmp_path: Path) -> None:
     words = ("export", "digits", "1.0.0", "--usb", tmp_path, "--devices", ",")
     assert "names joined by commas" in edge_fleet(*words, state=published, code=2)["error"]
