@@ -25,7 +25,7 @@ _WEBSOCKETS = (
 )
 
 
-_TELL_IT = '--reload "$(pidof mosquitto)", or restart it; until then it takes the old list'
+_TELL_IT = '--reload "$(pidof mosquitto)", or restart it; until then it takes the list of before'
 
 
 @click.group(cls=CommandGroup)
