@@ -54,6 +54,11 @@ class JsonErrorGroup(click.Group):
         previous = signal.signal(signal.SIGTERM, _terminate)
         try:
             code = super().main(words, prog_name, complete_var, False, **extra)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            sys.exit(int(ExitCode.USAGE))
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             command = context.command_path if context else "edge-compile"
@@ -62,6 +67,11 @@ class JsonErrorGroup(click.Group):
             _fail("interrupted; nothing was written", _INTERRUPTED, "", "", as_json)
         except WherryError as error:
             _fail(error.message, error.exit_code, error.hint, error.docs, as_json)
+        except OSError as error:
+            # The process's outermost edge: a disk or a right that nobody has met further in.
+            where = f" ({error.filename})" if error.filename else ""
+            message = f"the system refuses: {error.strerror or error}{where}"
+            _fail(message, ExitCode.FAILURE, "", "", as_json)
         finally:
             signal.signal(signal.SIGTERM, previous)
         sys.exit(code if isinstance(code, int) else 0)

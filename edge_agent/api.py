@@ -160,7 +160,7 @@ def call(state_dir: Path, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         except OSError as error:
             raise AgentNotRunningError(
                 f"no edge-agent runs on {state_dir}",
-                hint="start one: edge-agent run --config FILE",
+                hint="start one: edge-agent run --config FILE; or name its file: --config FILE",
                 exit_code=ExitCode.NOT_FOUND,
             ) from error
         try:

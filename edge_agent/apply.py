@@ -49,7 +49,7 @@ def apply_medium(
                     exit_code=ExitCode(int(reply.get("code", ExitCode.FAILURE))),
                 )
             return {"phase": reply["phase"], "text": reply["text"], "receipt": receipt}
-        progress(f"{reply['phase']}: {reply['text']}")
+        progress(str(reply["text"]))
     raise AgentError(f"the agent on {state_dir} gave no answer")
 
 
@@ -59,6 +59,12 @@ def find_medium(directory: Path) -> Path:
     Raises:
         AgentError: none, or several.
     """
+    if not directory.is_dir():
+        raise AgentError(
+            f"{directory}: expected the directory of a medium, and there is none; is it mounted?",
+            hint="lsblk shows where; then edge-agent apply DIRECTORY",
+            exit_code=ExitCode.NOT_FOUND,
+        )
     try:
         if (directory / MEDIA_FILE).is_file():
             return directory
@@ -71,7 +77,9 @@ def find_medium(directory: Path) -> Path:
         names = ", ".join(path.name for path in found) or "none"
         raise AgentError(
             f"{directory}: expected one medium with {MEDIA_FILE}, found {names}",
-            hint=f"edge-agent apply {directory}/NAME",
+            hint=f"edge-agent apply {directory}/NAME"
+            if found
+            else "edge-fleet export LINE VERSION --usb DIRECTORY writes one, at the manager",
             exit_code=ExitCode.NOT_FOUND,
         )
     return found[0]

@@ -14,6 +14,7 @@ _KNOWN = (
     ("Raspberry Pi 5", "raspberry-pi-5"),
     ("Raspberry Pi 4", "raspberry-pi-4"),
     ("Raspberry Pi 3", "raspberry-pi-3"),
+    ("Raspberry Pi Zero 2", "raspberry-pi-zero-2-w"),
 )
 
 

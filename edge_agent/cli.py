@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -87,6 +88,9 @@ def _where(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code of ``edge_contract.errors.ExitCode``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # under LANG=C and the like
     arguments = build_parser().parse_args(argv)
     try:
         try:
@@ -94,7 +98,8 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             if arguments.command in _WRITES:
                 _hand_over(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except WherryError as error:
         _print_error(error, as_json=_wants_json(arguments))
@@ -150,30 +155,32 @@ def _hold_or_release(arguments: argparse.Namespace) -> ExitCode:
 def _install(arguments: argparse.Namespace) -> ExitCode:
     from edge_agent.config import load_config
     from edge_agent.install import install_bundle
+    from edge_agent.steps import Steps
 
     config = load_config(arguments.config) if arguments.config else None
-    outcome = install_bundle(
-        arguments.bundle,
-        trust=arguments.trust,
-        approval=arguments.approval,
-        state_dir=_state_dir(arguments),
-        hardware=arguments.hardware or (config.device.hardware if config else default_hardware()),
-        config=config,
-        progress=lambda text: print(text, file=sys.stderr),
-    )
+    with Steps(_say) as steps:
+        outcome = install_bundle(
+            arguments.bundle,
+            trust=arguments.trust,
+            approval=arguments.approval,
+            state_dir=_state_dir(arguments),
+            hardware=arguments.hardware
+            or (config.device.hardware if config else default_hardware()),
+            config=config,
+            progress=steps,
+        )
     print(json.dumps(outcome) if arguments.json else outcome["text"])
     return ExitCode.OK
 
 
 def _apply(arguments: argparse.Namespace) -> ExitCode:
     from edge_agent.apply import apply_medium
+    from edge_agent.steps import Steps
 
-    outcome = apply_medium(
-        arguments.directory,
-        _state_dir(arguments),
-        progress=lambda text: print(text, file=sys.stderr),
-        again=arguments.again,
-    )
+    with Steps(_say) as steps:
+        outcome = apply_medium(
+            arguments.directory, _state_dir(arguments), progress=steps, again=arguments.again
+        )
     print(json.dumps(outcome) if arguments.json else outcome["text"])
     return ExitCode.OK
 
@@ -181,14 +188,11 @@ def _apply(arguments: argparse.Namespace) -> ExitCode:
 def _install_service(arguments: argparse.Namespace) -> ExitCode:
     from edge_agent import service
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr)
-
     if arguments.remove:
         if arguments.dry_run:
-            say(f"would stop and remove the service {service.NAME}; its state would stay")
+            _say(f"would stop and remove the service {service.NAME}; its state would stay")
         else:
-            service.remove(say=say)
+            service.remove(say=_say)
         return ExitCode.OK
     text = service.unit_text(
         arguments.config,
@@ -200,12 +204,14 @@ def _install_service(arguments: argparse.Namespace) -> ExitCode:
         print(json.dumps({"name": service.NAME, "unit": text}) if arguments.json else text, end="")
         return ExitCode.OK
     path = service.install(
-        text, arguments.config, user=arguments.user, start=not arguments.no_start, say=say
+        text, arguments.config, user=arguments.user, start=not arguments.no_start, say=_say
     )
     if arguments.json:
         print(json.dumps({"name": service.NAME, "path": str(path)}))
     else:
-        say(f"next: systemctl status {service.NAME}; edge-agent status --config {arguments.config}")
+        _say(
+            f"next: systemctl status {service.NAME}; edge-agent status --config {arguments.config}"
+        )
     return ExitCode.OK
 
 
@@ -282,6 +288,10 @@ def _call(arguments: argparse.Namespace, body: dict[str, Any]) -> Iterator[dict[
                 exit_code=ExitCode(int(reply.get("code", 1))),
             )
         yield {key: value for key, value in reply.items() if key != "done"}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _print_error(error: WherryError, *, as_json: bool) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -17,6 +18,8 @@ from edge_contract.profile import ProfileId
 from edge_contract.topics import check_id
 
 _PROXY = re.compile(r"http://([^@/\s]+@)?[A-Za-z0-9.-]+:[0-9]{1,5}/?")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+_MISSING = re.compile(r"Object missing required field `(.*)`")
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -238,5 +241,31 @@ def load_config(path: Path) -> AgentConfig:
         raise AgentError(f"cannot read {path}: {error.strerror}") from error
     except ContractError as error:
         raise AgentError(f"{path}: {error.message}", exit_code=ExitCode.USAGE) from error
+    except msgspec.ValidationError as error:
+        message, hint = _plainly(str(error))
+        raise AgentError(f"{path}: {message}", hint=hint, exit_code=ExitCode.USAGE) from error
     except (msgspec.DecodeError, ValueError) as error:
         raise AgentError(f"{path}: {error}", exit_code=ExitCode.USAGE) from error
+
+
+def _plainly(found: str) -> tuple[str, str]:
+    """(what is wrong, what to do) in the words of the file, from what msgspec found."""
+    what, _, at = found.partition(" - at `$")
+    place = at.strip("`.")
+    where = f"[{place}]" if place else "the file"
+    if unknown := _UNKNOWN.fullmatch(what):
+        known = _settings_of(place)
+        near = difflib.get_close_matches(unknown[1], known, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        return f"{where} has no {unknown[1]!r}", f"{meant}there are {', '.join(known)}"
+    if missing := _MISSING.fullmatch(what):
+        return f"{where} lacks {missing[1]!r}", "docs/reference/edge-agent.md says what it is"
+    return (f"{place}: " if place else "") + what[:1].lower() + what[1:].replace("`", ""), ""
+
+
+def _settings_of(place: str) -> list[str]:
+    sections = {field.name: field.type for field in msgspec.structs.fields(AgentConfig)}
+    kind = sections.get(place, AgentConfig)
+    kinds = [part for part in (kind, *get_args(kind)) if part is not type(None)]
+    struct = next(part for part in kinds if isinstance(part, type))
+    return [field.name for field in msgspec.structs.fields(struct)]

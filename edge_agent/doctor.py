@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import platform
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_agent.board import default_hardware
 from edge_agent.config import AgentConfig, load_config
+from edge_agent.trust.root_file import is_root
 from edge_contract.errors import WherryError
 
 
@@ -39,18 +43,20 @@ def examine(config_path: Path | None, state_dir: Path) -> Iterator[Finding]:
     if config is None:
         return
     yield _profile(config)
-    root = Path(config.trust.root)
-    yield Finding(
-        root.is_file(),
-        f"trust root {root} {'is there' if root.is_file() else 'is missing'}",
-        f"on the fleet's machine: edge-fleet root > {root.name}; then copy it to {root}",
-    )
+    yield _root(Path(config.trust.root))
     if config.source.kind == "directory":
         readable = os.access(config.source.path, os.R_OK | os.X_OK)
         yield Finding(
             readable,
             f"source {config.source.path} {'is readable' if readable else 'cannot be read'}",
             "create it or set source.path",
+        )
+    elif importlib.util.find_spec("cv2") is None:
+        yield Finding(
+            False,
+            f"source.kind = {config.source.kind!r} needs OpenCV, and it is not installed",
+            "a package with it: packaging/deb/build.py --extras agent,vision; else pip install"
+            " 'wherry[vision]'",
         )
     if config.mqtt is not None and config.mqtt.tls:
         yield _certificate(state_dir)
@@ -90,7 +96,28 @@ def _profile(config: AgentConfig) -> Finding:
         profile = load_profile(config.device.hardware)
     except WherryError as error:
         return Finding(False, error.message, error.hint)
-    return Finding(True, f"device profile {profile.id}: {profile.title}")
+    board, machine = default_hardware(), platform.machine()
+    if profile.arch != machine:
+        return Finding(
+            False,
+            f"device profile {profile.id} is for {profile.arch}, this machine is {machine}",
+            f'set [device] hardware = "{board}"',
+        )
+    also = "" if board in (profile.id, f"generic-{machine}") else f"; the board says {board}"
+    return Finding(True, f"device profile {profile.id}: {profile.title}{also}")
+
+
+def _root(path: Path) -> Finding:
+    hint = f"on the fleet's machine: edge-fleet root > {path.name}; then copy it to {path}"
+    try:
+        root = is_root(path.read_bytes())
+    except FileNotFoundError:
+        return Finding(False, f"trust root {path} is missing", hint)
+    except OSError as error:
+        return Finding(False, f"trust root {path} cannot be read: {error.strerror}", hint)
+    if not root:
+        return Finding(False, f"trust root {path} is no root of trust but something else", hint)
+    return Finding(True, f"trust root {path} is there")
 
 
 def _certificate(state_dir: Path) -> Finding:

@@ -26,6 +26,7 @@ from edge_agent.local_install import LocalBundle, local_order, read_local_bundle
 from edge_agent.orders import OrderDesk
 from edge_agent.statedir import StateDir
 from edge_agent.transfer.fetch import BundleFetcher, import_bundle
+from edge_agent.trust.root_file import is_root
 from edge_agent.update.events import Event, Ordered
 from edge_agent.update.executor import Ports
 from edge_agent.update.journal import Journal
@@ -69,6 +70,12 @@ def install_bundle(
             hint="on the machine with the keys: edge-fleet root > root.json",
             exit_code=ExitCode.NOT_FOUND,
         ) from error
+    if not is_root(root):
+        raise AgentError(
+            f"{trust}: expected the fleet's root of trust, and this file is something else",
+            hint="on the machine with the keys: edge-fleet root > root.json",
+            exit_code=ExitCode.AUTH,
+        )
     with tempfile.TemporaryDirectory(prefix="wherry-install-") as scratch:
         directory = bundle.absolute()
         if bundle.is_file():
@@ -99,7 +106,7 @@ def _ask_running_agent(state_dir: Path, body: dict[str, Any], progress: Progress
             )
         if reply.get("done"):
             return {"phase": reply["phase"], "text": reply["text"]}
-        progress(f"{reply['phase']}: {reply['text']}")
+        progress(str(reply["text"]))
     raise AgentError(f"the agent on {state_dir} gave no answer")
 
 
@@ -112,7 +119,7 @@ class _Sink:
 
     def report(self, order: Order, phase: Phase, reason: str) -> None:
         text = f"{order.line} {order.version}: {reason or phase}"
-        self._progress(f"{phase}: {text}")
+        self._progress(text)
         if phase in TERMINAL_PHASES:
             self.ended[order.key] = (phase, reason or text)
 

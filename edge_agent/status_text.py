@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
+_ON_TRIAL = ("trial", "health", "committing")
+"""Stages of an update in which the new version answers frames, and is not committed yet."""
+
 
 def status_lines(status: dict[str, Any]) -> list[str]:
     """The agent's own status (``status.full_status``) as a few aligned lines."""
@@ -37,6 +40,11 @@ def status_lines(status: dict[str, Any]) -> list[str]:
 
 
 def _version(status: dict[str, Any]) -> str:
+    if status["update"]["stage"] in _ON_TRIAL:
+        # The active slot is the other one, until the commit.
+        kept = f"; slot {status['active_slot']} keeps what ran before"
+        on_trial = f"{status['line']} {status['model_version']} on trial"
+        return on_trial + (kept if status["active_digest"] else "")
     if not status["active_digest"]:
         return "nothing yet"
     return (
@@ -76,9 +84,11 @@ def _inference(inference: dict[str, Any]) -> str:
     runs_on = f"{inference['runs_on']}: " if inference.get("runs_on") else ""
     if not inference["answered_count"]:
         return f"{runs_on}no frame answered yet"
+    p95_ms = inference["latency_p95_ms"]
     return (
         f"{runs_on}{inference['answered_count']} frames answered,"
-        f" p95 {inference['latency_p95_ms']:.2f} ms, {inference['frames_dropped_count']} dropped"
+        f" p95 {'-' if p95_ms is None else f'{p95_ms:.2f}'} ms,"
+        f" {inference['frames_dropped_count']} dropped"
     )
 
 

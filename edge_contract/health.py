@@ -54,7 +54,9 @@ class HealthSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             )
         if self.deadline_s < self.trial_s:
             raise ContractError(
-                f"health.deadline_s: {self.deadline_s} ends before trial_s {self.trial_s}"
+                f"health.deadline_s: {self.deadline_s:g} s end before the trial of"
+                f" {self.trial_s:g} s (trial_s)",
+                hint=f"a deadline of the trial (--trial-deadline-s) above {self.trial_s:g} s",
             )
 
 

@@ -128,8 +128,9 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self.offline = True
         """Set by the loop; a window that saw it true says so."""
-        self.latency_p95_ms = 0.0
-        """Of the last closed window, for ``status``."""
+        self.latency_p95_ms: float | None = None
+        """Of the last closed window, else of the first while it is open, for ``status``."""
+        self._closed_one = False
 
     def start(self) -> None:
         """Start the thread."""
@@ -171,6 +172,8 @@ class Recorder:
         now_s = self._clock.monotonic_s()
         if self._window and now_s - self._window.begin_s >= self.window_s:
             self._close_window()
+        elif self._window and batch and not self._closed_one:
+            self.latency_p95_ms = self._window.infer.quantile_ms(0.95)
         if self._drift is None:
             return
         for answer in batch:
@@ -244,7 +247,7 @@ class Recorder:
             "offline": window.offline,
             **window.infer.summary_fields(),
         }
-        self.latency_p95_ms = window.infer.quantile_ms(0.95) or 0.0
+        self.latency_p95_ms, self._closed_one = window.infer.quantile_ms(0.95), True
         self._post(WindowClosed(self._clock.wall_s(), window.model_version, fields))
 
     def _close_sketch(self) -> None:

@@ -51,6 +51,12 @@ class ApiClient:
         try:
             response = self._client.request(method, path, **extra)
             answer = response.json()
+        except UnicodeEncodeError as error:
+            raise FleetError(
+                "a word on the command line is no UTF-8 text",
+                hint="write it in ASCII, or under a UTF-8 locale (LANG=C.UTF-8)",
+                exit_code=ExitCode.USAGE,
+            ) from error
         except (httpx.HTTPError, ValueError) as error:
             raise FleetError(
                 f"the manager at {self.address.url} does not answer: {error}",

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from edge_contract.errors import ExitCode
-from fleet.cli.repository_options import open_key, passphrase_option
+from fleet.cli.repository_options import open_key, passphrase_option, require_consent
 from fleet.cli.terminal import emit, json_option, say
 from fleet.errors import FleetError
 
@@ -76,11 +76,12 @@ def approve(
         emit(value, "\n".join(lines), as_json=as_json)
         return
     say("\n".join(lines))
-    if not yes and not click.confirm("sign this?", err=True):
-        raise click.Abort
+    require_consent(yes=yes)
     signed, roles = desk.sign(review, open_key(key, passphrase_file))
     write_event(event, signed)
     emit({**value, "signed": roles}, f"signed {', '.join(roles)} in {event}", as_json=as_json)
+    if not as_json:
+        say(f"next, at the manager: edge-fleet publish {event}; it says whose signatures it lacks")
 
 
 def _require_bundle(path: Path, changes: tuple[object, ...]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from edge_contract.errors import ExitCode
-from fleet.cli.terminal import emit, json_option, say, state_option
+from fleet.cli.terminal import CommandGroup, emit, json_option, say, state_option
 from fleet.errors import FleetError
 from fleet.manager.state_dir import StateDir
 
@@ -25,7 +25,10 @@ _WEBSOCKETS = (
 )
 
 
-@click.group()
+_TELL_IT = '--reload "$(pidof mosquitto)", or restart it; until then it takes the list of before'
+
+
+@click.group(cls=CommandGroup)
 def broker() -> None:
     """The MQTT broker as a process of its own."""
 
@@ -62,7 +65,11 @@ def broker_run(kind: str, mqtt_port: int, state: StateDir, as_json: bool) -> Non
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where to write."
 )
-@click.option("--host", default="", help="Address to listen on. [default: every interface]")
+@click.option(
+    "--host",
+    default="",
+    help="Address to listen on. [default: every interface]",
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=8883, help="Devices, MQTT.")
 @click.option("--enroll-port", type=click.IntRange(0, 65535), default=8884, help="0: none.")
 @click.option(
@@ -144,11 +151,13 @@ def broker_crl(out: Path, pid: int | None, state: StateDir, as_json: bool) -> No
     if pid is None:
         say("next: make the broker read it (SIGHUP), then edge-fleet broker cut")
     else:
+        _require_mosquitto(pid, out)
         try:
             os.kill(pid, signal.SIGHUP)
         except OSError as error:
             raise FleetError(
-                f"no mosquitto could be told: process {pid}: {error.strerror}",
+                f"no mosquitto could be told: process {pid}: {error.strerror}; the list is written",
+                hint=_TELL_IT,
                 exit_code=ExitCode.NOT_FOUND,
             ) from error
         time.sleep(_RELOAD_S)
@@ -196,3 +205,22 @@ def _locked_out(state: StateDir) -> list[str]:
             return identity.locked_out(tx, SystemClock().wall_s())
     finally:
         store.close()
+
+
+def _require_mosquitto(pid: int, out: Path) -> None:
+    """A SIGHUP ends most programs, and the number in an old file may be anybody's by now.
+
+    Raises:
+        FleetError: the process is something else.
+    """
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return  # there is none, as the signal finds out, or no /proc
+    if "mosquitto" not in name:
+        raise FleetError(
+            f"process {pid} is {name!r}, expected mosquitto; it was left alone, and {out} is"
+            " written",
+            hint=_TELL_IT,
+            exit_code=ExitCode.USAGE,
+        )

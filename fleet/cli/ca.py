@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from edge_contract.errors import ExitCode
-from fleet.cli.terminal import emit, json_option, say, state_option
+from fleet.cli.terminal import CommandGroup, emit, json_option, say, state_option
 from fleet.errors import FleetError
 from fleet.manager.state_dir import StateDir
 
@@ -23,7 +23,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def ca() -> None:
     """The CA that devices and brokers of a fleet are known by."""
 
@@ -55,7 +55,11 @@ def ca_init(fleet: str, out: Path, passphrase_file: Path | None, as_json: bool) 
 
 
 @ca.command("request")
-@click.option("--fleet", default="", help="The fleet's name. [default: the one it has, or home]")
+@click.option(
+    "--fleet",
+    default="",
+    help="The fleet's name. [default: the one it has, or home]",
+)
 @click.option("--out", type=_FILE, required=True, help="Where to write the request.")
 @state_option
 @json_option
@@ -89,6 +93,7 @@ def ca_sign(
     from fleet.clock import SystemClock
     from fleet.identity.authority import CERTIFICATE, open_authority, write_public
 
+    _require_pem(request, "CERTIFICATE REQUEST", 1, "ca request")
     authority = open_authority(directory, _passphrase(passphrase_file))
     issued = authority.sign_issuer(
         request.read_text(errors="replace"), now_s=SystemClock().wall_s(), days=days
@@ -115,6 +120,7 @@ def ca_install(issuer: Path, distrust_old: bool, state: StateDir, as_json: bool)
     from fleet.identity.issuers import Issuers
     from fleet.store import identity, open_store
 
+    _require_pem(issuer, "CERTIFICATE", 2, "ca sign")
     fleet = state.prepare()
     now_s = SystemClock().wall_s()
     store = open_store(state.store, fleet=fleet)
@@ -168,6 +174,22 @@ def ca_server(
     key, chain = authority.sign_server(hosts, out, now_s=SystemClock().wall_s(), days=days)
     text = f"server certificate for {', '.join(hosts)}, {days:g} days, in {out}"
     emit({"key": str(key), "certificate": str(chain), "days": days}, text, as_json=as_json)
+
+
+def _require_pem(path: Path, what: str, count: int, command: str) -> None:
+    """Below, only the content is known: here, a wrong file can be named.
+
+    Raises:
+        FleetError: the file does not hold as many PEM blocks of this kind.
+    """
+    found = path.read_bytes().count(f"-----BEGIN {what}-----".encode())
+    if found < count:
+        kind = what.lower() + ("s" if count > 1 else "")
+        raise FleetError(
+            f"{path}: expected {count} {kind} in PEM, found {found}",
+            hint=f"the file that `edge-fleet {command}` wrote",
+            exit_code=ExitCode.USAGE,
+        )
 
 
 def _passphrase(path: Path | None, *, confirm: bool = False) -> str:

@@ -56,6 +56,8 @@ def configure(
     from fleet.cli.api_client import ApiClient
 
     devices = [word for word in words if "=" not in word]
+    for name in SETTINGS.keys() & set(devices):
+        raise _usage(f"{name}: expected {name}=VALUE, and no value came")
     if bool(devices) == bool(everything or line or hardware):
         raise _usage("name devices, or say --all, --line or --hardware")
     order = ConfigureOrder(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edge_contract.errors import ExitCode
-from fleet.cli.terminal import emit, json_option, state_option
+from fleet.cli.terminal import emit, for_this_fleet, json_option, state_option
 from fleet.errors import FleetError
 from fleet.manager.state_dir import StateDir
 
@@ -37,7 +37,7 @@ def doctor(state: StateDir, as_json: bool) -> int:
 
 
 def _check(name: str, ok: bool, text: str, hint: str = "") -> dict[str, Any]:
-    return {"check": name, "ok": ok, "text": text, "hint": "" if ok else hint}
+    return {"check": name, "ok": ok, "text": text, "hint": "" if ok else for_this_fleet(hint)}
 
 
 def _broker_programs() -> dict[str, Any]:

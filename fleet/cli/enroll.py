@@ -6,7 +6,9 @@ import getpass
 
 import click
 
+from edge_contract.errors import ExitCode
 from fleet.cli.terminal import emit, json_option, say, state_option
+from fleet.errors import FleetError
 from fleet.manager.state_dir import StateDir
 from fleet.rollout.gate import parse_duration_s
 
@@ -24,13 +26,29 @@ def enroll_code(
     """Print one-time codes. Each enrols one device, and is shown this once."""
     from fleet.cli.api_client import ApiClient
 
-    expires_s = parse_duration_s(expires, "--expires")
+    expires_s = read_expires_s(expires)
     body = {"who": getpass.getuser(), "count": count, "expires_s": expires_s, "device": device}
     answer = ApiClient(state).post("codes", body)
     codes = [str(code) for code in answer["codes"]]
     text = "\n".join(f"{_qr(code)}{code}" if qr else code for code in codes)
     emit(answer, text, as_json=as_json)
     say("next, on the device: edge-agent enroll --config FILE --code CODE")
+
+
+def read_expires_s(text: str) -> float:
+    """Seconds from what ``--expires`` says.
+
+    Raises:
+        FleetError: neither seconds nor a number with a unit.
+    """
+    try:
+        return parse_duration_s(text, "--expires")
+    except FleetError as error:
+        raise FleetError(
+            f"--expires: expected seconds, or 30m, 8h or 7d, got {text!r}",
+            hint="--expires 8h",
+            exit_code=ExitCode.USAGE,
+        ) from error
 
 
 def _qr(code: str) -> str:

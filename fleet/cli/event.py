@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from fleet.cli.repository_options import open_repository, who_option
-from fleet.cli.terminal import emit, json_option, state_option, table
+from fleet.cli.terminal import CommandGroup, emit, json_option, state_option, table
 from fleet.manager.state_dir import StateDir
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def event() -> None:
     """Signing events that wait for signatures."""
 

@@ -69,6 +69,12 @@ def export(
     repository = open_repository(state)
     published = repository.find(line, version)
     wanted = list(dict.fromkeys(name.strip() for name in devices.split(",") if name.strip()))
+    if not wanted:
+        raise FleetError(
+            f"--devices: expected names joined by commas, got {devices!r}",
+            hint="edge-fleet devices",
+            exit_code=ExitCode.USAGE,
+        )
     store = open_store(state.store, fleet=state.prepare())
     try:
         with store.read() as tx:
@@ -103,9 +109,13 @@ def export(
         blob_path=repository.blob_path,
     )
     value = {"medium": str(target), "devices": wanted, "bytes": size_bytes}
-    text = f"{line} {version} for {len(named)} devices written to {target}: {size_bytes:,} bytes"
+    count = f"{len(named)} device{'s' if len(named) > 1 else ''}"
+    text = f"{line} {version} for {count} written to {target}: {size_bytes:,} bytes"
     emit(value, text, as_json=as_json)
-    say(f"next, on each device: edge-agent apply {target}; then edge-fleet import-receipts")
+    say(
+        f"next, on each device: edge-agent apply {target};"
+        f" then here: edge-fleet import-receipts {directory}"
+    )
 
 
 @click.command("import-receipts")

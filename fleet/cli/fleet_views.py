@@ -10,12 +10,12 @@ from urllib.parse import quote
 import click
 from click.core import ParameterSource
 
-from fleet.cli.terminal import emit, json_option, say, state_option, table
+from fleet.cli.terminal import CommandGroup, emit, json_option, say, state_option, table
 from fleet.manager.state_dir import StateDir
 from fleet.views.skew import agent_skew
 
 
-class _DevicesGroup(click.Group):
+class _DevicesGroup(CommandGroup):
     """``devices NAME`` shows a device; a word that is no order of ours is a name."""
 
     def resolve_command(
@@ -89,9 +89,9 @@ def devices_revoke(device: str, reason: str, state: StateDir, as_json: bool) -> 
 @json_option
 def devices_replace(device: str, reason: str, expires: str, state: StateDir, as_json: bool) -> None:
     """Print a one-time code that gives new hardware DEVICE's name."""
-    from fleet.rollout.gate import parse_duration_s
+    from fleet.cli.enroll import read_expires_s
 
-    body = {"reason": reason, "expires_s": parse_duration_s(expires, "--expires")}
+    body = {"reason": reason, "expires_s": read_expires_s(expires)}
     _order(device, "replace", body, "", state, as_json=as_json)
     say("the old key counts until the code is used; revoke it first if it is in wrong hands")
     _tell_the_broker(state, "refuses the old key, too (once the code is used)")
@@ -175,7 +175,7 @@ def _device_text(detail: dict[str, Any]) -> str:
     skew = agent_skew(version)
     facts = {
         "device": f"{device['device']} ({device['hardware']}, {device['state']})",
-        "runs": f"{device['line']} {device['version'] or '(nothing)'} in slot {device['slot']}",
+        "runs": _runs(device),
         "ordered": device["desired_version"] or "(nothing)",
         "update": device["update_phase"] or "none",
         "agent": " ".join(filter(None, (version, skew and f"({skew})"))),
@@ -192,6 +192,15 @@ def _device_text(detail: dict[str, Any]) -> str:
     ]
     lines += [f"{_when(e['ts'])} {e['name']}: {e['text']}" for e in reversed(detail["events"][:10])]
     return "\n".join(lines)
+
+
+def _runs(device: dict[str, Any]) -> str:
+    what = f"{device['line']} {device['version'] or '(nothing)'}"
+    if device["update_phase"] == "trial":
+        # The active slot is the other one, until the commit.
+        kept = f"; slot {device['slot']} keeps what ran before" if device["slot"] else ""
+        return f"{what} on trial{kept}"
+    return f"{what} in slot {device['slot']}" if device["slot"] else what
 
 
 def _settings_lines(view: dict[str, Any]) -> list[str]:

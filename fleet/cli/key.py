@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -18,9 +19,12 @@ from fleet.cli.repository_options import (
     read_pin,
     who_option,
 )
-from fleet.cli.terminal import emit, json_option, say, state_option, table
+from fleet.cli.terminal import CommandGroup, emit, json_option, say, state_option, table
 from fleet.errors import FleetError
 from fleet.manager.state_dir import StateDir
+
+if TYPE_CHECKING:
+    from fleet.repository.key_files import PublicKeyFile
 
 _dir_option = click.option(
     "--dir",
@@ -42,7 +46,7 @@ _threshold_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def key() -> None:
     """Make keys, say which of them count for what, and see when signatures expire."""
 
@@ -167,7 +171,7 @@ def adopt(change: Proposal, keys: tuple[Path, ...], threshold: int | None) -> in
     """Go from development keys to keys that people hold: every offline role, in one event."""
     from fleet.repository.key_files import read_public_key
 
-    publics = [read_public_key(path) for path in keys]
+    publics = _distinct([read_public_key(path) for path in keys])
     if not publics:
         raise FleetError(
             "whose keys shall count?",
@@ -190,9 +194,23 @@ def rotate(change: Proposal, role: str, keys: tuple[Path, ...], threshold: int |
     snapshot, timestamp, director, audit, whose new key the manager makes itself."""
     from fleet.repository.key_files import read_public_key
 
-    publics = [read_public_key(path) for path in keys]
+    publics = _distinct([read_public_key(path) for path in keys])
     outcome = change.ceremony().rotate(role, publics, threshold)
     return change.tell(outcome, f"{role}: rotated")
+
+
+def _distinct(publics: list[PublicKeyFile]) -> list[PublicKeyFile]:
+    """The keys; the same one twice would count once and make the threshold a lie."""
+    seen: set[str] = set()
+    for public in publics:
+        if public.keyid in seen:
+            raise FleetError(
+                f"the key of {public.owner!r} ({public.keyid[:12]}) is given twice",
+                hint="name every person's NAME.pub once",
+                exit_code=ExitCode.USAGE,
+            )
+        seen.add(public.keyid)
+    return publics
 
 
 @key.command("revoke")
@@ -242,7 +260,8 @@ def forget(who: str, state: StateDir, as_json: bool) -> None:
     from fleet.repository.ceremony import Ceremony
 
     gone = Ceremony(open_repository(state), who).forget_revoked()
-    emit({"removed": gone}, "\n".join(gone) or "nothing to remove", as_json=as_json)
+    text = "\n".join(f"removed {name}" for name in gone) or "nothing to remove"
+    emit({"removed": gone}, text, as_json=as_json)
 
 
 @key.command("status")

@@ -1,15 +1,39 @@
-"""``edge-fleet line …``: the signed floor of a model line, and versions that are withdrawn."""
+"""``edge-fleet line …``: what is approved in the model lines, floors, and what is withdrawn."""
 
 from __future__ import annotations
 
 import click
 
 from fleet.cli.proposal import Proposal, proposing
+from fleet.cli.repository_options import open_repository
+from fleet.cli.terminal import CommandGroup, emit, for_this_fleet, json_option, state_option, table
+from fleet.manager.state_dir import StateDir
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def line() -> None:
     """What is approved in a model line."""
+
+
+@line.command("list")
+@state_option
+@json_option
+def list_(state: StateDir, as_json: bool) -> None:
+    """List every approved version, its digest, and the line's floor."""
+    repository = open_repository(state)
+    value = [
+        {
+            "line": item.line,
+            "version": item.version,
+            "digest": item.digest,
+            "floor": repository.floor(item.line),
+        }
+        for item in repository.published()
+    ]
+    head = ("line", "version", "digest", "floor")
+    rows = [tuple(row[name] or "-" for name in head) for row in value]
+    none = for_this_fleet("nothing is published yet; next: edge-fleet publish BUNDLE")
+    emit(value, table(head, rows) if rows else none, as_json=as_json)
 
 
 @line.command("floor")

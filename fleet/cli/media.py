@@ -8,14 +8,20 @@ import click
 
 from edge_contract.codec import encode_json
 from edge_contract.layout import write_durably
-from fleet.cli.repository_options import open_key, open_repository, passphrase_option, who_option
-from fleet.cli.terminal import emit, json_option, say, state_option
+from fleet.cli.repository_options import (
+    open_key,
+    open_repository,
+    passphrase_option,
+    require_consent,
+    who_option,
+)
+from fleet.cli.terminal import CommandGroup, emit, json_option, say, state_option
 from fleet.manager.state_dir import StateDir
 
 _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def media() -> None:
     """Signatures for media that are carried to devices without a network."""
 
@@ -32,6 +38,9 @@ def prepare(file: Path, state: StateDir, as_json: bool) -> None:
     write_durably(file, encode_json(files))
     lines = describe_offline_files(files)
     emit({"file": str(file), "holds": lines}, "\n".join(lines), as_json=as_json)
+    if not as_json:
+        say(f"next, each holder: edge-fleet media sign {file} --key NAME.key")
+        say(f"then here: edge-fleet media publish {file}")
 
 
 @media.command("sign")
@@ -50,8 +59,7 @@ def sign(file: Path, key: Path, yes: bool, passphrase_file: Path | None, as_json
 
     files = read_offline_files(file)
     say("\n".join(describe_offline_files(files)))
-    if not yes and not click.confirm("sign this?", err=True):
-        raise click.Abort
+    require_consent(yes=yes)
     held = open_key(key, passphrase_file)
     write_durably(file, encode_json(sign_offline_files(files, held)))
     emit({"file": str(file), "signer": held.owner}, f"signed by {held.owner}", as_json=as_json)

@@ -4,6 +4,7 @@ without a running manager, which notices by itself."""
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from fleet.cli.repository_options import (
     who_option,
 )
 from fleet.cli.terminal import emit, json_option, say, state_option
+from fleet.errors import FleetError
 from fleet.manager.state_dir import StateDir
 
 
@@ -46,9 +48,11 @@ def publish(
     """
     from fleet.repository.signing_event import is_event
 
-    repository = open_repository(state)
     if is_event(bundle):
         return _take_event(bundle, who, state, as_json)
+    _require_bundle(bundle)
+    repository = open_repository(state)
+    new = repository.initialise()  # which says it of development keys by itself
     published = repository.publish(bundle, approval=approval, who=who)
     value = {
         "line": published.line,
@@ -61,10 +65,29 @@ def publish(
     text = f"{published.line} {published.version} {how} {published.digest}"
     code = tell_outcome(published.outcome, text, event_path=event_path, as_json=as_json, more=value)
     if not as_json and published.outcome.committed:
-        for warning in repository.warnings():
+        for warning in [] if new else repository.warnings():
             say(f"note: {warning}")
         say(f"next: edge-fleet rollout start {published.line} {published.version}")
     return code
+
+
+def _require_bundle(path: Path) -> None:
+    """A mistyped path must not make the keys of a new fleet.
+
+    Raises:
+        FleetError: nothing that could be a bundle is there; says where one is.
+    """
+    if tarfile.is_tarfile(path) if path.is_file() else (path / "index.json").is_file():
+        return
+    inside = path / "bundle"
+    raise FleetError(
+        f"expected a bundle, a directory with index.json or a tar of one; {path}"
+        f" {'is none' if path.exists() else 'does not exist'}",
+        hint=f"edge-fleet publish {inside}"
+        if (inside / "index.json").is_file()
+        else "a bundle is the directory `bundle/` that `edge-compile build` writes",
+        exit_code=ExitCode.NOT_FOUND,
+    )
 
 
 def _take_event(path: Path, who: str, state: StateDir, as_json: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,16 +54,22 @@ def read_passphrase(path: Path | None, *, confirm: bool = False) -> str:
     """The passphrase, from a file, the environment or the terminal.
 
     Raises:
-        FleetError: the file cannot be read.
+        FleetError: the file cannot be read, or nobody is here to ask.
     """
     if path is not None:
         try:
             return path.read_text().partition("\n")[0]
-        except OSError as error:
-            raise FleetError(f"cannot read {path}: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not a text"
+            raise FleetError(
+                f"cannot read {path}: {why}",
+                hint="--passphrase-file names a file whose first line is the passphrase",
+                exit_code=ExitCode.NOT_FOUND,
+            ) from error
     given = os.environ.get(PASSPHRASE_VARIABLE)
     if given is not None:
         return given
+    _require_terminal("a passphrase", PASSPHRASE_VARIABLE)
     return str(click.prompt("passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
 
 
@@ -70,7 +77,7 @@ def read_pin(path: Path | None, token: str) -> str:
     """A token's PIN, from a file, the environment or the terminal.
 
     Raises:
-        FleetError: the file cannot be read.
+        FleetError: the file cannot be read, or nobody is here to ask.
     """
     if path is not None:
         return read_passphrase(path)
@@ -78,7 +85,37 @@ def read_pin(path: Path | None, token: str) -> str:
     given = os.environ.get(PIN_VARIABLE)
     if given is not None:
         return given
+    _require_terminal(f"the PIN of {token}", PIN_VARIABLE)
     return str(click.prompt(f"PIN of {token}", hide_input=True, err=True))
+
+
+def require_consent(*, yes: bool) -> None:
+    """Ask whether to sign, unless ``yes``.
+
+    Raises:
+        FleetError: the answer is no, or nobody is here to ask.
+    """
+    if yes:
+        return
+    try:
+        if click.confirm("sign this?", err=True):
+            return
+        why, hint = "the answer was no", ""
+    except click.Abort as error:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise error
+        click.echo(err=True)  # ends the line of the question
+        why, hint = "nobody is here to answer", "--yes, after a look at what it changes"
+    raise FleetError(f"nothing was signed: {why}", hint=hint)
+
+
+def _require_terminal(what: str, variable: str) -> None:
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise FleetError(
+            f"expected {what}, and nobody is here to ask: the input is no terminal",
+            hint=f"--passphrase-file FILE, or {variable} in the environment",
+            exit_code=ExitCode.AUTH,
+        )
 
 
 def open_key(path: Path, passphrase_path: Path | None) -> HeldKey:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -13,7 +14,15 @@ import click
 
 from edge_contract.errors import ExitCode
 from edge_contract.health import HealthSpec
-from fleet.cli.terminal import emit, json_option, say, state_option, table
+from fleet.cli.terminal import (
+    CommandGroup,
+    emit,
+    for_this_fleet,
+    json_option,
+    say,
+    state_option,
+    table,
+)
 from fleet.errors import FleetError
 from fleet.manager.rollout_order import (
     GATE_OPTIONS,
@@ -26,6 +35,10 @@ from fleet.manager.state_dir import StateDir
 from fleet.rollout.gate import parse_gate
 
 _POLL_S = 0.3
+_TELL_EVERY_S = 1.0
+"""A wait never tells more often than this, however fast devices go on."""
+_STILL_HERE_S = 15.0
+"""And never less often, however slow they are."""
 _ENDS = {"completed": ExitCode.OK, "aborted": ExitCode.ABORTED, "rolled_back": ExitCode.ABORTED}
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,7 +58,7 @@ _who_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def rollout() -> None:
     """Bring a version to devices, wave by wave."""
 
@@ -64,8 +77,17 @@ def rollout() -> None:
     default="halt",
     help="What an abort by a gate does with devices that committed.",
 )
-@click.option("--window", default="", help="Hours to install in, UTC, such as 02:00-05:00.")
-@click.option("--seed", default="", show_default="the rollout's id", help="Draws the order.")
+@click.option(
+    "--window",
+    default="",
+    help="Hours to install in, UTC, such as 02:00-05:00.",
+)
+@click.option(
+    "--seed",
+    default="",
+    show_default="the rollout's id",
+    help="Draws the order.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
 @click.option("--wait", is_flag=True, help="Wait for its end: exit 0, 6 aborted, 5 insufficient.")
 @click.option("--timeout-s", type=float, default=3600.0, help="How long to wait.")
@@ -241,12 +263,25 @@ def _press(
 
 def _wait(api: Any, view: dict[str, Any], timeout_s: float, *, as_json: bool) -> int:
     """Follow a rollout to its end and print what it came to."""
-    until_s = time.monotonic() + timeout_s
-    told = ""
+    try:
+        return _follow(api, view, timeout_s, as_json=as_json)
+    except KeyboardInterrupt:
+        say(f"the rollout goes on; next: edge-fleet rollout status {view['id']} --wait")
+        raise
+
+
+def _follow(api: Any, view: dict[str, Any], timeout_s: float, *, as_json: bool) -> int:
+    began_s = told_at_s = time.monotonic()
+    until_s = began_s + timeout_s
+    told, steps_told, steps = "", "", ""
     while True:
+        waited_s = time.monotonic() - told_at_s
         if view["sentence"] != told:
-            told = view["sentence"]
+            told, told_at_s = view["sentence"], time.monotonic()
             say(f"{view['id']}: {told}")
+        elif (steps != steps_told and waited_s >= _TELL_EVERY_S) or waited_s >= _STILL_HERE_S:
+            steps_told, told_at_s = steps, time.monotonic()
+            say(f"{view['id']}: after {told_at_s - began_s:.0f} s: {steps or view['status']}")
         code = _ENDS.get(view["status"])
         if view["status"] == "paused" and view["outcome"] == "insufficient":
             code = ExitCode.GATE
@@ -260,7 +295,15 @@ def _wait(api: Any, view: dict[str, Any], timeout_s: float, *, as_json: bool) ->
                 exit_code=ExitCode.NETWORK,
             )
         time.sleep(_POLL_S)
-        view = api.get(f"rollouts/{view['id']}")["rollout"]
+        detail = api.get(f"rollouts/{view['id']}")
+        view, steps = detail["rollout"], _steps(detail["devices"])
+
+
+def _steps(devices: list[dict[str, Any]]) -> str:
+    """How many devices are at which step, such as "2 downloading, 5 committed of 7"."""
+    counts = Counter(str(device["phase"]).replace("_", " ") for device in devices)
+    told = ", ".join(f"{count} {phase}" for phase, count in counts.items())
+    return f"{told} of {len(devices)}" if told else ""
 
 
 def _json(view: dict[str, Any]) -> dict[str, Any]:
@@ -274,7 +317,7 @@ def _rollout_text(view: dict[str, Any]) -> str:
 
 def _rollouts_text(rows: list[dict[str, Any]]) -> str:
     if not rows:
-        return "no rollout yet; next: edge-fleet rollout start LINE VERSION"
+        return for_this_fleet("no rollout yet; next: edge-fleet rollout start LINE VERSION")
     head = ("id", "from", "to", "status", "wave", "committed", "failed", "why")
     return table(
         head,

@@ -19,7 +19,11 @@ NAME = "edge-fleet"
 
 
 @click.command("install-service")
-@click.option("--fleet", default="", help="The fleet's name. [default: the one it has, or home]")
+@click.option(
+    "--fleet",
+    default="",
+    help="The fleet's name. [default: the one it has, or home]",
+)
 @click.option("--broker", default="auto", help="As of `edge-fleet up`.")
 @click.option("--console-port", type=click.IntRange(1, 65535), default=8470)
 @click.option(

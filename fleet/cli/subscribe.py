@@ -21,7 +21,11 @@ _CONNECT_S = 10.0
 
 @click.command()
 @click.argument("topic_filter", metavar="FILTER", default="")
-@click.option("--broker", default="", help="mqtt://host:port. [default: the running manager's]")
+@click.option(
+    "--broker",
+    default="",
+    help="mqtt://host:port. [default: the running manager's]",
+)
 @click.option("--count", type=int, default=0, help="End after that many messages (0: never).")
 @click.option("--timeout-s", type=float, default=0.0, help="End after that long (0: never).")
 @state_option

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import pwd
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -12,20 +16,49 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from device_configs.service.owner import hand_over
 from edge_contract import __version__
 from edge_contract.errors import ExitCode, WherryError
+from fleet.errors import FleetError
 from fleet.manager.state_dir import StateDir, default_state_dir
 
 _DOCS = "reference/edge-fleet.md"
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
+_STATE_GIVEN = "fleet.state-given"
+_OUR_COMMANDS = re.compile(r"edge-fleet ([a-z-]+)(?: ([a-z-]+))?")
+_NEXT_STEPS = {
+    errno.ENOSPC: "free some space there (df -h), then run the same command again",
+    errno.EROFS: "choose a place that can be written, or mount it for writing",
+    errno.EACCES: "run it as the owner of the files, or choose a place that you may write to",
+    errno.ENOENT: "make its directory first, or correct the path",
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class JsonErrorGroup(click.Group):
+class CommandGroup(click.Group):
+    """A click group whose help says in whole sentences what its commands are for."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add it; a default that is nothing is not shown, as ``[default: ""]``."""
+        for option in cmd.params:
+            if isinstance(option, click.Option) and option.default == "":
+                option.show_default = option.show_default or False
+        super().add_command(cmd, name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Wrap the first sentences where click would cut them."""
+        shown = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(10_000)) for name, command in shown if command]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
+class JsonErrorGroup(CommandGroup):
     """A click group that ends with our exit codes, and with JSON errors where ``--json`` stands."""
 
     def main(
@@ -41,10 +74,17 @@ class JsonErrorGroup(click.Group):
         if not standalone_mode:
             return super().main(words, prog_name, complete_var, False, **extra)
         as_json = "--json" in words
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # under LANG=C and the like
         previous = signal.signal(signal.SIGTERM, _terminate)
         try:
             code = super().main(words, prog_name, complete_var, False, **extra)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            sys.exit(int(ExitCode.USAGE))
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             command = context.command_path if context else "edge-fleet"
@@ -57,9 +97,22 @@ class JsonErrorGroup(click.Group):
             sys.exit(_BROKEN_PIPE)
         except WherryError as error:
             _fail(error.message, error.exit_code, error.hint, error.docs, as_json)
+        except OSError as error:
+            # The process's outermost edge: a disk or a right that nobody has met further in.
+            where = f" ({error.filename})" if error.filename else ""
+            message = f"the system refuses: {error.strerror or error}{where}"
+            _fail(message, ExitCode.FAILURE, _NEXT_STEPS.get(error.errno or 0, ""), "", as_json)
         finally:
             signal.signal(signal.SIGTERM, previous)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what its error advises is advised for the fleet that it was given."""
+        try:
+            return super().invoke(ctx)
+        except WherryError as error:
+            error.hint = for_this_fleet(error.hint, ctx)
+            raise
 
 
 @click.group(
@@ -78,16 +131,38 @@ def state_option(command: F) -> F:
         envvar="EDGE_FLEET_STATE",
         default=lambda: default_state_dir(os.environ),
         show_default="~/.local/state/wherry/fleet",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path, file_okay=False, readable=False),
         callback=_take_state,
         help="The fleet's directory (environment: EDGE_FLEET_STATE).",
     )(command)
 
 
 def _take_state(context: click.Context, parameter: click.Parameter, value: Path) -> StateDir:
+    _require_readable(value)
     state = StateDir(value)
+    if context.get_parameter_source("state") is ParameterSource.COMMANDLINE:
+        context.meta[_STATE_GIVEN] = str(value)
     context.call_on_close(lambda: hand_over(state.path))
     return state
+
+
+def _require_readable(directory: Path) -> None:
+    """A service's directory belongs to its own account, and whoever asks is often another one.
+
+    Raises:
+        FleetError: it is there and may not be read; says whose it is.
+    """
+    if not directory.exists() or os.access(directory, os.R_OK | os.X_OK):
+        return
+    try:
+        owner = pwd.getpwuid(directory.stat().st_uid).pw_name
+    except KeyError:
+        owner = str(directory.stat().st_uid)
+    raise FleetError(
+        f"the fleet's directory {directory} is {owner}'s, and you may not read it",
+        hint="the same with sudo, or name another one with --state",
+        exit_code=ExitCode.AUTH,
+    )
 
 
 def json_option(command: F) -> F:
@@ -103,8 +178,32 @@ def emit(value: Any, text: str, *, as_json: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Print progress to stderr."""
-    click.echo(text, err=True)
+    """Print progress to stderr; commands of ours that it names, for the fleet that was given."""
+    click.echo(for_this_fleet(text), err=True)
+
+
+def for_this_fleet(text: str, context: click.Context | None = None) -> str:
+    """The text; where it names commands that take ``--state``, with the one that was given.
+
+    Without it, who copies the command from there would ask or change another fleet.
+    """
+    context = context or click.get_current_context(silent=True)
+    given = context.meta.get(_STATE_GIVEN) if context else None
+    if (
+        not given
+        or "--state" in text
+        or "--help" in text
+        or not any(map(_takes_state, _OUR_COMMANDS.findall(text)))
+    ):
+        return text
+    return f"{text} (with --state {given})"
+
+
+def _takes_state(words: tuple[str, str]) -> bool:
+    command = main.commands.get(words[0])
+    if isinstance(command, click.Group):
+        command = command.commands.get(words[1], command)
+    return command is not None and any(option.name == "state" for option in command.params)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,8 @@ import click
 
 from device_configs.service.notify import ProgressWatchdog, Systemd
 from edge_contract.errors import ExitCode
-from fleet.cli.terminal import emit, json_option, say, state_option
+from fleet.cli.broker import KINDS
+from fleet.cli.terminal import emit, for_this_fleet, json_option, say, state_option
 from fleet.errors import FleetError
 from fleet.manager.broker_address import BrokerAddress, parse_broker_address
 from fleet.manager.state_dir import ApiAddress, StateDir
@@ -31,7 +32,11 @@ _STEADY_S = 60.0
 
 
 @click.command()
-@click.option("--fleet", default="", help="The fleet's name. [default: the one it has, or home]")
+@click.option(
+    "--fleet",
+    default="",
+    help="The fleet's name. [default: the one it has, or home]",
+)
 @click.option(
     "--broker",
     default="auto",
@@ -46,9 +51,14 @@ _STEADY_S = 60.0
     "--transfer-max-mb-s",
     type=click.FloatRange(min=0),
     default=0.0,
-    help="What all devices may pull together. [default: 0, no limit]",
+    show_default="0, no limit",
+    help="What all devices may pull together.",
 )
-@click.option("--blob-http", default="", help="Serve blobs by digest at HOST:PORT as well.")
+@click.option(
+    "--blob-http",
+    default="",
+    help="Serve blobs by digest at HOST:PORT as well.",
+)
 @click.option(
     "--retention-days",
     type=click.IntRange(min=0),
@@ -90,6 +100,13 @@ def up(
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     external = parse_broker_address(broker) if "://" in broker else None
+    if external is None and broker not in KINDS:
+        raise FleetError(
+            f"--broker {broker!r}: expected {', '.join(KINDS)} or an address such as"
+            " mqtts://broker.example.org:8883",
+            hint="leave it out for a broker of its own",
+            exit_code=ExitCode.USAGE,
+        )
     with ExitStack() as stack, _signals() as asked:
         name = state.prepare(fleet)
         lock = state.lock()
@@ -142,7 +159,9 @@ def up(
             f"fleet    {name} in {state.path}",
             f"broker   {address} ({kind})",
             f"{'API     ' if no_console else 'console '} {server.url}/",
-            "next     edge-fleet publish BUNDLE, then edge-fleet rollout start LINE VERSION",
+            for_this_fleet(
+                "next     edge-fleet publish BUNDLE, then edge-fleet rollout start LINE VERSION"
+            ),
             "stop     Ctrl-C",
         )
         emit(value, "\n".join(lines), as_json=as_json)

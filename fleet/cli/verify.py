@@ -10,7 +10,7 @@ import msgspec
 
 from edge_contract.errors import ExitCode
 from fleet.cli.repository_options import open_repository
-from fleet.cli.terminal import emit, json_option, state_option, table
+from fleet.cli.terminal import CommandGroup, emit, json_option, state_option, table
 from fleet.errors import FleetError
 from fleet.manager.state_dir import StateDir
 
@@ -86,7 +86,7 @@ def verify(bundle: Path, trust: Path, approval: Path | None, as_json: bool) -> N
     emit(value, text + table(head, rows), as_json=as_json)
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def audit() -> None:
     """Who did what: the signed log."""
 

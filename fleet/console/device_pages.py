@@ -64,13 +64,53 @@ def device_page(service: FleetService, place: Place) -> Page:
             "now": service.health().now_s,
             "detail": detail,
             "device": device,
-            "fallback_version": versions.get(device.fallback_digest, ""),
+            "slots": slots(device, versions),
             "updates": [event for event in detail.events if event.kind == "status"],
             "events": [event for event in detail.events if event.kind == "event"],
             "latency": _latency_chart(detail),
             "frames": _frames_chart(detail),
         },
     )
+
+
+class Slot(NamedTuple):
+    """One of a device's two slots, as the page shows it; ``runs``: its model answers frames."""
+
+    name: str
+    look: words.Look
+    version: str
+    digest: str
+    runs: bool = False
+
+
+def slots(device: DeviceView, versions: dict[str, str]) -> tuple[Slot, Slot]:
+    """Slot A and slot B.
+
+    During a trial the *other* slot runs: the device's active one is what it returns to if the
+    trial fails, and the version that it says it runs is the one on trial.
+
+    Args:
+        device: as it was last heard.
+        versions: digest -> version of what is published.
+    """
+    active, other = ("B", "A") if device.slot.upper() == "B" else ("A", "B")
+    if device.update_phase == "trial":
+        digest = device.desired_digest if device.desired_version == device.version else ""
+        if not device.digest:
+            active, other = other, active
+        back = words.SLOT["back" if device.digest else "by"]
+        both = (
+            Slot(active, back, versions.get(device.digest, ""), device.digest),
+            Slot(other, words.SLOT["trial"], device.version, digest, runs=True),
+        )
+    else:
+        runs = bool(device.digest)
+        fallback = device.fallback_digest
+        both = (
+            Slot(active, words.SLOT["runs" if runs else "by"], device.version, device.digest, runs),
+            Slot(other, words.SLOT["by"], versions.get(fallback, ""), fallback),
+        )
+    return both if active == "A" else (both[1], both[0])
 
 
 def _belongs(device: DeviceView, state: str, now_s: float) -> bool:
@@ -119,6 +159,8 @@ def _chart(
         f"{first}: newest {words.figure(known[-1])}, median {words.figure(median(known))}, "
         f"highest {words.figure(max(known))} {unit} over {words.span(times[-1] - times[0])}"
     )
+    if len(known) < 2:
+        return _Chart(name, "", f"{first}: {words.figure(known[0])} {unit} in the only window", [])
     data = {"unit": unit, "names": list(series), "data": [times, *series.values()]}
     return _Chart(name, json.dumps(data), text, list(series))
 

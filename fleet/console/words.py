@@ -6,6 +6,7 @@ A tone is never shown by colour alone: each has an icon of its own shape, and a 
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime, timezone
 from typing import NamedTuple
 
@@ -29,9 +30,18 @@ DEVICE = {
     "updating": _look("updating", "busy"),
     "held": _look("held by its owner", "held"),
     "offline": _look("offline", "off"),
+    "revoked": _look("revoked", "bad"),
     "never_seen": _look("never seen", "off", "none"),
 }
 """``DeviceView.state``, in the order of the fleet bar."""
+
+SLOT = {
+    "runs": _look("runs", "ok"),
+    "trial": _look("on trial", "busy"),
+    "back": _look("returns if it fails", "off", "back"),
+    "by": _look("stands by", "off"),
+}
+"""What a slot of a device is for."""
 
 ROLLOUT = {
     "draft": _look("draft", "off", "none"),
@@ -193,3 +203,8 @@ def short(digest: str) -> str:
 def share(part: float) -> str:
     """0..1 as a percentage."""
     return f"{part:.1%}" if part < 0.1 else f"{part:.0%}"
+
+
+def breaks(name: str) -> list[str]:
+    """The parts of a setting's name between which a line may end; a unit stays with its word."""
+    return re.findall(r"[^._]+(?:_[^._]{1,2}(?![^._]))*[._]?", name)

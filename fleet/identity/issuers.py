@@ -353,7 +353,7 @@ def _parse(pem: bytes, what: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
     except ValueError as error:
-        raise FleetError(f"{what}: not a certificate in PEM: {error}") from error
+        raise FleetError(f"{what}: not a certificate in PEM") from error
 
 
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:

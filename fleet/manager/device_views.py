@@ -11,7 +11,7 @@ from edge_contract.signing import fingerprint
 from edge_contract.telemetry import TelemetrySummary, decode_summary
 from fleet.errors import FleetError
 from fleet.manager.configuration_view import configuration_view
-from fleet.store import devices, journal, orders, records
+from fleet.store import devices, identity, journal, orders, records
 from fleet.store.configurations import ConfigurationRow, all_configurations, get_configuration
 from fleet.store.devices import DeviceRow
 from fleet.store.orders import OrderRow
@@ -28,11 +28,18 @@ def all_devices(tx: Connection) -> list[DeviceView]:
     """Every device, by id."""
     current = {order.device: order for order in orders.current_orders(tx)}
     wanted = all_configurations(tx)
+    revoked = identity.all_revoked_keys(tx)
     alarms: dict[str, list[DriftAlarm]] = {}
     for alarm in queries.drift_alarms(tx):
         alarms.setdefault(alarm.device, []).append(alarm)
     return [
-        _view(row, current.get(row.device), alarms.get(row.device, []), wanted.get(row.device))
+        _view(
+            row,
+            current.get(row.device),
+            alarms.get(row.device, []),
+            wanted.get(row.device),
+            row.public_key in revoked,
+        )
         for row in devices.list_devices(tx)
     ]
 
@@ -46,7 +53,13 @@ def one_device(tx: Connection, device: str) -> DeviceDetail:
     row = require_device(tx, device)
     alarms = queries.drift_alarms(tx, device)
     return DeviceDetail(
-        device=_view(row, orders.current_order(tx, device), alarms, get_configuration(tx, device)),
+        device=_view(
+            row,
+            orders.current_order(tx, device),
+            alarms,
+            get_configuration(tx, device),
+            row.public_key in identity.all_revoked_keys(tx),
+        ),
         key_fingerprint=fingerprint(bytes.fromhex(row.public_key)),
         connection_id=row.connection_id,
         committed=records.committed_counts(tx, device),
@@ -114,13 +127,14 @@ def _view(
     order: OrderRow | None,
     alarms: list[DriftAlarm],
     wanted: ConfigurationRow | None,
+    revoked: bool,
 ) -> DeviceView:
     state = last_state(row)
     telemetry = _telemetry(row)
     version = state.model_version if state else ""
     return DeviceView(
         device=row.device,
-        state=_state_word(row, state),
+        state="revoked" if revoked else _state_word(row, state),
         online=row.online,
         hardware=row.hardware,
         line=row.line,

@@ -197,7 +197,11 @@ class Ceremony:
         with self._archive.exclusive():
             base, signed = self._line(line)
             if signed.targets.pop(target_path(line, version), None) is None:
-                raise FleetError(f"{line} {version} is not live", exit_code=ExitCode.NOT_FOUND)
+                raise FleetError(
+                    f"{line} {version} is not approved (any more)",
+                    hint="edge-fleet line list",
+                    exit_code=ExitCode.NOT_FOUND,
+                )
             reason = f"{line} {version} is retired"
             return self._propose(base, "retire", {line_role(line): signed}, reason)
 

@@ -152,6 +152,12 @@ def read_public_key(path: Path) -> PublicKeyFile:
             f"{error.message}", hint="expected a NAME.pub that `edge-fleet key new` wrote"
         ) from error
     _checked_name(public.owner)
+    if not public.key:
+        raise FleetError(
+            f"{path}: expected a public key, and this file is the private half",
+            hint=f"{path.with_suffix('.pub')}",
+            exit_code=ExitCode.USAGE,
+        )
     public.tuf_key()
     return public
 
@@ -246,7 +252,10 @@ def _read(path: Path) -> _KeyFile:
             error.message, hint="expected a NAME.key that `edge-fleet key new` wrote"
         ) from error
     if bool(file.sealed) == bool(file.token):
-        raise FleetError(f"{path}: expected a sealed key or the place of one in a token")
+        raise FleetError(
+            f"{path}: expected a sealed key or the place of one in a token",
+            hint="expected a NAME.key that `edge-fleet key new` wrote",
+        )
     return file
 
 

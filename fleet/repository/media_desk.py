@@ -113,8 +113,13 @@ class MediaDesk:
                         f" {self._versions(base)[role]}, which is in force",
                         hint="edge-fleet media prepare FILE, and have it signed again",
                     )
+            if files == self._kept():
+                return
             if timestamp.signed.version <= self._last_version():
-                raise TrustError("the offline files are older than those that are kept")
+                raise TrustError(
+                    "the offline files are older than those that are kept",
+                    hint="edge-fleet media prepare FILE, and have it signed again",
+                )
             text = f"offline metadata version {timestamp.signed.version}"
             self._archive.record(self._who, "media", "offline", text)
             write_durably(self._path, encode_json(files))
@@ -263,7 +268,9 @@ def read_offline_files(path: Path) -> OfflineFiles:
             f"cannot read {path}: {error.strerror}", exit_code=ExitCode.NOT_FOUND
         ) from error
     except ContractError as error:
-        raise FleetError(error.message) from error
+        raise FleetError(
+            error.message, hint="expected the file that `edge-fleet media prepare` wrote"
+        ) from error
 
 
 def _parse(files: OfflineFiles) -> tuple[Metadata[Snapshot], Metadata[Timestamp]]:

@@ -8,6 +8,7 @@ bring a key along, and a field that this release does not know cannot change at 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, Literal
 
 from tuf.api.metadata import Root, Targets
@@ -96,7 +97,7 @@ def director_differences(before: Directors, after: Directors) -> list[Change]:
         keyid = ed25519_key(bytes.fromhex(public)).keyid[:12]
         a, b = old.get(public), new.get(public)
         if a is None and b is not None:
-            where = f"fleets {b.fleets}, lines {b.lines}, until {b.expires:.0f}"
+            where = f"fleets {b.fleets}, lines {b.lines}, until {_utc(b.expires)}"
             found.append(Change("directors", role, f"director {keyid} is added: {where}"))
         elif b is None:
             found.append(Change("directors", role, f"director {keyid} is REVOKED"))
@@ -104,7 +105,7 @@ def director_differences(before: Directors, after: Directors) -> list[Change]:
             scope = f"fleets {b.fleets}, lines {b.lines}"
             found.append(Change("directors", role, f"director {keyid} may now order {scope}"))
         elif a is not None and a.expires != b.expires:
-            found.append(Change("expiry", role, f"director {keyid}: expires {b.expires:.0f}"))
+            found.append(Change("expiry", role, f"director {keyid}: expires {_utc(b.expires)}"))
     if after.epoch < before.epoch:
         raise _refused(role, f"epoch goes back from {before.epoch} to {after.epoch}")
     if after.epoch > before.epoch:
@@ -247,3 +248,8 @@ def _refused(role: str, why: str) -> TrustError:
         hint="do not sign it; find out who changed the event",
         docs="explanation/trust.md",
     )
+
+
+def _utc(at_s: float) -> str:
+    """As TUF writes it, so that the dates of one review look alike."""
+    return datetime.fromtimestamp(at_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -108,7 +108,13 @@ def read_event(path: Path) -> SigningEvent:
         raise FleetError(
             f"cannot read {path}: {error.strerror}", exit_code=ExitCode.NOT_FOUND
         ) from error
-    event = decode_json(data, SigningEvent, what=str(path), limit_bytes=EVENT_LIMIT_BYTES)
+    try:
+        event = decode_json(data, SigningEvent, what=str(path), limit_bytes=EVENT_LIMIT_BYTES)
+    except ContractError as error:
+        raise ContractError(
+            f"no signing event: {error.message}",
+            hint="expected the file that --event wrote; edge-fleet event list says where it lies",
+        ) from error
     if not _ID.fullmatch(event.id):
         raise ContractError(f"{path}: {event.id[:60]!r} is no name of an event")
     return event
@@ -148,8 +154,8 @@ class OpenEvents:
                 return event
         have = ", ".join(event.id for event in self.all()) or "none"
         raise FleetError(
-            f"no signing event {name!r} is open; open: {have}",
-            hint="edge-fleet event list",
+            f"no signing event {name!r} is open (any more); open: {have}",
+            hint="edge-fleet audit show says what was published; edge-fleet event list, what waits",
             exit_code=ExitCode.NOT_FOUND,
         )
 

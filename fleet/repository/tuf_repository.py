@@ -247,6 +247,11 @@ class Repository:
         ]
         return sorted(found, key=lambda item: (item.line, version_order(item.version)))
 
+    def floor(self, line: str) -> str:
+        """The signed version below which no device installs anew; "" where a line has none."""
+        metadata = self._files.read().lines.get(line) if self._files.exists() else None
+        return _floor(metadata.signed) if metadata else ""
+
     def find(self, line: str, version: str) -> PublishedVersion:
         """One approved version.
 
@@ -371,8 +376,12 @@ class Repository:
         return soonest - self._clock() < self._lifetimes.director_s / 2
 
 
+def _floor(line: Targets) -> str:
+    return str(line.unrecognized_fields.get(MIN_RELEASE_FIELD, ""))
+
+
 def _require_above_floor(line: Targets, model: ModelManifest) -> None:
-    floor = str(line.unrecognized_fields.get(MIN_RELEASE_FIELD, ""))
+    floor = _floor(line)
     if floor and version_order(model.version) < version_order(floor):
         raise FleetError(
             f"{model.name} {model.version} is below the line's floor {floor}: no device would"

@@ -404,7 +404,7 @@ def _open_wave(turn: _Turn, wave: int) -> None:
     plan = turn.state.plan
     turn.state = replace(turn.state, wave=wave, wave_since_s=turn.state.now_s)
     names = [name for name in plan.waves[wave] if turn.take(name, "wave opens")]
-    turn.say(f"Wave {wave + 1} of {len(plan.waves)}: asked {len(names)} devices")
+    turn.say(f"Wave {wave + 1} of {len(plan.waves)}: asked {verdict.in_devices(len(names))}")
     turn.effects += [AskDevice(name, plan.digest_to) for name in names]
 
 

@@ -207,7 +207,7 @@ def rolled_back_sentence(state: RolloutState) -> str:
 
 def never_asked(state: RolloutState) -> str:
     """How many devices the rollout did not reach."""
-    return f"{_devices(sum(tally.waiting for tally in state.tallies))} never asked"
+    return f"{in_devices(sum(tally.waiting for tally in state.tallies))} never asked"
 
 
 def _remainder(tally: Tally) -> list[str]:
@@ -226,7 +226,8 @@ def _sum(state: RolloutState) -> Tally:
     return Tally(*(sum(getattr(tally, name) for tally in state.tallies) for name in names))
 
 
-def _devices(count: int) -> str:
+def in_devices(count: int) -> str:
+    """A number of devices, as a text says it."""
     return f"{count} device" if count == 1 else f"{count} devices"
 
 

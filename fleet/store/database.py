@@ -75,9 +75,12 @@ def open_store(where: Path | str, *, fleet: str) -> Store:
         ) from error
     except DatabaseError as error:
         engine.dispose()
+        full = "full" in str(error.orig)
         raise FleetError(
             f"store {where}: cannot be opened as a database: {error.orig}",
-            hint="restore it from a backup, or move it away to begin with an empty one",
+            hint="free some space there (df -h)"
+            if full
+            else "restore it from a backup, or move it away to begin with an empty one",
         ) from error
     return Store(engine)
 

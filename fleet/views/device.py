@@ -9,7 +9,7 @@ import msgspec
 from fleet.manager.configuration_view import ConfigurationView
 from fleet.views.drift import DriftAlarm
 
-DeviceState = Literal["never_seen", "online", "offline", "updating", "held"]
+DeviceState = Literal["never_seen", "online", "offline", "updating", "held", "revoked"]
 
 TelemetryValue = float | int | str | bool | None | list[int]
 
@@ -18,7 +18,8 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """One device as a row.
 
     state: what a fleet bar shows: ``never_seen``, ``online``, ``offline``, ``updating`` (an update
-        is under way, online or not) or ``held`` (its owner said "no updates for now").
+        is under way, online or not), ``held`` (its owner said "no updates for now") or ``revoked``
+        (its key counts no more; whatever it says is refused).
     desired_version, desired_digest: what it is ordered to run; "" where nothing was ordered yet.
     clock_skew_s: the device's clock minus the manager's when its last state came, None before.
     alarms_count: drift alarms received for the version that it runs now.

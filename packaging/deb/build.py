@@ -109,6 +109,11 @@ def fill_environment(tree: Path, wheel: Path, arch: str, python: str, options: l
     )
 
 
+def say(text: str) -> None:
+    """Progress, apart from the answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def write(path: Path, text: str) -> None:
     """A file, and the directories above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,10 +172,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         work, tree = Path(scratch), Path(scratch) / "tree"
         tree.mkdir()
+        say("building the agent's wheel")
         wheel = f"{own_wheel(work, epoch)}[{arguments.extras}]"
+        say(
+            f"fetching what it needs ({arguments.arch}, Python {arguments.python}): a minute or two"
+        )
         fill_environment(tree, Path(wheel), arguments.arch, arguments.python, options)
         fill_control(tree, version, arguments.arch, arguments.python)
         settle_modes(tree)
+        say("packing")
         run(
             "dpkg-deb", "--root-owner-group", "-Zxz", f"-z{arguments.level}", "--build", tree,
             target, SOURCE_DATE_EPOCH=epoch,

@@ -81,6 +81,8 @@ def test_revoked_devices_are_out_at_manager_and_broker(secure: SecureFleet) -> N
     secure.service.revoke_device("cam-1", who="test", reason="stolen")
     peer.say(kit.topic("event/hello"), b"{}")
     eventually(lambda: secure.findings("revoked_key"))
+    assert [device.state for device in secure.service.devices()] == ["revoked"]
+    assert secure.service.device("cam-1").device.state == "revoked"
     secure.reload_broker()
     peer.close()
     assert kit.peer(connect=False).refused()

@@ -218,7 +218,7 @@ def test_without_a_manager_the_next_command_is_named(tmp_path: Path) -> None:
     state = tmp_path / "state"
     for words in (("devices",), ("rollout", "status"), ("subscribe",)):
         error = edge_fleet(*words, state=state, code=7)
-        assert error["hint"] == "start one: edge-fleet up"
+        assert error["hint"] == f"start one: edge-fleet up (with --state {state})"
     checks = edge_fleet("doctor", state=state, code=7)
     assert [check["check"] for check in checks["checks"] if not check["ok"]] == [
         "state directory",
