@@ -99,6 +99,7 @@ def build(options: BuildOptions, *, clock: Clock, progress: Progress = silent) -
     )
     warnings = [
         *inputs.source.notes,
+        *inputs.previous.notes,
         *data.warnings,
         *reuse_warnings(earlier),
         *chain.from_iterable(map(_doubts, reports.values())),

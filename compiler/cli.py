@@ -145,6 +145,12 @@ def main() -> None:
     help="How long the plan is searched.",
 )
 @click.option(
+    "--previous",
+    type=_BUNDLE,
+    metavar="BUNDLE",
+    help="What devices hold now: numbers of it that may stay do, so that a delta is small.",
+)
+@click.option(
     "--prune",
     default="off",
     show_default=True,
@@ -189,6 +195,7 @@ def build(
     max_ram_mb: float | None,
     max_mmacs: float | None,
     effort: Effort,
+    previous: Path | None,
     prune: str,
     sparsity: str,
     threads: int,
@@ -225,6 +232,7 @@ def build(
             limits=Limits(max_drop_pp, max_error_increase, min_cosine, top_k),
             budgets=Budgets(max_size_kb, max_ram_mb, max_mmacs),
             effort=effort,
+            previous=previous,
             prune=prune,
             sparsity=sparsity,
             workers=threads,

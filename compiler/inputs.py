@@ -12,6 +12,7 @@ import onnx
 import onnxruntime as ort
 
 from compiler.bundle.formats import planned_variant, runtime_versions
+from compiler.bundle.previous import PreviousBundle, load_previous
 from compiler.contractcheck import check_contract, float_answer
 from compiler.datasets.checks import (
     check_apart,
@@ -45,7 +46,7 @@ from compiler.tasks import check_task_labels, settle_task
 from device_configs.loader import load_profile
 from edge_contract import __version__
 from edge_contract.errors import ExitCode
-from edge_contract.model import Lineage, ModelManifest, SingleScore, Task, TensorSpec
+from edge_contract.model import Lineage, ModelManifest, SingleScore, Task, TensorSpec, Variant
 from edge_contract.preprocess import PreprocessSpec
 from edge_contract.profile import DeviceProfile
 from edge_runtime.classes import ClassScores
@@ -101,6 +102,7 @@ class Inputs:
     data: Data
     profiles: dict[str, DeviceProfile]
     manifest: ModelManifest
+    previous: PreviousBundle
 
 
 def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
@@ -113,6 +115,8 @@ def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
     check_names(options)
     profiles = _load_profiles(options)
     check_targets(read_ask(options.prune, options.sparsity), profiles.values())
+    variants = [planned_variant(profile, options.format) for profile in profiles.values()]
+    previous = load_previous(options.previous, options.name, variants)
     source = load_source(options.model, options.shapes)
     graph = normalise(source)
     spec = read_preprocess(options.preprocess)
@@ -139,7 +143,16 @@ def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
         single = single_score_of(graph.model.graph, map(float_answer(graph), some()))
     check_task_labels(task, outputs, (data.whole, data.selection, data.test))
     manifest = _manifest(
-        options, source, graph, spec, data, profiles, task, outputs=outputs, single_score=single
+        options,
+        source,
+        graph,
+        spec,
+        data,
+        variants,
+        task,
+        outputs=outputs,
+        single_score=single,
+        previous=previous.digest,
     )
     if task == "classification":
         classes, answer = ClassScores(manifest), float_answer(graph)
@@ -161,6 +174,7 @@ def load_inputs(options: BuildOptions, progress: Progress = silent) -> Inputs:
         data=data,
         profiles=profiles,
         manifest=manifest,
+        previous=previous,
     )
 
 
@@ -234,13 +248,13 @@ def _manifest(
     graph: FloatGraph,
     spec: PreprocessSpec,
     data: Data,
-    profiles: dict[str, DeviceProfile],
+    variants: list[Variant],
     task: Task,
     *,
     outputs: list[TensorSpec],
     single_score: SingleScore | msgspec.UnsetType,
+    previous: str,
 ) -> ModelManifest:
-    variants = [planned_variant(profile, options.format) for profile in profiles.values()]
     ask = read_ask(options.prune, options.sparsity)
     split = f"{SELECTION_SHARE:g} of the calibration data, seed {SEED}"
     return ModelManifest(
@@ -267,6 +281,7 @@ def _manifest(
             options={
                 "effort": options.effort,
                 **_limit(options.limits, metric_of(task, data.test.y is not None, options.limits)),
+                **({"previous": previous} if previous else {}),
                 "prune": ask.words,
                 "selection": split if data.was_split else data.selection.digest,
                 "sparsity": ask.sparsity,

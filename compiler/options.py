@@ -34,6 +34,7 @@ class BuildOptions:
     format: of the model's file; ``None`` takes what each target's profile says.
     effort: how long the plan is searched.
     trust_preprocess: only warn where the labels speak against the preprocessing contract.
+    previous: a bundle that devices hold, of which as much is kept as goes.
     prune: "off", "auto" or the share of the MACs that is to go. sparsity: "off" or "2:4".
     workers: test samples answered at the same time; changes no byte of the result.
     command: the command line, for the report.
@@ -56,6 +57,7 @@ class BuildOptions:
     budgets: Budgets = field(default_factory=Budgets)
     effort: Effort = "normal"
     format: Format | None = None
+    previous: Path | None = None
     prune: str = "off"
     sparsity: str = "off"
     workers: int = 1

@@ -31,7 +31,7 @@ from compiler.plan.simulate import batch_for
 from compiler.progress import Progress
 from compiler.proof.audit import LAYER_NAME
 from compiler.proof.evaluate import Runner
-from compiler.proof.select import Candidate, rank_trials
+from compiler.proof.select import Candidate, in_order, rank_trials
 from edge_contract.golden import GoldenVectors
 from edge_contract.model import Variant
 from edge_runtime.classes import ClassScores
@@ -148,6 +148,7 @@ def compile_variant(
         activations=activations_of(variant),
         whole_ends=variant.runtime == "litert",
         effort=options.effort,
+        previous=inputs.previous.variants.get(variant.target),
     )
     trials = search.trials(progress)
     selection = selection_frames(inputs)
@@ -180,7 +181,7 @@ def compile_variant(
         ]
         tried = rank(freed)
         if tried and tried[0].snr_db >= candidates[0].snr_db + GAIN_MIN_DB:
-            candidates = sorted([*candidates, *tried], key=lambda one: -one.snr_db)
+            candidates = in_order([*candidates, *tried])
             chosen = candidates[0].trial
             layers = hurting(chosen)
     plan = chosen.plan

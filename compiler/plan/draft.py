@@ -9,6 +9,7 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from compiler.plan.plan import Activations, Grid, LayerPlan, Plan, Weight, grid_of
+from compiler.plan.previous import Previous, keep_bias, keep_scales
 from compiler.plan.structure import Site, Structure, initializer
 
 Range = tuple[float, float]
@@ -25,6 +26,7 @@ def draft_plan(
     *,
     left_float: frozenset[str] = frozenset(),
     rounded: Mapping[str, Weight] | None = None,
+    before: Previous | None = None,
 ) -> Plan:
     """The plan in which every site of ``structure`` runs in int8.
 
@@ -35,11 +37,19 @@ def draft_plan(
         activations: where zero points may lie.
         left_float: names of layers that stay float, for the record.
         rounded: weights that adaptive rounding chose, by node; others go to the nearest.
+        before: what devices hold, which stays where it may.
     """
     grids = grids_of(structure, ranges, activations)
     symmetric = activations == "symmetric"
     layers = {
-        site.node: _layer(model, site, grids, symmetric, (rounded or {}).get(site.node))
+        site.node: _layer(
+            model,
+            site,
+            grids,
+            symmetric,
+            (rounded or {}).get(site.node),
+            before,
+        )
         for site in structure.sites.values()
     }
     return Plan(
@@ -93,6 +103,7 @@ def _layer(
     grids: Mapping[str, Grid],
     symmetric: bool,
     weight: Weight | None,
+    before: Previous | None,
 ) -> LayerPlan:
     output = site.made if symmetric and site.made in grids else site.output
     absorbed = () if symmetric else site.cut
@@ -103,14 +114,18 @@ def _layer(
     input_scale = grids[site.inputs[0]].scale
     if weight is None:
         scales = weight_scales(values, site.axis, bias, input_scale)
+        scales, _ = keep_scales(values, scales, before.weights.get(site.node) if before else None)
         shape = [1] * values.ndim
         shape[site.axis] = -1
         nearest = np.round(values.astype(np.float64) / scales.reshape(shape))
         weight = Weight(np.clip(nearest, -127, 127).astype(np.int8), scales, site.axis)
     whole = None
+    if bias is not None and before is not None:
+        step = grids[output].scale if output in grids else None
+        bias = keep_bias(bias, before.biases.get(site.node), step)
     if bias is not None:
-        steps = np.float32(input_scale) * weight.scales
-        whole = np.round(bias.astype(np.float64) / steps.astype(np.float64)).astype(np.int32)
+        unit = np.float32(input_scale) * weight.scales
+        whole = np.round(bias.astype(np.float64) / unit.astype(np.float64)).astype(np.int32)
     return LayerPlan(
         site.node,
         site.op,

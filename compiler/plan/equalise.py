@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from compiler.plan.plan import Weight
 from compiler.plan.structure import Site, Structure, attribute, initializer
 
 Array = npt.NDArray[np.float32]
@@ -31,6 +32,12 @@ _COMMUTING = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool"
 """Operators that work channel by channel and commute with a positive factor."""
 
 _FLATTENING = ("Flatten", "Reshape", "Squeeze")
+
+FACTOR_MAX = 1e4
+"""A factor beyond this, or its inverse, is no equalisation but another channel."""
+
+FACTOR_NOISE = 1.05
+"""Factors all between its inverse and this come of rounding and fine-tuning: none was there."""
 
 _DEAD_SHARE = 0.5
 """A channel that a Relu kept near 0 for all samples counts with this share of what it cut away:
@@ -111,13 +118,6 @@ def equalise(
         all_pairs: from ``find_pairs``.
         balance: 0 for the activations' good .. 1 for the next weights'.
     """
-    values: dict[str, Array] = {}
-
-    def of(name: str) -> Array:
-        if name not in values:
-            values[name] = initializer(model, name).copy()
-        return values[name]
-
     factors: list[tuple[Pair, Ranges]] = []
     for place, ranges in pairs.items():
         pair = all_pairs[place]
@@ -131,6 +131,45 @@ def equalise(
         importance = (share / np.where(most > 0, most, 1)).max(axis=2).reshape(-1)
         wanted = ranges[alive].max() * np.maximum(importance, 1e-4) ** balance
         factors.append((pair, np.where(alive, wanted / np.where(alive, ranges, 1), 1.0)))
+    return _rescaled(model, factors)
+
+
+def equalise_as(model: ModelProto, pairs: list[Pair], before: Mapping[str, Weight]) -> ModelProto:
+    """The same float function, rescaled so that each first layer comes nearest to ``before``.
+
+    By least squares, channel by channel; so what an earlier plan equalised is found again.
+
+    Args:
+        model: left as it is.
+        pairs: from ``find_pairs``, in the order of execution.
+        before: int8 weights by node.
+    """
+    for pair in pairs:
+        assert pair.first.weight is not None
+        weight = initializer(model, pair.first.weight)
+        held = before.get(pair.first.node)
+        if held is None or held.values.shape != weight.shape:
+            continue
+        channels = weight.shape[pair.first.axis]
+        now = np.moveaxis(weight.astype(np.float64), pair.first.axis, 0).reshape(channels, -1)
+        was = np.moveaxis(held.dequantised(), held.axis, 0).reshape(channels, -1)
+        factor = (now * was).sum(axis=1) / np.maximum((now * now).sum(axis=1), 1e-30)
+        if ((factor > 1 / FACTOR_NOISE) & (factor < FACTOR_NOISE)).all():
+            continue
+        sound = (factor > 1 / FACTOR_MAX) & (factor < FACTOR_MAX)
+        model = _rescaled(model, [(pair, np.where(sound, factor, 1.0))])
+    return model
+
+
+def _rescaled(model: ModelProto, factors: list[tuple[Pair, Ranges]]) -> ModelProto:
+    """Outputs of each pair's first layer times the factors, and the second's weights by them."""
+    values: dict[str, Array] = {}
+
+    def of(name: str) -> Array:
+        if name not in values:
+            values[name] = initializer(model, name).copy()
+        return values[name]
+
     for pair, factor in factors:
         first, second = pair.first, pair.second
         assert first.weight is not None

@@ -151,6 +151,13 @@ class Plan:
         return found.hexdigest()
 
 
+def span_of(grid: Grid, activations: Activations) -> tuple[float, float]:
+    """The bounds of which ``grid_of`` makes this very grid."""
+    if activations == "symmetric":
+        return -QMAX * grid.scale, QMAX * grid.scale
+    return grid.low, grid.high
+
+
 def grid_of(low: float, high: float, activations: Activations) -> Grid:
     """The grid that covers ``low..high``; 0 is always on it, and in a range of its own.
 

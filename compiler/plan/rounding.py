@@ -28,6 +28,7 @@ from compiler.graph.layers import with_outputs
 from compiler.plan.draft import weight_scales
 from compiler.plan.patches import Floats, Patches, patches_of
 from compiler.plan.plan import LayerPlan, Plan, Weight
+from compiler.plan.previous import SLACK, Previous, keep_bias, keep_scales
 from compiler.plan.simulate import Simulation, open_session, run_batches
 from compiler.plan.structure import Structure, initializer
 
@@ -70,7 +71,13 @@ def rounding_macs(plan: Plan, macs: int) -> int:
     return 2 * len(plan.layers) * macs
 
 
-def round_weights(plan: Plan, structure: Structure, x: Array, batch: int) -> Rounded:
+def round_weights(
+    plan: Plan,
+    structure: Structure,
+    x: Array,
+    batch: int,
+    before: Previous | None = None,
+) -> Rounded:
     """Round every layer of ``plan`` to what keeps its outputs, in the order of execution.
 
     Args:
@@ -78,6 +85,7 @@ def round_weights(plan: Plan, structure: Structure, x: Array, batch: int) -> Rou
         structure: that of its model.
         x: model inputs float32 ``[n, ...]``.
         batch: samples a run.
+        before: what devices hold, which stays where it may.
 
     Raises:
         CompileError: the runtime fails.
@@ -90,7 +98,7 @@ def round_weights(plan: Plan, structure: Structure, x: Array, batch: int) -> Rou
             continue
         patches = patches_of(plan.model, structure.sites[node])
         moments = _moments(plan, current, layer, patches, x, batch)
-        done = _round_layer(plan, layer, patches, moments)
+        done = _round_layer(plan, layer, patches, moments, before)
         assert done.weight is not None
         weights[node] = done.weight
         if done.bias_float is not None:
@@ -145,7 +153,9 @@ def _moments(
     return _Moments(qq, fq / _FINER, q, f / _FINER, n)
 
 
-def _round_layer(plan: Plan, layer: LayerPlan, patches: Patches, moments: _Moments) -> LayerPlan:
+def _round_layer(
+    plan: Plan, layer: LayerPlan, patches: Patches, moments: _Moments, before: Previous | None
+) -> LayerPlan:
     site = patches.site
     assert site.weight is not None
     assert layer.weight is not None
@@ -177,21 +187,26 @@ def _round_layer(plan: Plan, layer: LayerPlan, patches: Patches, moments: _Momen
         # What is 0 was made so, by 2:4 sparsity say, and would gain nothing were it filled again.
         target[:, :, span] = np.where(start == 0, 0.0, moved)
         blocks.append((span, order, factors[0]))
-    scales = weight_scales(
-        patches.weight(target).astype(np.float32), site.axis, layer.bias_float, input_scale
-    )
+    wanted = patches.weight(target).astype(np.float32)
+    scales = weight_scales(wanted, site.axis, layer.bias_float, input_scale)
+    scales, stays = keep_scales(wanted, scales, before.weights.get(site.node) if before else None)
     steps = scales.astype(np.float64).reshape(patches.groups, -1, 1)
+    old = None if stays is None else patches.matrix(stays)
     for span, order, lower in blocks:
         kept = _take(matrix[:, :, span], order) != 0
-        whole = _carry(_take(target[:, :, span] / steps, order), lower, kept)
+        known = None if old is None else _take(old[:, :, span], order)
+        whole = _carry(_take(target[:, :, span] / steps, order), lower, kept, known)
         chosen[:, :, span] = _unordered(whole, order)
     weight = Weight(patches.weight(chosen).astype(np.int8), scales, site.axis)
     if layer.bias_float is None:
         return replace(layer, weight=weight)
     given = (chosen * steps * moments.q[:, None, :]).sum(axis=2)
-    wanted = (matrix * moments.f[:, None, :]).sum(axis=2)
-    shift = (wanted - given).reshape(-1) * (input_scale / moments.n)
+    due = (matrix * moments.f[:, None, :]).sum(axis=2)
+    shift = (due - given).reshape(-1) * (input_scale / moments.n)
     bias = (layer.bias_float.astype(np.float64) + shift).astype(np.float32)
+    if before is not None:
+        grid = plan.grids.get(layer.output)
+        bias = keep_bias(bias, before.biases.get(site.node), grid.scale if grid else None)
     unit = (np.float32(input_scale) * scales).astype(np.float64)
     whole_bias = np.round(np.clip(bias / unit, -(2.0**31) + 1, 2.0**31 - 1)).astype(np.int32)
     return replace(layer, weight=weight, bias=whole_bias, bias_float=bias)
@@ -227,13 +242,20 @@ def _solve(factors: tuple[Floats, Floats], right: Floats) -> Floats:
     return found
 
 
-def _carry(target: Floats, lower: Floats, kept: npt.NDArray[np.bool_]) -> Floats:
-    """Whole numbers -127..127 for weights in steps, the last column first; 0 where not ``kept``."""
+def _carry(
+    target: Floats, lower: Floats, kept: npt.NDArray[np.bool_], before: Floats | None
+) -> Floats:
+    """Whole numbers -127..127 for weights in steps, the last column first; 0 where not ``kept``,
+    those of ``before`` where they are close enough."""
     whole = np.zeros_like(target)
     errors = np.zeros_like(target)
     for k in range(target.shape[2] - 1, -1, -1):
         carried = (errors[:, :, k + 1 :] * lower[:, None, k + 1 :, k]).sum(axis=2)
-        rounded = np.clip(np.round(target[:, :, k] + carried), -127, 127)
+        wanted = target[:, :, k] + carried
+        rounded = np.clip(np.round(wanted), -127, 127)
+        if before is not None:
+            close = np.abs(wanted - before[:, :, k]) <= 0.5 + SLACK
+            rounded = np.where(close, before[:, :, k], rounded)
         whole[:, :, k] = np.where(kept[:, :, k], rounded, 0.0)
         errors[:, :, k] = target[:, :, k] - whole[:, :, k]
     return whole

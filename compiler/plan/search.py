@@ -27,13 +27,15 @@ from compiler.plan.equalise import (
     channel_extremes,
     disparity,
     equalise,
+    equalise_as,
     find_pairs,
     ranges_of,
     with_values,
 )
 from compiler.plan.fidelity import Tails, tails_of
 from compiler.plan.intervals import candidate_ranges
-from compiler.plan.plan import Activations, Plan, Weight
+from compiler.plan.plan import Activations, Plan, Weight, span_of
+from compiler.plan.previous import Previous
 from compiler.plan.rounding import round_weights, rounding_macs
 from compiler.plan.simulate import Simulation, open_session, run_batches
 from compiler.plan.structure import ends_of, survey
@@ -80,6 +82,10 @@ DISPARITY_MIN = 16.0
 FACTORS = (0.95, 0.9, 0.8, 0.7, 0.6)
 """What the search multiplies an end of a range by."""
 
+SAME_DB = 60
+"""Equalised graphs must be as near as this to the float model: one in which a Reshape means more
+than it seems to would not be."""
+
 GAIN_MIN = 0.01
 """dB that a step of the search has to gain, so that noise does not drive it."""
 
@@ -89,6 +95,7 @@ class Trial:
     """One candidate in simulation.
 
     recipe: how it was made, in words of the report.
+    keeps: it began with the numbers that devices hold, and kept those that it could.
     snr_db: of the logits, on calibration samples.
     floating: the plan's graph before biases were corrected.
     """
@@ -98,6 +105,7 @@ class Trial:
     plan: Plan
     floating: ModelProto
     ranges: Mapping[str, Range]
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ class Search:
     macs: multiply-accumulates for one sample.
     whole_ends: give the tensors that no int8 operator reads the whole range that was seen: for
         formats that hand out int8 results, where a narrower one would cut the largest scores.
+    previous: what devices hold, for a plan that changes as little of it as it can.
     """
 
     model: ModelProto
@@ -121,6 +130,7 @@ class Search:
     activations: Activations
     effort: Effort
     whole_ends: bool = False
+    previous: Previous | None = None
 
     def trials(self, progress: Progress) -> list[Trial]:
         """Finalists, the best in simulation first.
@@ -157,8 +167,22 @@ class Search:
         found.sort(key=lambda trial: -trial.snr_db)
         # What was fitted to these samples looks best on them. The best of each start runs, too.
         starts = [trial for trial, _ in best]
-        chosen = [*found[: budget.finalists], *starts]
+        chosen = [*found[: budget.finalists], *starts, *self._keeping(x, reference, tails)]
         return list({id(trial): trial for trial in chosen}.values())
+
+    def _keeping(self, x: Array, reference: Sequence[Array], tails: Tails) -> list[Trial]:
+        """The plan that keeps what devices hold, and the same with adaptive rounding."""
+        previous, budget = self.previous, BUDGETS[self.effort]
+        if previous is None:
+            return []
+        pairs = find_pairs(self.model, survey(self.model))
+        model = equalise_as(self.model, pairs, previous.weights)
+        if tails.snr_db(reference, self._float(model, tails.tensors, x)) <= SAME_DB:
+            model = self.model
+        bench = _Bench(self, model, x, reference, tails)
+        trial = bench.as_before(previous)
+        rounded = bench.round(trial, budget, previous) if budget.passes else None
+        return [trial] if rounded is None else [trial, rounded]
 
     def _models(
         self, x: Array, reference: Sequence[Array], tails: Tails, budget: Budget
@@ -177,8 +201,7 @@ class Search:
         for balance in budget.balances:
             other = equalise(self.model, ranges, pairs, balance)
             same = self._float(other, tails.tensors, x)
-            # A graph in which a Reshape means more than it seems to would not survive this.
-            if tails.snr_db(reference, same) > 60:
+            if tails.snr_db(reference, same) > SAME_DB:
                 found.append((f"equalised-{balance:g}", other))
         return found
 
@@ -283,14 +306,31 @@ class _Bench:
             return None
         return self._drafted(trial, "bias", biases, trial.plan.weights())
 
-    def round(self, trial: Trial, budget: Budget) -> Trial | None:
+    def as_before(self, previous: Previous) -> Trial:
+        """The ranges that devices hold, and their weights where these still fit."""
+        spans: dict[str, Range] = {}
+        for head, stats in self._stats.items():
+            grid = previous.grids.get(head)
+            before = grid and span_of(grid, self._search.activations)
+            spans[head] = before or (stats.low, stats.high)
+        draft = draft_plan(
+            self._model,
+            self._structure,
+            spans,
+            self._search.activations,
+            before=previous,
+        )
+        snr = self._snr(self._simulate(draft), spans, len(self._x))
+        return Trial("as-before", snr, draft, self._model, spans, keeps=True)
+
+    def round(self, trial: Trial, budget: Budget, previous: Previous | None = None) -> Trial | None:
         """The trial with adaptively rounded weights; ``None`` where the budget forbids it."""
         macs = rounding_macs(trial.plan, self._search.macs)
         samples = int(min(len(self._x), budget.macs / max(macs, 1)))
         if samples < min(SAMPLES_MIN, len(self._x)):
             return None
         x = self._x[:samples]
-        done = round_weights(trial.plan, self._structure, x, self._search.batch)
+        done = round_weights(trial.plan, self._structure, x, self._search.batch, previous)
         return self._drafted(trial, "rounded", done.biases, done.weights)
 
     def _drafted(
@@ -313,7 +353,8 @@ class _Bench:
         )
         simulation = self._simulate(draft)
         snr = self._snr(simulation, trial.ranges, len(self._x))
-        return Trial(f"{trial.recipe}+{recipe}", snr, draft, self._model, trial.ranges)
+        recipe = f"{trial.recipe}+{recipe}"
+        return Trial(recipe, snr, draft, self._model, trial.ranges, trial.keeps)
 
     def _sides(self, head: str) -> tuple[str, ...]:
         if self._search.activations == "symmetric":

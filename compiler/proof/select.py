@@ -10,6 +10,9 @@ from compiler.plan.search import Trial
 from edge_runtime.classes import ClassScores
 from edge_runtime.preprocess import FloatArray
 
+KEEPING_DB = 2.0
+"""What a small delta may cost in fidelity, with ``--previous``; the gate judges the outcome."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -38,7 +41,7 @@ def rank_trials(
     *,
     classes: ClassScores | None = None,
 ) -> list[Candidate]:
-    """Every finalist, the nearest to the float model first; the test data have no part in it.
+    """Every finalist, ``in_order``; the test data have no part in it.
 
     Args:
         trials: from the search.
@@ -57,5 +60,15 @@ def rank_trials(
             same = classes.of(scores).argmax(axis=1) == classes.of(float_scores).argmax(axis=1)
             agreement = float(same.mean())
         found.append(Candidate(trial, trial.recipe, trial.snr_db, snr, agreement))
-    # Stable: of equal candidates the one that the search liked better wins.
-    return sorted(found, key=lambda candidate: -candidate.snr_db)
+    return in_order(found)
+
+
+def in_order(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates, the one to be taken first.
+
+    The nearest to the float model, but one that keeps what devices hold wins while it is at most
+    ``KEEPING_DB`` further off. Stable: of equal ones the one that the search liked better wins.
+    """
+    return sorted(
+        candidates, key=lambda one: -(one.snr_db + (KEEPING_DB if one.trial.keeps else 0.0))
+    )
