@@ -20,6 +20,8 @@ _SAMPLE_MIN_S = 0.05
 _SAMPLE_MAX_S = 1.0
 _SILENCE_MIN_S = 3.0
 _SILENCE_MAX_S = 30.0
+_SILENCE_LONGEST_S = 300.0
+"""Between two questions to a server that answers none: questions cost bytes, too."""
 
 
 class Pace:
@@ -38,8 +40,9 @@ class Pace:
         self._sample_since_s: float | None = None
         self._tokens_bytes = START_BYTES * 1.0
         self._tokens_s: float | None = None
-        self.silence_s = _SILENCE_MIN_S
-        """Nothing for so long means that what was asked for is lost."""
+        self._silence_s = _SILENCE_MIN_S
+        self._silences_count = 0
+        """Questions in a row that nothing came of."""
 
     @property
     def window_bytes(self) -> int:
@@ -59,6 +62,13 @@ class Pace:
         while size < BLOCK_BYTES_MAX and 2 * size <= self.goodput_bytes_s * _BLOCK_S:
             size *= 2
         return size
+
+    @property
+    def silence_s(self) -> float:
+        """Nothing new for so long means that what was asked for is lost; twice as long with every
+        question in a row that nothing came of."""
+        doubled = self._silence_s * 2.0 ** min(self._silences_count, 16)
+        return max(self._silence_s, min(doubled, _SILENCE_LONGEST_S))
 
     def allowed_bytes(self, now_s: float) -> float:
         """What may be asked for now under the owner's limit."""
@@ -80,7 +90,7 @@ class Pace:
         if waited_s is not None:
             # The shortest is the path; it is let go slowly, for paths change.
             self._rtt_s = min(waited_s, self._rtt_s * 1.02) if self._rtt_s else waited_s
-            self.silence_s = max(self.silence_s, min(_SILENCE_MAX_S, 3 * waited_s))
+            self._silence_s = max(self._silence_s, min(_SILENCE_MAX_S, 3 * waited_s))
         if self._sample_since_s is None:
             self._sample_since_s, self._sample_bytes = now_s, 0
             return
@@ -93,9 +103,17 @@ class Pace:
         self.goodput_bytes_s = sample if rising else 0.7 * self.goodput_bytes_s + 0.3 * sample
         self._sample_since_s, self._sample_bytes = now_s, 0
 
+    def silent(self) -> None:
+        """What was asked for did not come."""
+        self._silences_count += 1
+
+    def progressed(self) -> None:
+        """Something new came, or the connection is a new one."""
+        self._silences_count = 0
+
     def repeated(self) -> None:
         """Something came twice: it was slow, not lost."""
-        self.silence_s = min(_SILENCE_MAX_S, self.silence_s * 1.5)
+        self._silence_s = min(_SILENCE_MAX_S, self._silence_s * 1.5)
 
     def rested(self) -> None:
         """Nothing is under way: the pause says nothing about the link."""

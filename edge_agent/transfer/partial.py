@@ -42,6 +42,10 @@ class PartialBlob:
         self._have = bytearray(max(1, -(-size_bytes // CELL_BYTES)))
         self._left = len(self._have)
         self._load_map()
+        self.resumed = self._left < len(self._have)
+        """Whether a part of it was on the disk before."""
+        self.damaged = False
+        """Whether it was whole and its bytes were not those of the digest."""
         self.unmapped_bytes = 0
         """Received since the map was saved."""
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -106,6 +110,7 @@ class PartialBlob:
         os.fsync(self._file)
         actual = digest_of_chunks(self._read_chunks())
         if actual != self.digest:
+            self.damaged = True
             self.discard()
             raise TrustError(
                 f"blob {self.digest[:19]}… arrived as {actual[:19]}…: damaged or tampered with"
