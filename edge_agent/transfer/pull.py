@@ -11,7 +11,7 @@ import msgspec
 
 from edge_agent.transfer.beside import Beside, at_once
 from edge_agent.transfer.pace import Pace
-from edge_agent.transfer.partial import PartialBlob, require_space
+from edge_agent.transfer.partial import PartialBlob, is_full, require_space
 from edge_agent.transfer.under_way import UnderWay
 from edge_contract.digest import hex_of
 from edge_contract.errors import WherryError
@@ -90,6 +90,8 @@ class BlobPuller:
         self._heard_s = 0.0
         self._mapped_s = 0.0
         self.progress = Progress()
+        self.full = False
+        """Whether the disk had no room, where the last pull failed."""
         self.waits_for_budget = False
         """Whether something is missing that the byte budget does not allow today."""
 
@@ -293,7 +295,7 @@ class BlobPuller:
         if partial.damaged and partial.resumed:
             self._from_nothing(partial)
         elif reason:
-            self._fail(WherryError(reason))
+            self._fail(partial.failure or WherryError(reason))
         elif not (self._pulls or self._queue or self._awaited):
             self._finished("")
 
@@ -365,6 +367,7 @@ class BlobPuller:
 
     def _fail(self, error: Exception) -> None:
         self.cancel()
+        self.full = is_full(error)
         reason = error.message if isinstance(error, WherryError) else str(error)
         self._finished(reason or type(error).__name__)
 
@@ -382,7 +385,9 @@ def _finish(partial: PartialBlob, target: Path) -> str:
         # A full disk: the bytes stay, only the file is let go.
         with contextlib.suppress(OSError):
             partial.close()
+        partial.failure = error
         return str(error)
     except WherryError as error:
+        partial.failure = error
         return error.message
     return ""
