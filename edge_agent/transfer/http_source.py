@@ -159,6 +159,7 @@ class HttpSource:
                     self._host, self._port, timeout=self._timeout_s
                 )
             self._connection.response_class = patient_response(self._patience)
+        self._patience.expect(end - begin)
         headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
         self._connection.request("GET", f"{self._path}/{name}", headers=headers)
         return self._connection.getresponse()
@@ -174,8 +175,11 @@ def _extent(response: http.client.HTTPResponse, begin: int, end: int) -> tuple[i
     """(size of the blob, bytes in this answer).
 
     Raises:
-        AgentError: not the range that was asked for.
+        AgentError: not the range that was asked for, or not as it is.
     """
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise AgentError(f"expected the bytes as they are, got them as {coding[:40]!r}")
     length = int(response.headers.get("Content-Length") or -1)
     if response.status == 200 and begin == 0 and 0 <= length <= end:
         return length, length

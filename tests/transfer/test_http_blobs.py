@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import queue
 import socket
@@ -141,10 +142,49 @@ def range_of_ten_thousand_digits(request: BaseHTTPRequestHandler) -> None:
     request.end_headers()
 
 
+def compressed(request: BaseHTTPRequestHandler) -> None:
+    first, _, last = request.headers["Range"].removeprefix("bytes=").partition("-")
+    length = int(last) + 1 - int(first)
+    request.send_response(206)
+    request.send_header("Content-Range", f"bytes {first}-{last}/{len(DATA)}")
+    request.send_header("Content-Encoding", "gzip")
+    request.send_header("Content-Length", str(length))
+    request.end_headers()
+    request.wfile.write(gzip.compress(DATA)[:length])
+
+
+def elsewhere(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(302)
+    request.send_header("Location", "http://169.254.169.254/latest/meta-data")
+    request.send_header("Content-Length", "0")
+    request.end_headers()
+
+
+def answers_before_the_answer(request: BaseHTTPRequestHandler) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            request.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+
+def a_body_without_an_end(request: BaseHTTPRequestHandler) -> None:
+    first, _, last = request.headers["Range"].removeprefix("bytes=").partition("-")
+    request.send_response(206)
+    request.send_header("Content-Range", f"bytes {first}-{last}/{len(DATA)}")
+    request.send_header("Content-Length", str(int(last) + 1 - int(first)))
+    request.send_header("Transfer-Encoding", "chunked")
+    request.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            request.wfile.write(b"1000\r\n" + bytes(4096) + b"\r\n")
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         not_found,
+        elsewhere,
+        answers_before_the_answer,
+        a_body_without_an_end,
         whole_instead_of_a_range,
         another_range,
         cut_short,
@@ -158,6 +198,14 @@ def test_a_server_that_answers_wrongly_is_left_for_mqtt(answer: Answer, tmp_path
     http.shutdown()
     assert "127.0.0.1" in reason
     assert not puller.blob(DIGEST).exists()
+
+
+def test_a_server_that_compresses_is_left_before_a_byte_of_it_counts(tmp_path: Path) -> None:
+    http, url = bad(compressed)
+    reason, puller = pull(url, tmp_path)
+    http.shutdown()
+    assert "got them as 'gzip'" in reason
+    assert puller.progress.received_bytes == 0
 
 
 def dribble(request: BaseHTTPRequestHandler, data: bytes, *, piece: int, pause_s: float) -> None:
