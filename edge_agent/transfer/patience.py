@@ -38,6 +38,8 @@ class Patience:
         self._monotonic_s = monotonic_s
         self._left_s = full_s
         self._left_bytes = HEADERS_MAX_BYTES
+        self.read_bytes = 0
+        """In all, since the start."""
 
     def renew(self) -> None:
         """Fill the purse: another connection, after a rest."""
@@ -65,6 +67,7 @@ class Patience:
             ) from None
         spent_s = self._monotonic_s() - began_s - (size_bytes or 0) / RATE_MIN_BYTES_S
         self._left_s = min(self._full_s, self._left_s - spent_s)
+        self.read_bytes += size_bytes or 0
         self._left_bytes -= size_bytes or 0
         if self._left_bytes < 0:
             # Answers before the answer (status 100) may come without end, at any rate.

@@ -208,6 +208,30 @@ def test_a_server_that_compresses_is_left_before_a_byte_of_it_counts(tmp_path: P
     assert puller.progress.received_bytes == 0
 
 
+def test_what_a_bad_server_costs_is_counted(tmp_path: Path) -> None:
+    http, url = bad(answers_before_the_answer)
+    events: queue.Queue[HttpBlock | HttpFailed] = queue.Queue()
+    source = HttpSource(url, events.put, time.monotonic)
+    source.ask(BlobAsk(digest=DIGEST, block_bytes=65536, missing=[(0, 0)]))
+    failed = events.get(timeout=10)
+    source.stop()
+    http.shutdown()
+    assert isinstance(failed, HttpFailed)
+    assert "more than it was asked for" in failed.reason
+    assert 2 * 65536 < failed.wire_bytes < 3 * 65536
+
+
+def test_every_byte_of_a_good_server_is_counted_once(server: str, tmp_path: Path) -> None:
+    events: queue.Queue[HttpBlock | HttpFailed] = queue.Queue()
+    source = HttpSource(server, events.put, time.monotonic)
+    source.ask(BlobAsk(digest=DIGEST, block_bytes=65536, missing=[(0, 4), (6, 10)]))
+    blocks = [events.get(timeout=10) for _ in range(10)]
+    source.stop()
+    data_bytes = sum(len(block.block.data) for block in blocks if isinstance(block, HttpBlock))
+    wire_bytes = sum(block.wire_bytes for block in blocks)
+    assert data_bytes + 2 * 300 < wire_bytes < data_bytes + 2 * 1200
+
+
 def dribble(request: BaseHTTPRequestHandler, data: bytes, *, piece: int, pause_s: float) -> None:
     with contextlib.suppress(OSError):
         for at in range(0, len(data), piece):
