@@ -368,7 +368,12 @@ class BlobPuller:
     def _fail(self, error: Exception) -> None:
         self.cancel()
         self.full = is_full(error)
-        reason = error.message if isinstance(error, WherryError) else str(error)
+        if isinstance(error, WherryError):
+            reason = error.message
+        elif isinstance(error, OSError) and error.strerror:
+            reason = f"{error.strerror}: {self._incoming.parent}"
+        else:
+            reason = str(error)
         self._finished(reason or type(error).__name__)
 
 
