@@ -26,7 +26,9 @@ from edge_contract.manifest import WEIGHT, Descriptor
 from edge_contract.messages import BlobAsk
 from fleet.errors import FleetError
 from fleet.manager.http_server import HttpServer
+from fleet.transfer import http_guard
 from fleet.transfer.http_blobs import bind_blobs, build_blob_app
+from fleet.transfer.http_guard import CONNECTIONS_MAX, GuardedProtocol
 
 DATA = os.urandom(700_001)
 DIGEST = digest_of(DATA)
@@ -41,7 +43,7 @@ def server(tmp_path: Path) -> Iterator[str]:
             raise FleetError("no such blob")
         return tmp_path / "blob"
 
-    http = HttpServer(build_blob_app(path_of), bind_blobs("127.0.0.1:0"))
+    http = HttpServer(build_blob_app(path_of), bind_blobs("127.0.0.1:0"), GuardedProtocol)
     http.start()
     yield http.url
     http.stop()
@@ -73,6 +75,35 @@ def test_a_blob_comes_over_http_and_only_once(server: str, tmp_path: Path) -> No
     assert reason == ""
     assert puller.blob(DIGEST).read_bytes() == DATA
     assert puller.progress.received_bytes == len(DATA)
+
+
+def test_strangers_who_sit_on_connections_cost_no_more_than_their_share(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_guard, "REST_S", 0.5)
+    host, _, port = server.removeprefix("http://").partition(":")
+    before_count = len(list(Path("/proc/self/fd").iterdir()))
+    ask = f"GET /{hex_of(DIGEST)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        for number in range(CONNECTIONS_MAX + 100):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((host, int(port)))
+            if number % 3:  # a third says nothing, a third half a request, a third takes nothing
+                client.sendall(ask if number % 3 == 1 else ask[:20])
+        time.sleep(0.3)
+        own_count = (
+            len(list(Path("/proc/self/fd").iterdir())) - before_count - CONNECTIONS_MAX - 100
+        )
+        assert own_count <= 2 * CONNECTIONS_MAX
+        # They are still there, and the others are served.
+        until_s = time.monotonic() + 10
+        reason = "never asked"
+        while reason and time.monotonic() < until_s:
+            time.sleep(0.5)
+            reason, puller = pull(server, tmp_path / "state")
+        assert reason == ""
+        assert puller.blob(DIGEST).read_bytes() == DATA
 
 
 def test_unknown_names_are_not_found(server: str, tmp_path: Path) -> None:
