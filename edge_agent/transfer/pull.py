@@ -218,7 +218,7 @@ class BlobPuller:
 
     def reconnected(self, now_s: float) -> None:
         """What was under way is lost with the connection: ask for what is missing, at once."""
-        self._pace.progressed()
+        self._pace.reconnected()
         self._ask_anew()
         self._guarded_pump(now_s)
 
