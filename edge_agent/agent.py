@@ -277,6 +277,8 @@ class Agent:
             self._http_failed(HttpFailed(wrong))
 
     def _http_failed(self, event: HttpFailed) -> None:
+        if event.wire_bytes:
+            self.parts.budget.spend(message_bytes("", event.wire_bytes, qos=0))
         if self.parts.sources.leave_http(event.reason):
             self.fetcher.reconnected(self.clock.monotonic_s())
 

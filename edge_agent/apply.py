@@ -93,9 +93,16 @@ def _write_receipt(medium: Path, reply: dict[str, Any]) -> str:
     path = medium / RECEIPTS_DIR / f"{receipt.device}-{reply['receipt_name']}.json"
     try:
         path.parent.mkdir(exist_ok=True)
+        if path.parent.is_symlink():
+            raise OSError(errno.ENOTDIR, "receipts is a symbolic link")
         write_durably(path, encode_receipt(receipt))
     except OSError as error:
-        why = {errno.EROFS: "the medium is read-only", errno.ENOSPC: "the medium is full"}
+        why = {
+            errno.EROFS: "the medium is read-only",
+            errno.ENOSPC: "the medium is full",
+            errno.ENOTDIR: f"{path.parent} is no directory of the medium",
+            errno.EEXIST: f"{path.parent} is no directory of the medium",
+        }
         raise AgentError(
             f"{reply.get('text') or reply.get('error')}; but the receipt was not written:"
             f" {why.get(error.errno or 0, 'the medium is gone')}",

@@ -19,6 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edge_agent.bounded_client import BoundedClient, connect_properties
 from edge_agent.clock import SystemClock
 from edge_agent.config import MqttSection
 from edge_agent.identity import Identity
@@ -106,7 +107,7 @@ class Link:
         self._will = will
         self._connection_id = ""
         self._up = False
-        client = mqtt.Client(
+        client = BoundedClient(
             CallbackAPIVersion.VERSION2,
             client_id=user.replace("/", "."),
             protocol=mqtt.MQTTv5,
@@ -147,7 +148,10 @@ class Link:
     def start(self) -> None:
         """Begin to connect; never fails, keeps trying."""
         self._client.connect_async(
-            self._config.host, self._config.port, keepalive=self._config.keepalive_s
+            self._config.host,
+            self._config.port,
+            keepalive=self._config.keepalive_s,
+            properties=connect_properties(),
         )
         self._client.loop_start()
 

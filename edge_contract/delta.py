@@ -153,8 +153,9 @@ def apply_delta(
             if made_bytes > target_bytes:
                 raise ContractError(f"delta: it makes more than the {target_bytes} bytes it said")
             yield chunk
-    except (zstandard.ZstdError, EOFError, OSError, ValueError) as error:
-        # A decompressor on damaged data; a disk that fails to read is no different to the caller.
+    except (zstandard.ZstdError, EOFError, OSError, ValueError, OverflowError) as error:
+        # A decompressor on damaged data, or a length beyond what any file has; a disk that fails
+        # to read is no different to the caller.
         raise ContractError(f"delta ({header.coder}): damaged: {error}") from error
     if made_bytes != target_bytes:
         raise ContractError(

@@ -7,6 +7,8 @@ under its name only when every byte of it is durable.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -33,10 +35,17 @@ _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
 def fsync_dir(path: Path) -> None:
-    """Make the directory's entries durable; a rename is not before this."""
+    """Make the directory's entries durable; a rename is not before this.
+
+    Some file systems (of sticks, of the network) have no such thing and say EINVAL: there is
+    nothing better to do on them.
+    """
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(handle)
 
@@ -45,7 +54,9 @@ def write_durably(path: Path, data: bytes) -> None:
     """Write ``data`` under ``path`` so that a power cut leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
+        # Never through a link that somebody laid there, on a stick for one.
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -202,7 +213,8 @@ def staged_directory(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        staging.chmod(0o755)
+        with contextlib.suppress(PermissionError):  # a stick's files may all belong to root
+            staging.chmod(0o755)
         yield staging
         for directory in (staging, *(p for p in staging.rglob("*") if p.is_dir())):
             fsync_dir(directory)

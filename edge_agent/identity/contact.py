@@ -23,6 +23,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edge_agent.bounded_client import BoundedClient
 from edge_agent.clock import SystemClock
 from edge_agent.config import DeviceSection, MqttSection
 from edge_agent.errors import AgentError
@@ -159,7 +160,7 @@ class _Line:
         self._context = context
         self._clock = clock
         self._inbox: queue.SimpleQueue[tuple[str, bytes] | str] = queue.SimpleQueue()
-        client = mqtt.Client(
+        client = BoundedClient(
             CallbackAPIVersion.VERSION2,
             client_id=client_id or secrets.token_hex(16),
             protocol=mqtt.MQTTv5,

@@ -21,6 +21,8 @@ from edge_contract.layout import write_durably
 
 DAY_H = 24
 _HOUR_S = 3600.0
+_RUNNING_MAX_S = 1e10
+"""Three centuries."""
 RESERVE_BYTES = 32 * 1024
 """Written to disk ahead: one write for so many bytes, and at most so many lost to a power cut."""
 SHARES = {
@@ -149,6 +151,8 @@ class ByteBudget:
     def _load(self) -> None:
         try:
             kept = msgspec.json.decode(self._path.read_bytes(), type=_File)
+            if not _is_possible(kept):
+                raise ValueError("a count that nobody wrote")
         except FileNotFoundError:
             return
         except (OSError, msgspec.DecodeError, ValueError):
@@ -176,6 +180,16 @@ class ByteBudget:
         # A full disk must not stop the link; the count holds in memory.
         with contextlib.suppress(OSError):
             write_durably(self._path, msgspec.json.encode(kept))
+
+
+def _is_possible(kept: _File) -> bool:
+    """Whether a count can have come about: hours that have been, sizes that are some."""
+    hours_count = kept.running_s / _HOUR_S
+    return (
+        0 <= kept.running_s <= _RUNNING_MAX_S
+        and 0 <= kept.monotonic_s <= _RUNNING_MAX_S
+        and all(0 <= hour <= hours_count and size >= 0 for hour, size in kept.spent.items())
+    )
 
 
 def message_bytes(topic: str, body_bytes: int, *, qos: int = 1) -> int:

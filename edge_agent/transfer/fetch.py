@@ -28,7 +28,7 @@ from edge_agent.transfer.shortcut import WORTH_BYTES, DeltaDesk, Shortcut
 from edge_agent.trust.approved import ApprovedTarget
 from edge_agent.trust.bundle_check import check_manifest, check_model
 from edge_agent.update.content import copy_checked, needed_layers
-from edge_agent.update.events import Event, FetchDone, FetchFailed
+from edge_agent.update.events import Event, FetchDone, FetchFailed, FetchWaits
 from edge_agent.update.order import Order
 from edge_agent.update.ports import Aside
 from edge_contract.codec import DOCUMENT_LIMIT_BYTES
@@ -39,6 +39,10 @@ from edge_contract.messages import BlobAsk, BlobBlock, DeltaAsk, DeltaOffer
 from edge_contract.model import MODEL_FILE
 
 log = logging.getLogger("edge_agent")
+
+FULL_REST_S = 30.0
+"""After a full disk, doubled each time up to ``FULL_REST_MAX_S``."""
+FULL_REST_MAX_S = 600.0
 
 
 class Network(msgspec.Struct, frozen=True):
@@ -73,7 +77,7 @@ class BundleFetcher:
         approved: the approved target of (version, digest); raises ``TrustError``.
         in_slot: a file in a slot that is this blob, if there is one.
         line, hardware: of this device.
-        post: receives ``FetchDone`` or ``FetchFailed``.
+        post: receives ``FetchDone`` or ``FetchFailed``, and ``FetchWaits`` on the way.
         monotonic_s: seconds that never go back.
     """
 
@@ -117,6 +121,8 @@ class BundleFetcher:
         self._target: ApprovedTarget | None = None
         self._manifest: Manifest | None = None
         self._steps: list[Callable[[], list[Descriptor]]] = []
+        self._again_s: float | None = None
+        self._waits_count = 0
 
     def start_fetch(self, ticket: int, order: Order) -> None:
         """Begin; a fetch that is under way is given up first."""
@@ -140,6 +146,7 @@ class BundleFetcher:
         """Give up; what was received stays for later."""
         self._ticket = None
         self._shortcuts = []
+        self._again_s, self._waits_count = None, 0
         if self._network is not None:
             self._deltas.cancel()
         self.puller.cancel()
@@ -170,6 +177,11 @@ class BundleFetcher:
         if self._network is not None:
             self._deltas.tick(now_s, online=online)
         self.puller.tick(now_s, online=online)
+        if self._again_s is not None and now_s >= self._again_s:
+            self._again_s = None
+            self._pull(self._shortcuts)
+            if self._again_s is None and self._ticket is not None:
+                self._post(FetchWaits(self._ticket, ""))
 
     # --------------------------------------------------------------------------------------------
 
@@ -260,7 +272,8 @@ class BundleFetcher:
                 item.delta.size,
                 item.wanted.size,
             )
-        self.puller.want(wanted, self._monotonic_s())
+        results_bytes = sum(item.wanted.size for item in shortcuts)
+        self.puller.want(wanted, self._monotonic_s(), beside_bytes=results_bytes)
 
     def _whole(self, reason: str) -> None:
         log.warning("update: %s; the blob is fetched whole", reason)
@@ -269,7 +282,9 @@ class BundleFetcher:
     def _step_finished(self, reason: str) -> None:
         if self._ticket is None:
             return
-        if reason and self._shortcuts:
+        if reason and self.puller.full and self._network is not None:
+            self._wait_for_room(reason)
+        elif reason and self._shortcuts:
             self._whole(reason)
         elif reason and self._network is not None and self._network.elsewhere(reason):
             self._pull([])
@@ -279,6 +294,15 @@ class BundleFetcher:
             self._rebuild()
         else:
             self._next_step()
+
+    def _wait_for_room(self, reason: str) -> None:
+        """A full disk is no fault of the version, and may be emptied: what came stays, and the pull
+        goes on later, by the clock that never jumps."""
+        assert self._ticket is not None
+        pause_s = min(FULL_REST_S * 2.0 ** min(self._waits_count, 16), FULL_REST_MAX_S)
+        self._waits_count += 1
+        self._again_s = self._monotonic_s() + pause_s
+        self._post(FetchWaits(self._ticket, reason))
 
     def _rebuild(self) -> None:
         shortcuts = list(self._shortcuts)
@@ -310,6 +334,7 @@ class BundleFetcher:
             self._next_step()
 
     def _next_step(self) -> None:
+        self._waits_count = 0
         try:
             if self._steps:
                 self._want(self._steps.pop(0)())

@@ -26,21 +26,26 @@ if TYPE_CHECKING:
     import http.client  # at run time where blobs do come over HTTP only: 1.5 MB
 
 TIMEOUT_S = 20.0
+REQUEST_BYTES = 300
+"""A question with its headers."""
+HANDSHAKE_BYTES = 5000
+"""Of TLS, with the server's certificates."""
 REST_S = 300.0
 """How long MQTT takes over after a failure."""
 
 
 class HttpBlock(msgspec.Struct, frozen=True):
-    """A block came over HTTP. ``wire_bytes``: with its headers."""
+    """A block came over HTTP. ``wire_bytes``: with all that was sent and read for it."""
 
     block: BlobBlock
     wire_bytes: int
 
 
 class HttpFailed(msgspec.Struct, frozen=True):
-    """The server did not answer as it should."""
+    """The server did not answer as it should. ``wire_bytes``: what it cost all the same."""
 
     reason: str
+    wire_bytes: int = 0
 
 
 class HttpSource:
@@ -78,6 +83,8 @@ class HttpSource:
         self._connection: http.client.HTTPConnection | None = None
         self._timeout_s = timeout_s
         self._patience = Patience(timeout_s, monotonic_s)
+        self._wire_bytes = 0
+        self._counted_bytes = 0
         self._thread = threading.Thread(target=self._run, name="http-blobs", daemon=True)
         self._thread.start()
 
@@ -126,29 +133,30 @@ class HttpSource:
             except (OSError, ValueError, http.client.HTTPException, WherryError) as error:
                 # ValueError: a header that is no number, a host name that is none.
                 self._close()
-                self._post(HttpFailed(f"{self._host}: {error or type(error).__name__}"))
+                reason = f"{self._host}: {error or type(error).__name__}"
+                self._post(HttpFailed(reason, self._take_wire_bytes()))
         self._close()
 
     def _fetch(self, ask: BlobAsk, begin: int, end: int) -> None:
         response = self._request(hex_of(ask.digest), begin, end)
         size_bytes, body_bytes = _extent(response, begin, end)
         at = begin
-        overhead_bytes = sum(len(k) + len(v) + 4 for k, v in response.getheaders()) + 300
         while at < begin + body_bytes or (at == begin and not size_bytes):
             wanted = min(ask.block_bytes, begin + body_bytes - at)
             data = response.read(wanted)
             if len(data) != wanted:
                 raise AgentError(f"the answer ended {wanted - len(data)} bytes early")
             block = BlobBlock(digest=ask.digest, offset_bytes=at, size_bytes=size_bytes, data=data)
-            self._post(HttpBlock(block, len(data) + overhead_bytes))
-            overhead_bytes = 0
+            self._post(HttpBlock(block, self._take_wire_bytes()))
             at += max(wanted, 1)
         response.read(1)
 
     def _request(self, name: str, begin: int, end: int) -> http.client.HTTPResponse:
         import http.client
 
+        self._wire_bytes += REQUEST_BYTES
         if self._connection is None:
+            self._wire_bytes += HANDSHAKE_BYTES if self._secure else 0
             if self._secure:
                 context = ssl.create_default_context()
                 self._connection = http.client.HTTPSConnection(
@@ -159,9 +167,17 @@ class HttpSource:
                     self._host, self._port, timeout=self._timeout_s
                 )
             self._connection.response_class = patient_response(self._patience)
+        self._patience.expect(end - begin)
         headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
         self._connection.request("GET", f"{self._path}/{name}", headers=headers)
         return self._connection.getresponse()
+
+    def _take_wire_bytes(self) -> int:
+        """What went over the link since the last call."""
+        read_bytes = self._patience.read_bytes
+        taken = self._wire_bytes + read_bytes - self._counted_bytes
+        self._wire_bytes, self._counted_bytes = 0, read_bytes
+        return taken
 
     def _close(self) -> None:
         self._patience.renew()
@@ -174,8 +190,11 @@ def _extent(response: http.client.HTTPResponse, begin: int, end: int) -> tuple[i
     """(size of the blob, bytes in this answer).
 
     Raises:
-        AgentError: not the range that was asked for.
+        AgentError: not the range that was asked for, or not as it is.
     """
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise AgentError(f"expected the bytes as they are, got them as {coding[:40]!r}")
     length = int(response.headers.get("Content-Length") or -1)
     if response.status == 200 and begin == 0 and 0 <= length <= end:
         return length, length

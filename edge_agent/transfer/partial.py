@@ -6,6 +6,7 @@ names it. So a transfer cut at any instant goes on from the last map.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ CELL_BYTES = 4 * 1024
 _MAP_EVERY_BYTES = 2 << 20
 """What a power cut may cost to receive twice, at most; on a slow link the puller saves by time."""
 _CHUNK_BYTES = 1 << 20
+
+
+class NoSpaceError(AgentError):
+    """The disk has no room for what is to come; it may have again later."""
 
 
 class PartialBlob:
@@ -42,10 +47,19 @@ class PartialBlob:
         self._have = bytearray(max(1, -(-size_bytes // CELL_BYTES)))
         self._left = len(self._have)
         self._load_map()
+        self.resumed = self._left < len(self._have)
+        """Whether a part of it was on the disk before."""
+        self.failure: Exception | None = None
+        """Why it could not be finished, once that was tried."""
         self.unmapped_bytes = 0
         """Received since the map was saved."""
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         os.ftruncate(self._file, size_bytes)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it was whole and its bytes were not those of the digest."""
+        return isinstance(self.failure, TrustError)
 
     @property
     def received_bytes(self) -> int:
@@ -167,16 +181,22 @@ class PartialBlob:
         self._left = self._have.count(0)
 
 
+def is_full(error: Exception) -> bool:
+    """Whether a disk or a quota has no room, which may change."""
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, NoSpaceError) or (isinstance(error, OSError) and error.errno in codes)
+
+
 def require_space(directory: Path, needed_bytes: int) -> None:
     """Refuse a transfer that would not fit, before a byte of it is asked for.
 
     Raises:
-        AgentError: too little space; says how much is there and how much is needed.
+        NoSpaceError: too little space; says how much is there and how much is needed.
     """
     stat = os.statvfs(directory)
     free_bytes = stat.f_bavail * stat.f_frsize
     if free_bytes < needed_bytes:
-        raise AgentError(
+        raise NoSpaceError(
             f"no space left for the update: {needed_bytes / 1e6:.1f} MB needed in {directory},"
             f" {free_bytes / 1e6:.1f} MB free",
             hint=f"free some space: df -h {directory}",

@@ -1,6 +1,7 @@
 """How long a device waits for a web server: as long as it sends at a least rate.
 
 A timeout between two bytes is no limit: a server that dribbles would hold an order to its deadline.
+Nor is a rate: one that never ends would as well.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 RATE_MIN_BYTES_S = 2048.0
 """16 kbit/s, less than any link brings that is worth an HTTP request; then MQTT takes over."""
 
+HEADERS_MAX_BYTES = 64 * 1024
+"""Of one answer, all that is not the blob; a reader's buffer runs ahead of it by 8 KB at most."""
+
 
 class Patience:
     """A purse of seconds. Waiting spends it, every byte puts back what it may take at most.
@@ -33,16 +37,23 @@ class Patience:
         self._full_s = full_s
         self._monotonic_s = monotonic_s
         self._left_s = full_s
+        self._left_bytes = HEADERS_MAX_BYTES
+        self.read_bytes = 0
+        """In all, since the start."""
 
     def renew(self) -> None:
         """Fill the purse: another connection, after a rest."""
         self._left_s = self._full_s
 
+    def expect(self, body_bytes: int) -> None:
+        """A question is asked whose answer has at most so many bytes, and headers."""
+        self._left_bytes = body_bytes + HEADERS_MAX_BYTES
+
     def wait(self, sock: socket.socket, read: Callable[[], int | None]) -> int | None:
         """Read something; returns how many bytes.
 
         Raises:
-            AgentError: the server is too slow.
+            AgentError: the server is too slow, or sends more than it was asked for.
         """
         began_s = self._monotonic_s()
         try:
@@ -56,6 +67,11 @@ class Patience:
             ) from None
         spent_s = self._monotonic_s() - began_s - (size_bytes or 0) / RATE_MIN_BYTES_S
         self._left_s = min(self._full_s, self._left_s - spent_s)
+        self.read_bytes += size_bytes or 0
+        self._left_bytes -= size_bytes or 0
+        if self._left_bytes < 0:
+            # Answers before the answer (status 100) may come without end, at any rate.
+            raise AgentError("it sends more than it was asked for")
         return size_bytes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import msgspec
 
 from edge_agent.transfer.beside import Beside, at_once
 from edge_agent.transfer.pace import Pace
-from edge_agent.transfer.partial import PartialBlob, require_space
+from edge_agent.transfer.partial import PartialBlob, is_full, require_space
+from edge_agent.transfer.under_way import UnderWay
 from edge_contract.digest import hex_of
 from edge_contract.errors import WherryError
 from edge_contract.manifest import Descriptor
 from edge_contract.messages import BlobAsk, BlobBlock
+
+log = logging.getLogger("edge_agent")
 
 HEADROOM_BYTES = 8 << 20
 """Left free for journal, spool and the rest of the system."""
@@ -22,6 +26,8 @@ PULLS_MAX = 4
 """Blobs under way at a time."""
 MAP_EVERY_S = 10.0
 """What a power cut on a slow link costs at most."""
+_SECTOR_BYTES = 512
+"""What ``st_blocks`` counts in."""
 
 
 class Progress(msgspec.Struct):
@@ -38,17 +44,6 @@ class Progress(msgspec.Struct):
     def percent(self) -> float:
         """0 to 100."""
         return 100.0 * self.done_bytes / self.total_bytes if self.total_bytes else 100.0
-
-
-class _Pull(msgspec.Struct):
-    """One blob under way. ``asked``: offset -> (bytes, when) of what has not come yet."""
-
-    partial: PartialBlob
-    asked: dict[int, tuple[int, float]] = msgspec.field(default_factory=dict)
-    asked_to: int = 0
-    """Everything missing below it was asked for."""
-    fresh: bool = True
-    """The next question replaces what the other side still keeps of earlier ones."""
 
 
 class BlobPuller:
@@ -86,11 +81,17 @@ class BlobPuller:
         """Blobs that have come and are being checked. Their files are not touched meanwhile."""
         self._awaited: set[str] = set()
         """Of these, what is wanted now."""
+        self._stale: set[str] = set()
+        """Of these, what a cleaning left alone: it goes once it is checked and not wanted."""
+        self._last = ""
+        """The blob that was begun last, by its digest; "" in a process that began none."""
         self._queue: list[Descriptor] = []
-        self._pulls: dict[str, _Pull] = {}
+        self._pulls: dict[str, UnderWay] = {}
         self._heard_s = 0.0
         self._mapped_s = 0.0
         self.progress = Progress()
+        self.full = False
+        """Whether the disk had no room, where the last pull failed."""
         self.waits_for_budget = False
         """Whether something is missing that the byte budget does not allow today."""
 
@@ -117,7 +118,7 @@ class BlobPuller:
     @property
     def in_flight_bytes(self) -> int:
         """Asked for and not here yet."""
-        return sum(size for pull in self._pulls.values() for size, _ in pull.asked.values())
+        return sum(pull.in_flight_bytes for pull in self._pulls.values())
 
     def blob(self, digest: str) -> Path:
         """Where a whole blob lies."""
@@ -127,17 +128,22 @@ class BlobPuller:
         """Whether a part of this blob is here already."""
         return (self._incoming / f"{hex_of(descriptor.digest)}.map").exists()
 
-    def want(self, descriptors: list[Descriptor], now_s: float) -> None:
-        """Begin. Blobs that are here already are not asked for; what came before is resumed."""
+    def want(self, descriptors: list[Descriptor], now_s: float, *, beside_bytes: int = 0) -> None:
+        """Begin. Blobs that are here already are not asked for; what came before is resumed.
+
+        ``beside_bytes``: what is to be made of them needs room as well.
+        """
         self.cancel()
         todo = {d.digest: d for d in descriptors if not self.blob(d.digest).exists()}
         self._awaited = self._checking & todo.keys()
+        self._stale -= {d.digest for d in descriptors}
         self._queue = [d for d in todo.values() if d.digest not in self._awaited]
         total = sum(d.size for d in {d.digest: d for d in descriptors}.values())
         here = total - sum(d.size for d in self._queue)
         self.progress = Progress(total, here)
         try:
-            require_space(self.blob_dir, sum(d.size for d in self._queue) + HEADROOM_BYTES)
+            missing_bytes = sum(d.size - self._on_disk_bytes(d) for d in self._queue)
+            require_space(self.blob_dir, missing_bytes + beside_bytes + HEADROOM_BYTES)
             self._open_more(now_s)
         except (OSError, WherryError) as error:
             self._fail(error)
@@ -155,11 +161,24 @@ class BlobPuller:
 
     def clean(self) -> None:
         """Remove every blob, and every partial one but the last: only that may be asked for again,
-        and a device that is ordered about must not fill its disk with beginnings."""
-        partial = [path for path in self._incoming.iterdir() if not path.name.startswith(".")]
-        kept = max(partial, key=lambda path: path.stat().st_mtime, default=None)
-        for path in (*self.blob_dir.iterdir(), *self._incoming.iterdir()):
-            if kept is None or path.parent == self.blob_dir or path.stem != kept.stem:
+        and a device that is ordered about must not fill its disk with beginnings.
+
+        What is being pulled or checked is not touched: a newer order may want it already, and the
+        worker moves it from one directory to the other.
+        """
+        self._stale |= self._checking - self._awaited
+        busy = {hex_of(digest) for digest in (*self._checking, *self._pulls)}
+        idle = [path for path in self._incoming.iterdir() if _hex_in(path) not in busy]
+        partial = [path for path in idle if not path.name.startswith(".")]
+        kept = hex_of(self._last) if self._last else ""
+        if kept not in {_hex_in(path) for path in partial}:
+            newest = max(partial, key=lambda path: path.stat().st_mtime, default=None)
+            kept = _hex_in(newest) if newest else ""
+        for path in idle:
+            if path.name.startswith(".") or _hex_in(path) != kept:
+                path.unlink(missing_ok=True)
+        for path in self.blob_dir.iterdir():
+            if _hex_in(path) not in busy:
                 path.unlink(missing_ok=True)
 
     def block(self, block: BlobBlock, now_s: float, *, shared: bool = False) -> None:
@@ -174,9 +193,11 @@ class BlobPuller:
         try:
             new_bytes = pull.partial.write(block.offset_bytes, block.data)
             self.progress.done_bytes += new_bytes
-            self._heard_s = now_s
-            asked = pull.asked.pop(block.offset_bytes, None)
-            waited_s = None if asked is None else now_s - asked[1]
+            if new_bytes:
+                # Only what is new ends a silence: a server may send the same for ever.
+                self._heard_s = now_s
+                self._pace.progressed()
+            waited_s = pull.settle(block, now_s)
             if new_bytes < len(block.data):
                 self.progress.repeated_bytes += len(block.data) - new_bytes
                 if not shared:
@@ -197,6 +218,7 @@ class BlobPuller:
 
     def reconnected(self, now_s: float) -> None:
         """What was under way is lost with the connection: ask for what is missing, at once."""
+        self._pace.reconnected()
         self._ask_anew()
         self._guarded_pump(now_s)
 
@@ -211,7 +233,9 @@ class BlobPuller:
             return
         if now_s - self._heard_s >= self._pace.silence_s:
             if self.in_flight_bytes:
-                self._ask_anew()
+                self._pace.silent()
+            # Also where nothing is under way: less may have come than was asked for.
+            self._ask_anew()
             self._heard_s = now_s
         self._guarded_pump(now_s)
 
@@ -230,12 +254,13 @@ class BlobPuller:
             while self._queue and len(self._pulls) < PULLS_MAX:
                 descriptor = self._queue.pop(0)
                 partial = PartialBlob(self._incoming, descriptor.digest, descriptor.size)
+                self._last = descriptor.digest
                 self.progress.done_bytes += partial.received_bytes
                 if partial.complete:
                     self._check_later(partial)
                     whole.append(partial)
                 else:
-                    self._pulls[descriptor.digest] = _Pull(partial)
+                    self._pulls[descriptor.digest] = UnderWay(partial)
             if self._pulls:
                 self._pump(now_s)
         finally:
@@ -252,25 +277,52 @@ class BlobPuller:
     def _check(self, partial: PartialBlob) -> None:
         target = self.blob(partial.digest)
         self._beside(
-            lambda: _finish(partial, target), lambda reason: self._checked(partial.digest, reason)
+            lambda: _finish(partial, target), lambda reason: self._checked(partial, reason)
         )
 
-    def _checked(self, digest: str, reason: str) -> None:
+    def _checked(self, partial: PartialBlob, reason: str) -> None:
         """A blob was found whole and right, or not."""
+        digest = partial.digest
         self._checking.discard(digest)
         if digest not in self._awaited:
-            return  # nobody wants it any more
+            # Nobody wants it any more.
+            if digest in self._stale:
+                self._stale.discard(digest)
+                with contextlib.suppress(OSError):
+                    self.blob(digest).unlink(missing_ok=True)
+            return
         self._awaited.discard(digest)
-        if reason:
-            self._fail(WherryError(reason))
+        if partial.damaged and partial.resumed:
+            self._from_nothing(partial)
+        elif reason:
+            self._fail(partial.failure or WherryError(reason))
         elif not (self._pulls or self._queue or self._awaited):
             self._finished("")
+
+    def _from_nothing(self, damaged: PartialBlob) -> None:
+        """A part of it lay on the disk before, and a disk may forget what it held: once more. The
+        next tick asks."""
+        log.warning("update: %s… was damaged on the disk; it is fetched anew", damaged.digest[:19])
+        try:
+            partial = PartialBlob(self._incoming, damaged.digest, damaged.size_bytes)
+        except OSError as error:
+            self._fail(error)
+            return
+        self.progress.done_bytes -= damaged.size_bytes
+        self._pulls[damaged.digest] = UnderWay(partial)
+
+    def _on_disk_bytes(self, descriptor: Descriptor) -> int:
+        """What the disk has given to a partial blob already."""
+        try:
+            stat = (self._incoming / hex_of(descriptor.digest)).stat()
+        except OSError:
+            return 0
+        return min(stat.st_blocks * _SECTOR_BYTES, descriptor.size)
 
     def _ask_anew(self) -> None:
         self._pace.rested()
         for pull in self._pulls.values():
-            pull.asked.clear()
-            pull.asked_to, pull.fresh = 0, True
+            pull.ask_anew()
 
     def _guarded_pump(self, now_s: float) -> None:
         try:
@@ -294,9 +346,7 @@ class BlobPuller:
         for pull in self._pulls.values():
             if free_bytes < block_bytes:
                 return
-            ranges, size_bytes, asked_block_bytes = _next_blocks(
-                pull, block_bytes, free_bytes, now_s
-            )
+            ranges, size_bytes, asked_block_bytes = pull.next_blocks(block_bytes, free_bytes, now_s)
             if not ranges:
                 continue
             question = BlobAsk(
@@ -306,8 +356,7 @@ class BlobPuller:
                 more=not pull.fresh,
             )
             if not self._ask(question):
-                pull.asked.clear()
-                pull.asked_to, pull.fresh = 0, True
+                pull.ask_anew()
                 return
             if not in_flight_bytes:
                 self._heard_s = now_s
@@ -318,8 +367,19 @@ class BlobPuller:
 
     def _fail(self, error: Exception) -> None:
         self.cancel()
-        reason = error.message if isinstance(error, WherryError) else str(error)
+        self.full = is_full(error)
+        if isinstance(error, WherryError):
+            reason = error.message
+        elif isinstance(error, OSError) and error.strerror:
+            reason = f"{error.strerror}: {self._incoming.parent}"
+        else:
+            reason = str(error)
         self._finished(reason or type(error).__name__)
+
+
+def _hex_in(path: Path) -> str:
+    """Of which blob a file of the store is: the blob, its part, or the map of a part."""
+    return path.name.removeprefix(".").partition(".")[0]
 
 
 def _finish(partial: PartialBlob, target: Path) -> str:
@@ -330,39 +390,9 @@ def _finish(partial: PartialBlob, target: Path) -> str:
         # A full disk: the bytes stay, only the file is let go.
         with contextlib.suppress(OSError):
             partial.close()
+        partial.failure = error
         return str(error)
     except WherryError as error:
+        partial.failure = error
         return error.message
     return ""
-
-
-def _next_blocks(
-    pull: _Pull, block_bytes: int, limit_bytes: float, now_s: float
-) -> tuple[list[tuple[int, int]], int, int]:
-    """The next question: closed ranges of missing blocks, how many bytes they are, and the size of
-    a block. Marks them asked.
-
-    Blocks begin at multiples of their size, so after the size has grown a few smaller ones lead up
-    to the next multiple: nothing is asked for twice.
-    """
-    ranges: list[tuple[int, int]] = []
-    asked_bytes = 0
-    size_bytes = pull.partial.size_bytes
-    while asked_bytes + block_bytes <= limit_bytes:
-        missing = pull.partial.next_missing(pull.asked_to)
-        if missing is None:
-            break
-        if missing % block_bytes:
-            if ranges:
-                break
-            block_bytes = missing & -missing
-        index = missing // block_bytes
-        length = min(block_bytes, size_bytes - missing)
-        pull.asked[missing] = (length, now_s)
-        pull.asked_to = missing + block_bytes
-        asked_bytes += max(length, 1)
-        if ranges and ranges[-1][1] == index - 1:
-            ranges[-1] = (ranges[-1][0], index)
-        else:
-            ranges.append((index, index))
-    return ranges, asked_bytes, block_bytes

@@ -46,7 +46,7 @@ class Shortcut(msgspec.Struct, frozen=True):
 
 
 class DeltaDesk:
-    """Open questions and what they came to.
+    """Open questions and what they came to. No time passes while they cannot be sent.
 
     Args:
         ask: sends a question; False while it cannot be sent.
@@ -110,11 +110,16 @@ class DeltaDesk:
                 question.asked_s = None
                 continue
             limit_s = MAKING_MAX_S if question.heard else ANSWER_S
-            if now_s - question.since_s >= limit_s:
+            again = question.heard and now_s >= question.again_s > 0
+            if question.asked_s is not None and now_s - question.since_s >= limit_s:
                 del self._open[question.wanted.digest]
-            elif question.asked_s is None or (question.heard and now_s >= question.again_s > 0):
+            elif question.asked_s is None or again:
                 sent = self._ask(DeltaAsk(digest=question.wanted.digest, have=question.have))
                 question.asked_s = now_s if sent else None
+                if not sent:
+                    # Held back by a byte budget, say: where a question cannot go, no blob can, and
+                    # the blob whole tomorrow would cost more than its delta.
+                    question.since_s = now_s
                 question.again_s = now_s + ANSWER_S if question.heard else 0.0
         self._finish()
 

@@ -87,6 +87,16 @@ class FetchFailed(Answer, frozen=True):
     refused: bool = False
 
 
+class FetchWaits(Event, frozen=True):
+    """What fetching waits for: ``reason``, or "" once it goes on.
+
+    It answers no stage; status and the deadline's message say it, under its stage's ``ticket``.
+    """
+
+    ticket: int
+    reason: str
+
+
 class HookAnswer(Answer, frozen=True):
     """What the device's own hook said."""
 

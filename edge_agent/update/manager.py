@@ -12,6 +12,7 @@ from edge_agent.update.events import (
     Boot,
     DeadlinePassed,
     Event,
+    FetchWaits,
     Held,
     HookAnswer,
     Released,
@@ -90,7 +91,8 @@ class UpdateManager:
         self.blocked = ""
         """Why the next step cannot be taken now (the disk), or ""."""
         self.waits_for = ""
-        """What the update waits for: the device's conditions, or a hook that said "later"."""
+        """What the update waits for: the device's conditions, room for what is fetched, or a hook
+        that said "later"."""
 
     @property
     def state(self) -> UpdateState:
@@ -230,6 +232,10 @@ class UpdateManager:
                 answer = self._executor.switch(event, before.order)
                 if answer is not None:
                     self.handle(answer)
+            return True
+        if isinstance(event, FetchWaits):
+            if event.ticket == before.ticket:
+                self.waits_for = event.reason
             return True
         after, effects = step(before, event)
         facts = [effect.fact for effect in effects if isinstance(effect, Record)]

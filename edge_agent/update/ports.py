@@ -24,8 +24,8 @@ class Fetcher(Protocol):
     def start_fetch(self, ticket: int, order: Order) -> None:
         """Pull the manifest and the layers that ``content.needed_layers`` names.
 
-        Posts ``FetchDone`` or ``FetchFailed``. A lost link is no failure: it goes on when the link
-        is back.
+        Posts ``FetchDone`` or ``FetchFailed``. A lost link is no failure, nor is a full disk
+        (``FetchWaits`` says so): it goes on when the link, or room, is back.
         """
 
     def cancel(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,11 +12,15 @@ import click
 
 from edge_contract.errors import ExitCode
 from edge_contract.health import HealthSpec
+from edge_contract.receipt import Receipt
 from fleet.cli.repository_options import open_repository, who_option
 from fleet.cli.terminal import emit, json_option, say, state_option
 from fleet.errors import FleetError
 from fleet.manager.rollout_order import HEALTH_OPTIONS
 from fleet.manager.state_dir import StateDir
+
+_BODY_BYTES = 700_000
+"""Of messages in one body; the API takes a megabyte."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -118,6 +123,24 @@ def export(
     )
 
 
+def _parts(receipts: Sequence[Receipt]) -> Iterator[list[dict[str, str]]]:
+    """The messages for the manager's API, in bodies that it takes."""
+    part: list[dict[str, str]] = []
+    part_bytes = 0
+    for receipt in receipts:
+        for message in receipt.messages:
+            payload = base64.b64encode(message.payload).decode()
+            part_bytes += len(payload) + len(message.topic) + len(message.signature) + 64
+            if part and part_bytes > _BODY_BYTES:
+                yield part
+                part, part_bytes = [], len(payload)
+            part.append(
+                {"topic": message.topic, "payload": payload, "signature": message.signature}
+            )
+    if part:
+        yield part
+
+
 @click.command("import-receipts")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @state_option
@@ -125,29 +148,25 @@ def export(
 def import_receipts(directory: Path, state: StateDir, as_json: bool) -> int:
     """Take in what devices wrote to the medium in DIRECTORY; twice does no harm.
 
-    Every message is checked against the key of the device that it is of. Exits with 4 when one was
-    refused; the others count.
+    Every message is checked against the key of the device that it is of. Exits with 4 when one, or
+    a file that is no receipt, was refused; the others count.
     """
     from fleet.cli.api_client import ApiClient
     from fleet.transfer.usb import read_receipts
 
-    receipts = read_receipts(directory)
-    messages = [
-        {
-            "topic": message.topic,
-            "payload": base64.b64encode(message.payload).decode(),
-            "signature": message.signature,
-        }
-        for receipt in receipts
-        for message in receipt.messages
-    ]
-    taken = ApiClient(state).post("receipts", {"messages": messages})
+    found = read_receipts(directory)
+    api = ApiClient(state)
+    taken = Counter({"new_count": 0, "known_count": 0, "refused_count": 0})
+    for messages in _parts(found.receipts):
+        taken.update(api.post("receipts", {"messages": messages}))
     text = (
-        f"{len(receipts)} receipts: {taken['new_count']} steps new,"
+        f"{len(found.receipts)} receipts: {taken['new_count']} steps new,"
         f" {taken['known_count']} known already, {taken['refused_count']} refused"
     )
-    emit(taken, text, as_json=as_json)
-    if taken["refused_count"]:
+    emit({**taken, "files_refused": found.refused}, text, as_json=as_json)
+    for sentence in found.refused:
+        say(f"refused: {sentence}")
+    if taken["refused_count"] or found.refused:
         say("try: edge-fleet doctor")
         return ExitCode.AUTH
     return ExitCode.OK

@@ -96,6 +96,7 @@ def up(
     from fleet.service import FleetService
     from fleet.store import open_store
     from fleet.transfer.http_blobs import bind_blobs, build_blob_app
+    from fleet.transfer.http_guard import GuardedProtocol
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -144,7 +145,8 @@ def up(
         state.announce(ApiAddress(url=server.url, pid=os.getpid(), fleet=name, broker=str(address)))
         stack.callback(state.retract)
         if blob_http:
-            blobs = HttpServer(build_blob_app(manager.blob_path), bind_blobs(blob_http))
+            blob_app = build_blob_app(manager.blob_path)
+            blobs = HttpServer(blob_app, bind_blobs(blob_http), GuardedProtocol)
             blobs.start()
             stack.callback(blobs.stop)
         kind = keeper.kind if keeper else "yours"

@@ -17,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edge_contract.codec import MESSAGE_LIMIT_BYTES
 from edge_contract.signing import SIGNATURE_PROPERTY
 from fleet.clock import Clock
 from fleet.manager.broker_address import BrokerAddress
@@ -139,6 +140,8 @@ class Connection:
         """Begin to connect; keeps trying until ``stop``."""
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.ReceiveMaximum = _IN_FLIGHT
+        # The embedded broker and the settings for mosquitto refuse longer ones; others may not.
+        properties.MaximumPacketSize = 2 * MESSAGE_LIMIT_BYTES
         self._client.connect_async(
             self._address.host,
             self._address.port,

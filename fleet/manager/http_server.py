@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import threading
@@ -43,13 +44,20 @@ class HttpServer:
     Args:
         app: an ASGI app.
         listener: a bound socket; closed by ``stop``.
+        protocol: of one connection; None for uvicorn's own.
     """
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        protocol: type[asyncio.Protocol] | None = None,
+    ) -> None:
         self._listener = listener
         self.port = int(listener.getsockname()[1])
         config = uvicorn.Config(
             app,
+            http=protocol or "auto",
             log_level=logging.WARNING,
             access_log=False,
             lifespan="off",

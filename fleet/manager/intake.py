@@ -133,6 +133,9 @@ class IntakePage:
         try:
             topic = parse_topic(message.topic)
             device, cls = topic.device, topic.cls
+            if topic.fleet != self._fleet:
+                # The broker brings none; a receipt may, of a device that was another fleet's.
+                raise ContractError(f"{message.topic}: this is fleet {self._fleet}")
             if topic.device == EVERYONE:
                 device = topic.name
                 if topic.name.startswith(CODE_PREFIX):

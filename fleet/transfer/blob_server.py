@@ -142,6 +142,9 @@ class BlobServer:
         """The broker is gone: devices will ask again."""
         with self._changed:
             self._queue.clear()
+            # Given up with the connection, whatever the MQTT client says of them.
+            self._unsent.clear()
+            self._unsent_bytes = 0
 
     def _run(self) -> None:
         while True:
@@ -187,8 +190,9 @@ class BlobServer:
         )
         sent = self._publish(to, payload)
         if sent is not None:
-            self._unsent.append((sent, len(payload)))
-            self._unsent_bytes += len(payload)
+            with self._changed:
+                self._unsent.append((sent, len(payload)))
+                self._unsent_bytes += len(payload)
             self.bytes_sent += len(data)
             self.bytes_delivered += len(data) * block.shared_count
 

@@ -58,6 +58,7 @@ class DeltaStore:
         self._lock = threading.Condition()
         self._made: dict[tuple[str, str], MadeDelta | None] = {}
         self._by_digest: dict[str, MadeDelta] = {}
+        """The oldest first."""
         self._pending: set[tuple[str, str]] = set()
         self._jobs: queue.Queue[tuple[str, str] | None] = queue.Queue()
         self._process: subprocess.Popen[bytes] | None = None
@@ -67,13 +68,16 @@ class DeltaStore:
     def start(self) -> None:
         """Read what is kept, and begin to make what is asked for."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        for path in self._directory.iterdir():
+        for path in sorted(self._directory.iterdir(), key=lambda path: path.lstat().st_mtime):
             target, _, base = path.stem.partition(".")
             pair = (f"sha256:{base}", f"sha256:{target}")
             if path.suffix == _NONE_SUFFIX:
                 self._made[pair] = None
             elif path.suffix == _SUFFIX and not path.name.startswith("."):
-                self._take(pair, path)
+                try:
+                    self._take(pair, path)
+                except OSError as error:
+                    _log.warning("the delta %s cannot be read: %s", path.name, error)
             else:
                 path.unlink(missing_ok=True)
         self._thread.start()
@@ -96,8 +100,9 @@ class DeltaStore:
         """
         pair = (base, target)
         with self._lock:
-            if pair in self._made:
-                return True, self._made[pair]
+            made = self._made.get(pair)
+            if pair in self._made and (made is None or self._is_there(made)):
+                return True, made
             if pair not in self._pending:
                 self._pending.add(pair)
                 self._jobs.put(pair)
@@ -113,17 +118,20 @@ class DeltaStore:
     def by_digest(self, digest: str) -> MadeDelta | None:
         """The delta with this digest of its own."""
         with self._lock:
-            return self._by_digest.get(digest)
+            delta = self._by_digest.get(digest)
+            return delta if delta is not None and self._is_there(delta) else None
 
     def _run(self) -> None:
         while (pair := self._jobs.get()) is not None and not self._stopping:
             path = self._make(pair)
             with self._lock:
                 self._pending.discard(pair)
-                if path is None:
-                    self._made[pair] = None
-                else:
-                    self._take(pair, path)
+                self._made[pair] = None
+                try:
+                    if path is not None:
+                        self._take(pair, path)
+                except OSError as error:
+                    _log.warning("the delta %s cannot be read: %s", path, error)
                 self._lock.notify_all()
             self._trim()
 
@@ -171,15 +179,28 @@ class DeltaStore:
         self._made[pair] = delta
         self._by_digest[digest] = delta
 
+    def _is_there(self, delta: MadeDelta) -> bool:
+        """Whether its file is; what somebody removed is forgotten, and made again on demand."""
+        try:
+            if delta.path.stat().st_size == delta.size_bytes:
+                return True
+        except OSError:
+            pass
+        self._forget(delta)
+        return False
+
+    def _forget(self, delta: MadeDelta) -> None:
+        self._by_digest.pop(delta.digest, None)
+        self._made.pop((delta.base, delta.target), None)
+
     def _trim(self) -> None:
         """Let the oldest go while there are too many; never the last one."""
         with self._lock:
-            kept = sorted(self._by_digest.values(), key=lambda delta: delta.path.stat().st_mtime)
+            kept = [delta for delta in list(self._by_digest.values()) if self._is_there(delta)]
             total = sum(delta.size_bytes for delta in kept)
             for delta in kept[:-1]:
                 if total <= KEPT_MAX_BYTES:
                     return
                 total -= delta.size_bytes
-                del self._by_digest[delta.digest]
-                del self._made[delta.base, delta.target]
+                self._forget(delta)
                 delta.path.unlink(missing_ok=True)

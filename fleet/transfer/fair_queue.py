@@ -7,7 +7,9 @@ goes out once, for all of them; what single devices lack after that is sent to e
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from edge_contract.digest import check_digest
@@ -48,14 +50,37 @@ class Want:
             self.ranges[0] = (first + 1, last)
         return first
 
-    def drop(self, index: int) -> bool:
-        """Whether this block was wanted; it is no longer."""
-        for at, (first, last) in enumerate(self.ranges):
-            if first <= index <= last:
-                around = [(first, index - 1), (index + 1, last)]
-                self.ranges[at : at + 1] = [pair for pair in around if pair[0] <= pair[1]]
-                return True
-        return False
+    def holds(self, index: int) -> bool:
+        """Whether this block is wanted."""
+        at = self._at(index)
+        return at >= 0 and index <= self.ranges[at][1]
+
+    def drop(self, index: int) -> None:
+        """This block is no longer wanted."""
+        if self.holds(index):
+            at = self._at(index)
+            first, last = self.ranges[at]
+            around = [(first, index - 1), (index + 1, last)]
+            self.ranges[at : at + 1] = [pair for pair in around if pair[0] <= pair[1]]
+
+    def drop_all(self, indexes: Iterable[int]) -> None:
+        """None of these blocks is wanted any longer. In one go, however many ranges there are."""
+        gone = sorted(indexes)
+        left: list[tuple[int, int]] = []
+        at = 0
+        for first, last in self.ranges:
+            while at < len(gone) and gone[at] <= last:
+                if first < gone[at]:
+                    left.append((first, gone[at] - 1))
+                first = max(first, gone[at] + 1)
+                at += 1
+            if first <= last:
+                left.append((first, last))
+        self.ranges = left
+
+    def _at(self, index: int) -> int:
+        """The last range that begins at or before a block; ranges rise. -1: there is none."""
+        return bisect_right(self.ranges, index, key=lambda pair: pair[0]) - 1
 
 
 @dataclass(frozen=True)
@@ -140,7 +165,8 @@ class FairQueue:
         self._since_s: dict[tuple[str, str], float] = {}
         """(device, digest) -> when it began to listen."""
         self._shared_at_s: dict[str, dict[tuple[int, int], float]] = {}
-        """Digest -> (block number, block size) -> when it was sent to all."""
+        """Digest -> (block number, block size) -> when it was sent to all, the oldest first; no
+        older than ``RECENT_S`` before the newest."""
 
     def ask(self, device: str, want: Want, now_s: float) -> None:
         """Take a question; it replaces earlier ones about the same blob unless it is for more."""
@@ -180,8 +206,7 @@ class FairQueue:
             length = max(0, min(want.block_bytes, want.size_bytes - offset))
             shared = self._share(device, want, index, length) if want.listening else 1
             if shared > 1:
-                sent = self._shared_at_s.setdefault(want.digest, {})
-                sent[index, want.block_bytes] = now_s
+                self._remember(want.digest, (index, want.block_bytes), now_s)
             self._total.allowance_bytes -= length
             self._charge(device, want.digest, length)
             if device in self._lines:
@@ -217,11 +242,21 @@ class FairQueue:
             self._since_s[key] = now_s
             return
         after_s = max(self._since_s.setdefault(key, now_s), now_s - RECENT_S)
+        # By what was sent, not by what is asked for: a question for a million blocks is cheap.
         sent = self._shared_at_s.get(want.digest, {})
-        for first, last in list(want.ranges):
-            for index in range(first, last + 1):
-                if sent.get((index, want.block_bytes), -1.0) >= after_s:
-                    want.drop(index)
+        want.drop_all(
+            index
+            for (index, block_bytes), at_s in sent.items()
+            if block_bytes == want.block_bytes and at_s >= after_s
+        )
+
+    def _remember(self, digest: str, block: tuple[int, int], now_s: float) -> None:
+        """A block was sent to all."""
+        sent = self._shared_at_s.setdefault(digest, {})
+        sent.pop(block, None)
+        sent[block] = now_s
+        while next(iter(sent.values())) < now_s - RECENT_S:
+            del sent[next(iter(sent))]
 
     def _share(self, device: str, want: Want, index: int, length_bytes: int) -> int:
         """Take the block from all that wait for it; how many devices that are, this one among them.
@@ -234,8 +269,7 @@ class FairQueue:
         same = []
         for other in listeners - {device}:
             for question in self._lines[other].wants[want.digest]:
-                wanted = any(first <= index <= last for first, last in question.ranges)
-                if question.block_bytes == want.block_bytes and wanted:
+                if question.block_bytes == want.block_bytes and question.holds(index):
                     same.append((other, question))
                     break
         count = len(same) + 1
@@ -268,15 +302,6 @@ class FairQueue:
                 listeners.discard(device)
                 if not listeners:
                     del self._listeners[question.digest]
-                    self._forget_old(question.digest)
-
-    def _forget_old(self, digest: str) -> None:
-        """Nobody waits for this blob now: keep only what may still be on its way."""
-        sent = self._shared_at_s.pop(digest, {})
-        newest_s = max(sent.values(), default=0.0)
-        recent = {block: at_s for block, at_s in sent.items() if at_s >= newest_s - RECENT_S}
-        if recent:
-            self._shared_at_s[digest] = recent
 
     def _rest(self, device: str) -> None:
         # Kept with its allowance, or asking in small pieces would go around the rate.

@@ -173,3 +173,42 @@ def test_a_reconnect_comes_back_and_never_waits_for_the_network_thread(tmp_path:
         broker.connects.get(timeout=10.0)
     broker.close()
     link.stop()
+
+
+def test_a_broker_that_sends_a_packet_without_end_is_hung_up_on(tmp_path: Path) -> None:
+    """A captured one: an agent that took 256 MB would be ended, and the model with it."""
+    taken_bytes = 0
+    connects: queue.Queue[bytes] = queue.Queue()
+
+    def serve(listener: socket.socket) -> None:
+        nonlocal taken_bytes
+        client, _ = listener.accept()
+        with client:
+            connects.put(client.recv(65536))
+            client.sendall(CONNACK + bytes([0x30, 0xFF, 0xFF, 0xFF, 0x7F]))
+            try:
+                while taken_bytes < 200_000_000:
+                    client.sendall(bytes(1 << 20))
+                    taken_bytes += 1 << 20
+            except OSError:
+                return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        port = int(listener.getsockname()[1])
+        events: queue.Queue[LinkEvent] = queue.Queue()
+        link = Link(
+            MqttSection(host="127.0.0.1", port=port, reconnect_max_s=1.0),
+            "test/cam-1",
+            Identity(tmp_path / "key.pem"),
+            events.put,
+            lambda connection: ("edge/will", b"{}"),
+        )
+        link.start()
+        next_of(LinkDown, events)
+        thread.join(20)
+        link.stop()
+    assert taken_bytes < 20_000_000, "what the sockets hold, and no more"
+    # An honest broker is told (MQTT 5, property 39: Maximum Packet Size).
+    assert b"\x27" + struct.pack(">I", 2 * 128 * 1024) in connects.get(timeout=1)

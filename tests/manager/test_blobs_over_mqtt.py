@@ -108,4 +108,8 @@ def test_a_full_socket_holds_the_server_back(tmp_path: Path) -> None:
     assert len(sent) == 10
     sent[0].written = True
     wait_until(lambda: len(sent) == 11)
+    # The connection goes with what was handed over; the next one begins with an empty socket.
+    server.disconnected()
+    server.ask("cam-1", Want("sha256:" + "0" * 64, 1_000_000, BLOCK, [(0, 200)]))
+    wait_until(lambda: len(sent) == 21)
     server.stop()

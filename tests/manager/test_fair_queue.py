@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
@@ -180,3 +181,46 @@ def test_what_is_on_its_way_to_all_is_not_sent_again() -> None:
     # Lost after all: the device asks anew.
     fair.ask("a", Want(A, 1000 * BLOCK, BLOCK, [(0, 5)], listening=True), 5.0)
     assert [block.index for block in drain(fair, 5.0)] == [0, 1, 2, 3, 4, 5]
+
+
+def indexes(wanted: Want) -> set[int]:
+    return {index for first, last in wanted.ranges for index in range(first, last + 1)}
+
+
+@given(st.sets(st.integers(0, 60)), st.sets(st.integers(-3, 63)))
+def test_dropping_one_by_one_or_all_at_once_leaves_the_same(
+    asked: set[int], gone: set[int]
+) -> None:
+    one_by_one, at_once = (want(A, *((index, index) for index in sorted(asked))) for _ in range(2))
+    at_once.ranges = [(0, 60)] if asked == set(range(61)) else at_once.ranges
+    for index in gone:
+        assert one_by_one.holds(index) == (index in asked)
+        one_by_one.drop(index)
+    at_once.drop_all(gone)
+    assert indexes(one_by_one) == indexes(at_once) == asked - gone
+    assert all(first <= last for first, last in at_once.ranges)
+
+
+def test_a_flood_of_questions_for_a_huge_blob_costs_the_others_nothing() -> None:
+    fair = queue()
+    blocks_count = 1 << 19  # two gigabytes
+    huge = {"size_bytes": blocks_count * BLOCK, "more": True, "listening": True}
+    for name in ("a", "b", "c"):
+        fair.ask(name, Want(A, block_bytes=BLOCK, ranges=[(0, 9)], **huge), 0.0)
+    assert drain(fair)[0].shared_count == 3
+    began_s = time.perf_counter()
+    for _ in range(100):
+        fair.ask("rogue", Want(A, block_bytes=BLOCK, ranges=[(0, blocks_count - 1)], **huge), 0.1)
+    split = [(index, index) for index in range(0, 8192, 2)]
+    for _ in range(100):
+        fair.ask("rogue", Want(A, block_bytes=BLOCK, ranges=list(split), **huge), 0.1)
+    assert time.perf_counter() - began_s < 1.0
+
+
+def test_what_was_sent_to_all_is_remembered_no_longer_than_it_takes() -> None:
+    fair = queue(rate_bytes_s=10 * BLOCK, burst_bytes=BLOCK_BYTES_MAX)
+    for name in ("a", "b", "c"):
+        fair.ask(name, Want(A, 1000 * BLOCK, BLOCK, [(0, 999)], listening=True), 0.0)
+    for second in range(60):
+        assert drain(fair, float(second))
+    assert len(fair._shared_at_s[A]) <= 10 * 4

@@ -135,6 +135,56 @@ def test_what_was_given_up_while_it_was_checked_ends_nothing(tmp_path: Path, loo
     assert puller.blob(descriptor.digest).read_bytes() == data
 
 
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("moved", [False, True], ids=["while_it_is_read", "when_it_has_moved"])
+def test_cleaning_leaves_alone_what_is_checked_and_ordered_again(
+    moved: bool, tmp_path: Path, loop: Loop
+) -> None:
+    ended: list[str] = []
+    puller = BlobPuller(
+        tmp_path, lambda ask: True, ended.append, beside=on_worker(loop.worker, loop.events.put)
+    )
+    (data, descriptor), (_, newer) = blob(1, 2 * BLOCK_BYTES), blob(2, 2 * BLOCK_BYTES)
+    puller.want([descriptor], 0.0)
+    give(puller, descriptor, data)
+    assert loop.card.reached.wait(PATIENCE_S)
+    puller.want([newer], 1.0)  # superseded by another order, which has begun and is taken back
+    puller.cancel()
+    if moved:
+        loop.card.free.set()
+        event = loop.events.get(timeout=PATIENCE_S)
+    puller.clean()
+    puller.want([descriptor], 2.0)
+    loop.card.free.set()
+    if moved:
+        event.go()
+    while not ended:
+        loop.turn()
+    assert ended == [""]
+    assert puller.blob(descriptor.digest).read_bytes() == data
+
+
+@pytest.mark.usefixtures("slow")
+def test_what_was_checked_behind_a_cleaning_and_is_not_wanted_goes(
+    tmp_path: Path, loop: Loop
+) -> None:
+    puller = BlobPuller(
+        tmp_path,
+        lambda ask: True,
+        lambda reason: None,
+        beside=on_worker(loop.worker, loop.events.put),
+    )
+    data, descriptor = blob(1, 2 * BLOCK_BYTES)
+    puller.want([descriptor], 0.0)
+    give(puller, descriptor, data)
+    assert loop.card.reached.wait(PATIENCE_S)
+    puller.cancel()
+    puller.clean()
+    loop.card.free.set()
+    loop.turn()
+    assert not list(puller.blob_dir.iterdir())
+
+
 def test_looking_through_the_slots_is_the_worker_s_work(tmp_path: Path, loop: Loop) -> None:
     data, manifest = blob(3, BLOCK_BYTES)
     in_slot = tmp_path / "kept"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,6 +94,43 @@ def test_a_damaged_count_counts_as_a_spent_day(tmp_path: Path, damage: bytes) ->
     assert not budget.allows("telemetry")
     assert budget.allows("state")
     assert budget.status()["count_was_damaged"]
+
+
+HUGE = 10**30
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.integers(-HUGE, HUGE), st.integers(-HUGE, HUGE), max_size=4),
+    st.floats(-1e300, 1e300),
+    st.floats(-1e300, 1e300),
+    st.booleans(),
+)
+def test_whatever_the_count_says_a_day_later_the_device_speaks_and_gains_nothing(
+    tmp_path_factory: pytest.TempPathFactory,
+    spent: dict[int, int],
+    running_s: float,
+    monotonic_s: float,
+    same_boot: bool,
+) -> None:
+    path = tmp_path_factory.mktemp("budget") / "count"
+    kernel = Kernel()
+    kept = {
+        "boot_id": kernel.boot_id if same_boot else "another",
+        "monotonic_s": monotonic_s,
+        "running_s": running_s,
+        "spent": spent,
+    }
+    path.write_bytes(msgspec.json.encode(kept))
+    budget = kernel.budget(path)
+    assert budget.spent_bytes >= 0
+    assert budget.blob_room_bytes() <= MB
+    kernel.now_s += 25 * HOUR_S
+    assert budget.spent_bytes == 0
+    budget.spend(MB)
+    assert not budget.allows("blob")
+    budget.close()
+    assert kernel.budget(path).spent_bytes == MB
 
 
 def test_a_full_disk_stops_neither_link_nor_count(tmp_path: Path) -> None:

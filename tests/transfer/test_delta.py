@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import errno
 import io
 import random
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from edge_agent.transfer.delta import rebuild_blob
 from edge_contract.delta import (
     CODERS,
+    HEADER_BYTES,
     DeltaHeader,
     Segment,
     add_bytes,
@@ -125,6 +127,17 @@ def test_truncated_deltas_are_refused(coder: str, tmp_path: Path) -> None:
         with pytest.raises(ContractError):
             rebuild(tmp_path, delta[:length], base, target)
     assert {path.name for path in tmp_path.iterdir()} == {"delta", "base"}
+
+
+@pytest.mark.parametrize("coder", CODERS)
+def test_lengths_beyond_any_file_are_damage_or_harmless(coder: str) -> None:
+    base, target = BASE[:8000], TARGET[:8000]
+    delta = MAKERS[coder](base, target)
+    for at in range(HEADER_BYTES, HEADER_BYTES + 40, 8):
+        for length in (2**40, 2**62, 2**63 - 1, 2**64 - 1):
+            lying = delta[:at] + struct.pack("<Q", length) + delta[at + 8 :]
+            with contextlib.suppress(ContractError):
+                assert applied(lying, base, len(target)) == target
 
 
 @pytest.mark.parametrize("coder", CODERS)

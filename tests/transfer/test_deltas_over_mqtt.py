@@ -91,6 +91,42 @@ def test_deltas_are_kept_over_a_restart_and_useless_ones_remembered(tmp_path: Pa
     again.stop()
 
 
+def test_deltas_that_somebody_removed_are_made_again(tmp_path: Path) -> None:
+    paths = {}
+    for name, data in {"old": BASE, "new": TARGET}.items():
+        paths[digest_of(data)] = tmp_path / name
+        (tmp_path / name).write_bytes(data)
+    old, new = paths
+    store = DeltaStore(tmp_path / "deltas", lambda digest: paths[digest])
+    store.start()
+    for _ in range(2):
+        assert store.find(old, new) == (False, None)
+        store.wait([(old, new)], 20)
+        _, delta = store.find(old, new)
+        assert delta is not None
+        assert store.by_digest(delta.digest) == delta
+        delta.path.unlink()
+        assert store.by_digest(delta.digest) is None, "nobody is sent to wait for it"
+    # Removed behind its back while another is made: that thread goes on.
+    store.find(new, old)
+    store.wait([(new, old)], 20)
+    assert store._thread.is_alive()
+    assert store.find(old, new) == (False, None)
+    store.wait([(old, new)], 20)
+    assert store.find(old, new)[1] is not None
+    store.stop()
+
+
+def test_a_delta_that_cannot_be_read_does_not_keep_the_manager_from_starting(
+    tmp_path: Path,
+) -> None:
+    name = f"{'a' * 64}.{'b' * 64}.delta"
+    (tmp_path / "deltas" / name).mkdir(parents=True)
+    store = DeltaStore(tmp_path / "deltas", lambda digest: tmp_path / digest)
+    store.start()
+    store.stop()
+
+
 def test_a_maker_that_dies_costs_the_delta_and_nothing_else(tmp_path: Path) -> None:
     def path_of(digest: str) -> Path:
         raise ContractError("gone")

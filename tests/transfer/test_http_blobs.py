@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import queue
 import socket
@@ -25,7 +26,9 @@ from edge_contract.manifest import WEIGHT, Descriptor
 from edge_contract.messages import BlobAsk
 from fleet.errors import FleetError
 from fleet.manager.http_server import HttpServer
+from fleet.transfer import http_guard
 from fleet.transfer.http_blobs import bind_blobs, build_blob_app
+from fleet.transfer.http_guard import CONNECTIONS_MAX, GuardedProtocol
 
 DATA = os.urandom(700_001)
 DIGEST = digest_of(DATA)
@@ -40,7 +43,7 @@ def server(tmp_path: Path) -> Iterator[str]:
             raise FleetError("no such blob")
         return tmp_path / "blob"
 
-    http = HttpServer(build_blob_app(path_of), bind_blobs("127.0.0.1:0"))
+    http = HttpServer(build_blob_app(path_of), bind_blobs("127.0.0.1:0"), GuardedProtocol)
     http.start()
     yield http.url
     http.stop()
@@ -72,6 +75,35 @@ def test_a_blob_comes_over_http_and_only_once(server: str, tmp_path: Path) -> No
     assert reason == ""
     assert puller.blob(DIGEST).read_bytes() == DATA
     assert puller.progress.received_bytes == len(DATA)
+
+
+def test_strangers_who_sit_on_connections_cost_no_more_than_their_share(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_guard, "REST_S", 0.5)
+    host, _, port = server.removeprefix("http://").partition(":")
+    before_count = len(list(Path("/proc/self/fd").iterdir()))
+    ask = f"GET /{hex_of(DIGEST)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        for number in range(CONNECTIONS_MAX + 100):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((host, int(port)))
+            if number % 3:  # a third says nothing, a third half a request, a third takes nothing
+                client.sendall(ask if number % 3 == 1 else ask[:20])
+        time.sleep(0.3)
+        own_count = (
+            len(list(Path("/proc/self/fd").iterdir())) - before_count - CONNECTIONS_MAX - 100
+        )
+        assert own_count <= 2 * CONNECTIONS_MAX
+        # They are still there, and the others are served.
+        until_s = time.monotonic() + 10
+        reason = "never asked"
+        while reason and time.monotonic() < until_s:
+            time.sleep(0.5)
+            reason, puller = pull(server, tmp_path / "state")
+        assert reason == ""
+        assert puller.blob(DIGEST).read_bytes() == DATA
 
 
 def test_unknown_names_are_not_found(server: str, tmp_path: Path) -> None:
@@ -141,10 +173,49 @@ def range_of_ten_thousand_digits(request: BaseHTTPRequestHandler) -> None:
     request.end_headers()
 
 
+def compressed(request: BaseHTTPRequestHandler) -> None:
+    first, _, last = request.headers["Range"].removeprefix("bytes=").partition("-")
+    length = int(last) + 1 - int(first)
+    request.send_response(206)
+    request.send_header("Content-Range", f"bytes {first}-{last}/{len(DATA)}")
+    request.send_header("Content-Encoding", "gzip")
+    request.send_header("Content-Length", str(length))
+    request.end_headers()
+    request.wfile.write(gzip.compress(DATA)[:length])
+
+
+def elsewhere(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(302)
+    request.send_header("Location", "http://169.254.169.254/latest/meta-data")
+    request.send_header("Content-Length", "0")
+    request.end_headers()
+
+
+def answers_before_the_answer(request: BaseHTTPRequestHandler) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            request.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+
+def a_body_without_an_end(request: BaseHTTPRequestHandler) -> None:
+    first, _, last = request.headers["Range"].removeprefix("bytes=").partition("-")
+    request.send_response(206)
+    request.send_header("Content-Range", f"bytes {first}-{last}/{len(DATA)}")
+    request.send_header("Content-Length", str(int(last) + 1 - int(first)))
+    request.send_header("Transfer-Encoding", "chunked")
+    request.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            request.wfile.write(b"1000\r\n" + bytes(4096) + b"\r\n")
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         not_found,
+        elsewhere,
+        answers_before_the_answer,
+        a_body_without_an_end,
         whole_instead_of_a_range,
         another_range,
         cut_short,
@@ -158,6 +229,38 @@ def test_a_server_that_answers_wrongly_is_left_for_mqtt(answer: Answer, tmp_path
     http.shutdown()
     assert "127.0.0.1" in reason
     assert not puller.blob(DIGEST).exists()
+
+
+def test_a_server_that_compresses_is_left_before_a_byte_of_it_counts(tmp_path: Path) -> None:
+    http, url = bad(compressed)
+    reason, puller = pull(url, tmp_path)
+    http.shutdown()
+    assert "got them as 'gzip'" in reason
+    assert puller.progress.received_bytes == 0
+
+
+def test_what_a_bad_server_costs_is_counted(tmp_path: Path) -> None:
+    http, url = bad(answers_before_the_answer)
+    events: queue.Queue[HttpBlock | HttpFailed] = queue.Queue()
+    source = HttpSource(url, events.put, time.monotonic)
+    source.ask(BlobAsk(digest=DIGEST, block_bytes=65536, missing=[(0, 0)]))
+    failed = events.get(timeout=10)
+    source.stop()
+    http.shutdown()
+    assert isinstance(failed, HttpFailed)
+    assert "more than it was asked for" in failed.reason
+    assert 2 * 65536 < failed.wire_bytes < 3 * 65536
+
+
+def test_every_byte_of_a_good_server_is_counted_once(server: str, tmp_path: Path) -> None:
+    events: queue.Queue[HttpBlock | HttpFailed] = queue.Queue()
+    source = HttpSource(server, events.put, time.monotonic)
+    source.ask(BlobAsk(digest=DIGEST, block_bytes=65536, missing=[(0, 4), (6, 10)]))
+    blocks = [events.get(timeout=10) for _ in range(10)]
+    source.stop()
+    data_bytes = sum(len(block.block.data) for block in blocks if isinstance(block, HttpBlock))
+    wire_bytes = sum(block.wire_bytes for block in blocks)
+    assert data_bytes + 2 * 300 < wire_bytes < data_bytes + 2 * 1200
 
 
 def dribble(request: BaseHTTPRequestHandler, data: bytes, *, piece: int, pause_s: float) -> None:

@@ -6,18 +6,24 @@ import errno
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from edge_contract.errors import ContractError
+from edge_agent.apply import _write_receipt, receipt_body
+from edge_agent.errors import AgentError
+from edge_contract.errors import TrustError
+from edge_contract.layout import write_durably
 from edge_contract.media import MediaSet
-from edge_contract.receipt import SignedMessage
+from edge_contract.receipt import Receipt, SignedMessage, encode_receipt
+from edge_contract.signing import sign_message
 from examples.digits.frames import write_frames
+from fleet.cli.export import _parts
 from fleet.errors import FleetError
 from fleet.transfer import usb
 from tests.agent.bundles import digits_bundle
@@ -72,7 +78,9 @@ def export(fleet: FleetUnderTest, stick: Path, *words: str) -> subprocess.Comple
 
 
 def messages(stick: Path) -> list[SignedMessage]:
-    return [message for receipt in usb.read_receipts(stick) for message in receipt.messages]
+    found = usb.read_receipts(stick)
+    assert found.refused == []
+    return [message for receipt in found.receipts for message in receipt.messages]
 
 
 def test_a_stick_installs_a_version_and_brings_back_receipts_that_count_once(
@@ -190,7 +198,177 @@ def test_receipts_that_are_no_receipts_are_refused(tmp_path: Path) -> None:
         usb.read_receipts(tmp_path)
     with pytest.raises(FleetError, match="pulled out"):
         usb.read_receipts(tmp_path / "gone")
-    (tmp_path / "receipts").mkdir()
-    (tmp_path / "receipts" / "x.json").write_text('{"device":"x","messages":[]}')
-    with pytest.raises(ContractError, match="0 messages"):
-        usb.read_receipts(tmp_path)
+
+
+STATUS = SignedMessage(topic="edge/v1/home/cam-1/status/update", payload=b"{}", signature="s")
+
+
+def receipt_file(directory: Path, name: str, *messages: SignedMessage) -> None:
+    place = directory / "receipts"
+    place.mkdir(exist_ok=True)
+    (place / name).write_bytes(encode_receipt(Receipt(device="cam-1", messages=list(messages))))
+
+
+def test_files_that_are_no_receipts_cost_the_others_nothing(tmp_path: Path) -> None:
+    receipt_file(tmp_path, "good.json", STATUS)
+    place = tmp_path / "receipts"
+    (place / "a-empty.json").write_text('{"device":"x","messages":[]}')
+    (place / "b-cut.json").write_bytes((place / "good.json").read_bytes()[:-5])
+    (place / "c-huge.json").write_bytes(bytes(3 << 20))
+    (place / "d-link.json").symlink_to("/dev/zero")
+    os.mkfifo(place / "e-pipe.json")
+    (place / "f-directory.json").mkdir()
+    found = usb.read_receipts(tmp_path)
+    assert [receipt.messages for receipt in found.receipts] == [[STATUS]]
+    words = ["0 messages", "b-cut", "c-huge", "no plain file", "no plain file", "no plain file"]
+    assert len(found.refused) == len(words)
+    for word, sentence in zip(words, found.refused, strict=True):
+        assert word in sentence
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        msgspec.structs.replace(STATUS, topic="edge/v1/home/cam-2/status/update"),
+        msgspec.structs.replace(STATUS, topic="edge/v1/home/_fleet/enroll/cam-1"),
+        msgspec.structs.replace(STATUS, topic="edge/v1/home/cam-1/enroll/renew"),
+        msgspec.structs.replace(STATUS, topic="edge/v1/home/cam-1/blob/ask"),
+        msgspec.structs.replace(STATUS, topic="../../x"),
+        msgspec.structs.replace(STATUS, payload=bytes(200_000)),
+        msgspec.structs.replace(STATUS, signature="s" * 5000),
+    ],
+)
+def test_a_receipt_holds_steps_and_states_of_its_device_and_nothing_else(
+    message: SignedMessage, tmp_path: Path
+) -> None:
+    receipt_file(tmp_path, "x.json", STATUS, message)
+    found = usb.read_receipts(tmp_path)
+    assert found.receipts == []
+    assert len(found.refused) == 1
+
+
+def test_a_receipt_of_another_fleet_counts_for_nothing(fleet: FleetUnderTest) -> None:
+    """As a device's is whose key was in another fleet before."""
+    (device,) = fleet.enrolled("cam-1")
+    said: list[tuple[str, bytes]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "send", lambda topic, payload, **_: said.append((topic, payload)))
+        device.say_state(digest="sha256:" + "e" * 64, version="6.6.6")
+    ((topic, payload),) = said
+
+    def receipt(of_fleet: str) -> list[SignedMessage]:
+        there = topic.replace(f"/{FLEET}/", f"/{of_fleet}/")
+        signature = sign_message(device.key, there, payload)
+        return [SignedMessage(topic=there, payload=payload, signature=signature)]
+
+    taken = fleet.service.import_receipts(receipt("elsewhere"))
+    assert taken.refused_count == 1
+    assert fleet.service.devices()[0].digest != "sha256:" + "e" * 64
+    assert fleet.service.import_receipts(receipt(FLEET)).refused_count == 0
+    assert fleet.service.devices()[0].digest == "sha256:" + "e" * 64
+
+
+def test_a_stick_of_five_hundred_devices_goes_to_the_manager_in_bodies_that_it_takes(
+    tmp_path: Path,
+) -> None:
+    for number in range(500):
+        place = tmp_path / "receipts"
+        place.mkdir(exist_ok=True)
+        name = f"cam-{number}"
+        message = SignedMessage(
+            topic=f"edge/v1/{FLEET}/{name}/status/update", payload=b" " * 3000, signature="no"
+        )
+        receipt = Receipt(device=name, messages=[message])
+        (place / f"{name}.json").write_bytes(encode_receipt(receipt))
+    parts = list(_parts(usb.read_receipts(tmp_path).receipts))
+    assert sum(len(part) for part in parts) == 500
+    assert len(parts) == 3
+    assert max(len(json.dumps({"messages": part})) for part in parts) < 1 << 20
+
+
+def medium(fleet: FleetUnderTest, target: Path) -> Callable[[], int]:
+    digest = fleet.publish("1.0.0", weights=os.urandom(5000))
+    path = fleet.repository.blob_path(digest)
+
+    def media() -> MediaSet:
+        raise AssertionError("a sequence is spent only when the bundle is on the medium")
+
+    return lambda: usb.write_medium(
+        target,
+        media=media,
+        manifest_bytes=path.read_bytes(),
+        manifest=fleet.repository.manifest(digest),
+        version="1.0.0",
+        blob_path=fleet.repository.blob_path,
+    )
+
+
+def test_a_stick_that_holds_other_bytes_than_were_written_is_found_before_it_leaves(
+    fleet: FleetUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forget(source: Path, target: Path) -> None:
+        target.write_bytes(bytes(source.stat().st_size))
+
+    write = medium(fleet, tmp_path / "medium")
+    monkeypatch.setattr(shutil, "copyfile", forget)
+    with pytest.raises(TrustError, match="digest differs"):
+        write()
+    assert not list(tmp_path.glob("*medium*"))
+
+
+def test_what_a_killed_export_left_is_removed_and_nothing_else(
+    fleet: FleetUnderTest, tmp_path: Path
+) -> None:
+    stick = tmp_path / "stick"
+    kept = (stick / ".medium.note", stick / ".medium-rc.abcdefgh", stick / "own.abcdefgh")
+    for path in (*kept, stick / ".medium.abcd1_gh" / "bundle"):
+        path.mkdir(parents=True)
+    with pytest.raises(AssertionError, match="a sequence is spent"):
+        medium(fleet, stick / "medium")()
+    assert sorted(stick.iterdir()) == sorted(kept)
+
+
+def test_a_stick_without_rights_and_without_fsync_of_directories_is_written(
+    fleet: FleetUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As FAT is for whoever did not mount it, and as some file systems in user space are."""
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(handle)
+
+    def chmod(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    write = medium(fleet, tmp_path / "medium")
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "chmod", chmod)
+    with pytest.raises(AssertionError, match="a sequence is spent"):
+        write()
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_receipt_is_written_nowhere_but_on_the_medium(kind: str, tmp_path: Path) -> None:
+    stick, elsewhere = tmp_path / "stick", tmp_path / "etc"
+    stick.mkdir()
+    elsewhere.mkdir()
+    if kind == "link":
+        (stick / "receipts").symlink_to(elsewhere)
+    else:
+        (stick / "receipts").write_text("")
+    receipt = Receipt(device="cam-1", messages=[STATUS])
+    reply = {"text": "1.0.0 is the active version", **receipt_body(receipt, "3-7")}
+    with pytest.raises(AgentError, match="no directory of the medium"):
+        _write_receipt(stick, reply)
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_link_in_place_of_a_temporary_file_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "passwd"
+    victim.write_text("root")
+    (tmp_path / f".x.json.{os.getpid()}.part").symlink_to(victim)
+    write_durably(tmp_path / "x.json", b"receipt")
+    assert victim.read_text() == "root"
+    assert (tmp_path / "x.json").read_bytes() == b"receipt"
