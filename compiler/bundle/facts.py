@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from compiler.bundle.outdir import BUNDLE
-from compiler.graph.facts import ModelFacts, facts_in
+from compiler.graph.describe import facts_in
+from compiler.graph.facts import ModelFacts
 from edge_contract.codec import decode_json
 from edge_contract.layout import BundleDir, unpack_tar
 from edge_contract.model import (

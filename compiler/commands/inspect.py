@@ -28,7 +28,7 @@ def inspect(path: Path, as_json: bool) -> int:
     import msgspec
 
     from compiler.bundle.facts import bundle_path, facts_of_bundle, opened_bundle
-    from compiler.graph.facts import read_facts
+    from compiler.graph.describe import read_facts
 
     place = bundle_path(path)
     if place is None:

@@ -16,7 +16,8 @@ import numpy as np
 
 from compiler.bundle.facts import bundle_path, opened_bundle, read_evidence, read_manifest
 from compiler.errors import CompileError
-from compiler.graph.facts import Weight, weights_in
+from compiler.graph.describe import weights_in
+from compiler.graph.facts import Weight
 from compiler.proof.evaluate import snr_db
 from edge_contract.codec import decode_json
 from edge_contract.errors import ContractError, ExitCode

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from compiler.datasets.load import load_dataset
-from compiler.graph.facts import read_facts
+from compiler.graph.describe import read_facts
 from compiler.graph.floatgraph import normalise
 from compiler.graph.source import load_source
 from edge_contract.errors import WherryError

@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from compiler.errors import SourceError
-from compiler.graph.facts import read_facts
+from compiler.graph.describe import read_facts
 from compiler.graph.floatgraph import normalise
 from compiler.graph.labeloutput import drop_label_output
 from compiler.graph.source import load_source

@@ -244,7 +244,7 @@ def test_compare_shows_figures_layers_and_answers_of_two_bundles(
 
 
 def test_a_changed_layer_is_named(builds: dict[str, Path]) -> None:
-    from compiler.graph.facts import weights_of
+    from compiler.graph.describe import weights_of
     from compiler.proof.comparison import LayerDifference, compare_layers
 
     bundle = BundleDir(builds["one"] / "bundle")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.errors import SourceError
-from compiler.graph.facts import facts_in, weights_in
+from compiler.graph.describe import facts_in, weights_in
 from compiler.tflite.emit import emit_tflite
 from compiler.tflite.to_onnx import tflite_to_onnx
 from tests.tflite.networks import NETWORKS
