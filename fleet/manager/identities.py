@@ -11,8 +11,9 @@ from fleet.errors import FleetError
 from fleet.identity.codes import check_wish, new_code
 from fleet.identity.issuers import Issuers
 from fleet.manager.loop import Manager
-from fleet.manager.rollouts import AT_REST, RolloutTurn
+from fleet.manager.rollouts import RolloutTurn
 from fleet.rollout.events import Exclude
+from fleet.rollout.state import AT_REST
 from fleet.store import devices, identity, journal
 
 T = TypeVar("T")

@@ -39,13 +39,14 @@ from fleet.manager.facts import Facts
 from fleet.manager.feed import Feed
 from fleet.manager.identity_care import IdentityCare
 from fleet.manager.inbox import Command, Inbox
-from fleet.manager.intake import Intake, Taken
+from fleet.manager.intake import Intake
 from fleet.manager.orders import Orders
 from fleet.manager.publisher import Publisher
 from fleet.manager.repository_watch import RepositoryWatch
 from fleet.manager.retention import DEFAULT_S, Retention
 from fleet.manager.rollout_desk import RolloutDesk
 from fleet.manager.rollouts import RolloutTurn
+from fleet.manager.taken import Taken
 from fleet.repository.tuf_repository import Repository
 from fleet.store import Store, devices
 from fleet.transfer.blob_server import BlobServer

@@ -208,7 +208,7 @@ class Scene:
             device=device,
             phase=Phase(phase),
             digest=state.plan.digest_to,
-            seq=max(record.seq, record.floor),
+            number=max(record.number, record.floor),
             reason=reason,
         )
         return step(state, report)[0]

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from edge_contract.signing import fingerprint, public_bytes
-from fleet.manager.after_restore import pause_rollouts
+from fleet.manager.after_restore import stand_still
 from fleet.repository.backup import make_backup, restore_backup
 from fleet.repository.ceremony import Ceremony
 from fleet.rollout.gate import Gate
@@ -26,7 +26,7 @@ def restored(fleet: FleetUnderTest, backup: Path) -> None:
 
     def settle(unpacked: Path) -> None:
         store = open_store(unpacked / "fleet.db", fleet=FLEET)
-        pause_rollouts(store, who="ann", now_s=fleet.clock.wall_s())
+        stand_still(store, who="ann", now_s=fleet.clock.wall_s())
         store.close()
 
     restore_backup(backup, state, PASSPHRASE, settle=settle)
