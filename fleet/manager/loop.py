@@ -54,6 +54,8 @@ from fleet.transfer.delta_store import DeltaStore
 
 _TICK_S = 0.5
 _HOUR_S = 3600.0
+_SOON_S = 2.0
+"""Devices come back in crowds after a restored backup: what is due for them is signed together."""
 _POLL_REPOSITORY_S = 1.0
 _STORE_RETRY_S = 1.0
 COMMAND_LIFE_S = 3600.0
@@ -355,6 +357,8 @@ class Manager:
         self._connection.acknowledge(batch)
         self._publisher.answers(taken, self.clock.wall_s())
         self._session.heard(taken.heard)
+        if taken.back:
+            self._hourly_due_s = min(self._hourly_due_s, self.clock.monotonic_s() + _SOON_S)
         for device in taken.gone:
             self.blobs.forget(device)
         replaced = [done.device for _, done in taken.certified if done.replaced_key]

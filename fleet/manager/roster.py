@@ -96,6 +96,8 @@ class Roster:
             raise ContractError(f"{message.topic}: expected state/agent or state/online")
         if after is None:
             return
+        if row.unheard and not after.unheard:
+            self._taken.back.add(row.device)
         self._rows[row.device] = after
         if after.online:
             self.mark_online(after, retained=message.retained, was=row.online)

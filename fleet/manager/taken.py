@@ -21,6 +21,8 @@ class Taken:
     delta_asks: list[tuple[str, DeltaAsk]] = field(default_factory=list)
     heard: set[str] = field(default_factory=set)
     """Devices that are known to be connected now."""
+    back: set[str] = field(default_factory=set)
+    """Devices that have said for the first time since a backup was restored where they stand."""
     gone: set[str] = field(default_factory=set)
     changes: dict[tuple[str, str], str] = field(default_factory=dict)
     """(kind, subject) -> text for the feed."""
