@@ -88,7 +88,8 @@ def test_an_order_that_waits_outlives_an_installation_by_hand_and_a_new_director
     # Their owners install something else by hand: one before its order came, one after.
     for device in (waits, done):
         device.say_state(desired_seq=7, digest="sha256:" + "9" * 64)
-    wait_until(lambda: not done.unacknowledged and not waits.unacknowledged, what="for the acks")
+    wait_until(lambda: {view.digest[-9:] for view in fleet.service.devices()} == {"9" * 9})
+    wait_until(lambda: not done.unacknowledged, what="for the acks")
     assert fleet.manager is not None
     ceremony, heard = Ceremony(fleet.repository, "ann"), len(done.desired)
 
@@ -110,8 +111,10 @@ def test_a_device_with_high_numbers_of_the_epoch_before_answers_in_the_new_one(
     fleet: FleetUnderTest,
 ) -> None:
     (device,) = fleet.enrolled("cam-1")
-    device.say_state(desired_seq=40)
-    wait_until(lambda: not device.unacknowledged, what="for its state")
+    device.say_state(desired_seq=40, held=True)
+    wait_until(lambda: fleet.service.device("cam-1").device.held, what="for its state")
+    device.say_state(held=False)
+    wait_until(lambda: not fleet.service.device("cam-1").device.held, what="for its state")
     assert Ceremony(fleet.repository, "ann").raise_epoch().committed
     ordered(fleet)
     order = device.order()

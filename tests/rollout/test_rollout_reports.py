@@ -226,7 +226,7 @@ def test_a_rollback_stands_after_a_restored_backup_until_a_person_resumes_it():
     drive.facts(a, OLD)
     assert drive.state.status is Status.RETURN_PAUSED, "neither the deadline nor devices end it"
     for event in (Pause(now_s=0, who="ann"), Promote(now_s=0, who="ann"), Start(now_s=0, who="a")):
-        with pytest.raises(FleetError, match="expected abort or resume"):
+        with pytest.raises(FleetError, match="expected abort or exclude or resume"):
             drive.feed(event)
     drive.feed(Resume(now_s=drive.now_s, who="ann"))
     assert drive.state.status is Status.ROLLING_BACK

@@ -67,11 +67,26 @@ def test_restore_appears_in_one_step_or_not_at_all(
         restore_backup(office.home / "b", new, PASSPHRASE, settle=cut)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
     assert list(new.iterdir()) == []
+    (left,) = office.home.glob(".new.restore-*")
+    assert list(left.rglob("*.pem")), "keys in the clear"
+    (office.home / ".newer.restore-1").mkdir()
     link = office.home / "link"
     link.symlink_to(new)
     restore_backup(office.home / "b", link, PASSPHRASE)
     assert link.is_symlink()
     assert (new / "tuf" / "timestamp.json").is_file()
+    assert [path.name for path in office.home.glob(".*restore*")] == [".newer.restore-1"]
+
+
+def test_two_restores_at_once_do_not_clear_each_other_away(office: Office) -> None:
+    make_backup(office.home / "state", office.home / "b", PASSPHRASE, blobs=True)
+
+    def second(unpacked: Path) -> None:
+        with pytest.raises(FleetError, match="another restore is under way"):
+            restore_backup(office.home / "b", office.home / "new", PASSPHRASE)
+
+    restore_backup(office.home / "b", office.home / "new", PASSPHRASE, settle=second)
+    assert (office.home / "new" / "tuf" / "timestamp.json").is_file()
 
 
 def test_backup_that_was_killed_leaves_no_keys_in_the_clear_for_good(office: Office) -> None:
