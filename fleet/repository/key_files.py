@@ -57,7 +57,7 @@ class PublicKeyFile(msgspec.Struct, frozen=True, kw_only=True):
             key = Key.from_dict(self.keyid, {**self.key, OWNER_FIELD: self.owner})
         except (ValueError, KeyError, TypeError) as error:
             raise FleetError(f"public key of {self.owner!r}: {error}") from error
-        if _true_id(key) != self.keyid:
+        if true_id(key) != self.keyid:
             raise FleetError(f"public key of {self.owner!r}: its id is not its fingerprint")
         return key
 
@@ -224,7 +224,7 @@ def _create(path: Path, file: _KeyFile) -> None:
     fsync_dir(path.parent)
 
 
-def _true_id(key: Key) -> str:
+def true_id(key: Key) -> str:
     """The id that a key of ours has by its content; "" for a key of a kind that is none of ours."""
     try:
         value = key.to_dict()["keyval"]["public"]

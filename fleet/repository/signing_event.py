@@ -19,6 +19,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.errors import ContractError, ExitCode, TrustError
 from edge_contract.layout import write_durably
+from edge_contract.topics import check_id
 from fleet.errors import FleetError
 from fleet.repository.edition_signer import Draft
 from fleet.repository.role_files import to_bytes
@@ -117,6 +118,7 @@ def read_event(path: Path) -> SigningEvent:
         ) from error
     if not _ID.fullmatch(event.id):
         raise ContractError(f"{path}: {event.id[:60]!r} is no name of an event")
+    check_id(event.fleet, what=f"{path}: fleet")
     return event
 
 
