@@ -142,8 +142,12 @@ class OpenEvents:
         self._directory = directory
 
     def all(self) -> list[SigningEvent]:
-        """Every open event, by id."""
-        return [read_event(path) for path in sorted(self._directory.glob("*.json"))]
+        """Every open event, by id.
+
+        Raises:
+            FleetError: the file of one is damaged.
+        """
+        return [self._read(path) for path in sorted(self._directory.glob("*.json"))]
 
     def find(self, name: str) -> SigningEvent:
         """One open event.
@@ -168,9 +172,30 @@ class OpenEvents:
         write_event(path, event)
         return path
 
-    def close(self, event: SigningEvent) -> None:
-        """Forget it: it was committed or cancelled."""
-        (self._directory / f"{event.id}.json").unlink(missing_ok=True)
+    def is_damaged(self, name: str) -> bool:
+        """Whether there is a file of this event, and it cannot be read as one."""
+        path = self._directory / f"{name}.json"
+        if not _ID.fullmatch(name) or not path.is_file():
+            return False
+        try:
+            read_event(path)
+        except ContractError:
+            return True
+        return False
+
+    def close(self, name: str) -> None:
+        """Forget an event: it was committed or cancelled."""
+        (self._directory / f"{name}.json").unlink(missing_ok=True)
+
+    @staticmethod
+    def _read(path: Path) -> SigningEvent:
+        try:
+            return read_event(path)
+        except ContractError as error:
+            raise FleetError(
+                error.message,
+                hint=f"edge-fleet event cancel {path.stem}, and ask for the change anew",
+            ) from error
 
     def require_free(self, roles: set[str]) -> None:
         """Signing events are serialised: one at a time may change a role.

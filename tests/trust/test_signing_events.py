@@ -63,6 +63,19 @@ def test_second_event_of_a_line_waits_for_the_first(office: Office) -> None:
     assert office.device() == {"1.0.0", "1.2.0"}
 
 
+def test_damaged_event_can_be_cancelled_and_asked_for_anew(office: Office) -> None:
+    office.publish("1.1.0")
+    (path,) = (office.home / "state" / "signing").iterdir()
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(FleetError, match="not a valid SigningEvent") as caught:
+        office.publish("1.2.0")
+    assert "edge-fleet event cancel line-digits-3" in caught.value.hint
+    office.ceremony.cancel("line-digits-3")
+    office.publish("1.2.0")
+    office.sign("ada", "cy")
+    assert office.device() == {"1.0.0", "1.2.0"}
+
+
 def test_new_line_is_delegated_to_the_people_and_needs_both_roles(office: Office) -> None:
     office.repository.publish(make_bundle(office.home / "faces", name="faces").path)
     assert set(office.event().proposed) == {"targets", "line-faces"}
