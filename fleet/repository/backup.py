@@ -109,16 +109,28 @@ def restore_backup(
         archive, unpacked = scratch / "backup.tar", scratch / "state"
         unpacked.mkdir(mode=0o700)
         try:
-            with source.open("rb") as sealed, archive.open("wb") as out:
-                for chunk in unseal(sealed, passphrase, where=str(source)):
-                    out.write(chunk)
+            sealed = source.open("rb")
         except OSError as error:
             raise FleetError(
                 f"cannot read {source}: {error.strerror}", exit_code=ExitCode.NOT_FOUND
             ) from error
         try:
+            with sealed, archive.open("wb") as out:
+                for chunk in unseal(sealed, passphrase, where=str(source)):
+                    out.write(chunk)
+        except OSError as error:
+            raise FleetError(
+                f"cannot unpack {source} into {place.parent}: {error.strerror}",
+                hint="it needs twice the room of the backup there",
+            ) from error
+        try:
             names = _unpack(archive, unpacked)
         except (tarfile.TarError, OSError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise FleetError(
+                    f"cannot unpack {source} into {place.parent}: {error.strerror}",
+                    hint="it needs twice the room of the backup there",
+                ) from error
             raise FleetError(f"{source} holds no backup that can be unpacked: {error}") from error
         settle(unpacked)
         for folder in (unpacked, *(path for path in unpacked.rglob("*") if path.is_dir())):
