@@ -157,7 +157,10 @@ def _decode(line: bytes, where: str) -> AuditEntry:
     try:
         return decode_json(line, AuditEntry, what=where, limit_bytes=_LINE_LIMIT_BYTES)
     except ContractError as error:
-        raise TrustError(f"audit log: {error.message}: edited") from error
+        raise TrustError(
+            f"audit log: {error.message}: edited",
+            hint="keep a copy, find out who changed it, and take audit.jsonl from a backup",
+        ) from error
 
 
 def _broken(number: int, why: str) -> TrustError:

@@ -205,9 +205,14 @@ def open_key_file(path: Path, secret: str) -> HeldKey:
             hint=f"chmod 600 {path}",
             exit_code=ExitCode.AUTH,
         )
-    sealed = io.BytesIO(base64.b64decode(file.sealed))
-    raw = b"".join(unseal(sealed, secret, where=str(path)))
-    key = Ed25519PrivateKey.from_private_bytes(raw)
+    try:
+        sealed = io.BytesIO(base64.b64decode(file.sealed, validate=True))
+        raw = b"".join(unseal(sealed, secret, where=str(path)))
+        key = Ed25519PrivateKey.from_private_bytes(raw)
+    except ValueError as error:
+        raise FleetError(
+            f"{path}: damaged: {error}", hint="take your copy of the file, or replace the key"
+        ) from error
     public = public_key_file(file.owner, ed25519_key(public_bytes(key)))
     if public.keyid != file.keyid:
         raise FleetError(f"{path}: holds another key than it says", exit_code=ExitCode.AUTH)
