@@ -50,7 +50,5 @@ def test_damaged_key_file_is_told_in_a_sentence(sealed: str, tmp_path: Path) -> 
     path = tmp_path / "ada.key"
     file = json.loads(path.read_bytes()) | {"sealed": sealed}
     path.write_text(json.dumps(file))
-    with pytest.raises(
-        FleetError, match=r"key: (damaged|not a sealed|expected a sealed)"
-    ):
+    with pytest.raises(FleetError, match=r"key: (damaged|not a sealed|expected a sealed)"):
         open_key_file(path, PASSPHRASE)
