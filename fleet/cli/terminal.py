@@ -95,10 +95,6 @@ class JsonErrorGroup(CommandGroup):
             # The reader has gone, as `| head` does; Python must not complain at exit, either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(_BROKEN_PIPE)
-        except OSError as error:
-            # A file that is not there or not ours, or a full disk: the caller can mend it.
-            where = f"{error.filename}: " if error.filename else ""
-            _fail(f"{where}{error.strerror or error}", ExitCode.FAILURE, "", "", as_json)
         except WherryError as error:
             _fail(error.message, error.exit_code, error.hint, error.docs, as_json)
         except OSError as error:

@@ -22,7 +22,6 @@ from fleet.cli import main
 from fleet.clock import SystemClock
 from fleet.manager.rollout_order import RolloutOrder, command_line, parse_waves
 from fleet.manager.state_dir import ApiAddress, StateDir
-from fleet.repository.signing_event import SigningEvent
 from fleet.repository.tuf_repository import Repository
 from fleet.rollout.gate import Gate
 from tests.manager.bundles import make_bundle
@@ -298,30 +297,3 @@ def test_waves_read_as_people_write_them() -> None:
     assert parse_waves("100%") == ([1.0], None)
     assert parse_waves("1,5,100%") == (None, [1, 5])
     assert parse_waves("3") == (None, [3])
-
-
-def test_a_file_that_is_not_there_is_told_in_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    repository = Repository(tmp_path / "state", FLEET, SystemClock().wall_s)
-    repository.initialise()
-    event = repository.archive.events.keep(
-        SigningEvent(
-            id="line-digits-1",
-            fleet=FLEET,
-            purpose="renew",
-            asked_by="ann",
-            asked_at=0.0,
-            roots=[],
-            base={},
-            base_directors=b"",
-            proposed={},
-            directors=b"",
-        )
-    )
-    words = ["approve", str(event), "--trust", str(tmp_path / "nowhere.json"), "--json"]
-    with pytest.raises(SystemExit) as ended:
-        main(words, prog_name="edge-fleet")
-    assert ended.value.code == 1
-    told = json.loads(capsys.readouterr().out)["error"]
-    assert told == f"{tmp_path / 'nowhere.json'}: No such file or directory"
