@@ -65,9 +65,10 @@ def approve(
     asked = read_event(event)
     desk = SignerDesk(memory, SystemClock().wall_s())
     review = desk.review(asked, trust=trust.read_bytes() if trust else None)
-    lines = [f"{asked.purpose} for fleet {asked.fleet}, asked by {asked.asked_by}: {asked.reason}"]
-    lines += [f"  {change.text}" for change in review.changes]
-    lines += [f"  seen by others only: {text}" for text in review.skipped]
+    asked_for = f"{asked.purpose} for fleet {asked.fleet}, asked by {asked.asked_by}"
+    lines = [_plain(f"{asked_for}: {asked.reason}")]
+    lines += [f"  {_plain(change.text)}" for change in review.changes]
+    lines += [f"  seen by others only: {_plain(text)}" for text in review.skipped]
     if bundle is not None:
         lines.append(f"  the bundle {bundle} is the one: {_require_bundle(bundle, review.changes)}")
     changes = [change.text for change in review.changes]
@@ -82,6 +83,12 @@ def approve(
     emit({**value, "signed": roles}, f"signed {', '.join(roles)} in {event}", as_json=as_json)
     if not as_json:
         say(f"next, at the manager: edge-fleet publish {event}; it says whose signatures it lacks")
+
+
+def _plain(text: str) -> str:
+    """A stranger's words on one line, without what would move the cursor or turn the text round:
+    what is shown is what gets signed."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _require_bundle(path: Path, changes: tuple[object, ...]) -> str:

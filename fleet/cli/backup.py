@@ -59,10 +59,10 @@ def restore(
 ) -> None:
     """Bring back a backup into an empty state directory.
 
-    Rollouts that were running are paused: devices may have gone on since.
+    Rollouts that were under way are paused: devices may have gone on since.
     """
     from fleet.clock import SystemClock
-    from fleet.manager.after_restore import pause_rollouts
+    from fleet.manager.after_restore import stand_still
     from fleet.repository.backup import restore_backup
     from fleet.store import open_store
 
@@ -78,7 +78,7 @@ def restore(
             return
         store = open_store(found.store, fleet=found.prepare())
         try:
-            paused.extend(pause_rollouts(store, who=who, now_s=SystemClock().wall_s()))
+            paused.extend(stand_still(store, who=who, now_s=SystemClock().wall_s()))
         finally:
             store.close()
 

@@ -32,7 +32,8 @@ def media() -> None:
 @json_option
 def prepare(file: Path, state: StateDir, as_json: bool) -> None:
     """Write to FILE what the holders of the offline roles have to sign: what is approved now."""
-    from fleet.repository.media_desk import MediaDesk, describe_offline_files
+    from fleet.repository.media_desk import MediaDesk
+    from fleet.repository.offline_files import describe_offline_files
 
     files = MediaDesk(open_repository(state), "").draft()
     write_durably(file, encode_json(files))
@@ -51,7 +52,8 @@ def prepare(file: Path, state: StateDir, as_json: bool) -> None:
 @json_option
 def sign(file: Path, key: Path, yes: bool, passphrase_file: Path | None, as_json: bool) -> None:
     """Show what FILE stands for, and add a signature to it."""
-    from fleet.repository.media_desk import (
+    from fleet.clock import SystemClock
+    from fleet.repository.offline_files import (
         describe_offline_files,
         read_offline_files,
         sign_offline_files,
@@ -61,7 +63,8 @@ def sign(file: Path, key: Path, yes: bool, passphrase_file: Path | None, as_json
     say("\n".join(describe_offline_files(files)))
     require_consent(yes=yes)
     held = open_key(key, passphrase_file)
-    write_durably(file, encode_json(sign_offline_files(files, held)))
+    signed = sign_offline_files(files, held, now_s=SystemClock().wall_s())
+    write_durably(file, encode_json(signed))
     emit({"file": str(file), "signer": held.owner}, f"signed by {held.owner}", as_json=as_json)
 
 
@@ -72,7 +75,8 @@ def sign(file: Path, key: Path, yes: bool, passphrase_file: Path | None, as_json
 @json_option
 def publish(file: Path, who: str, state: StateDir, as_json: bool) -> None:
     """Keep the signed FILE; media that are written from now on carry it."""
-    from fleet.repository.media_desk import MediaDesk, read_offline_files
+    from fleet.repository.media_desk import MediaDesk
+    from fleet.repository.offline_files import read_offline_files
 
     MediaDesk(open_repository(state), who).take(read_offline_files(file))
     emit({"file": str(file)}, "the offline roles are signed", as_json=as_json)

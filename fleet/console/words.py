@@ -50,6 +50,7 @@ ROLLOUT = {
     "aborted": _look("aborted", "bad"),
     "completed": _look("completed", "ok"),
     "rolling_back": _look("rolling back", "busy", "back"),
+    "return_paused": _look("paused on the way back", "warn", "held"),
     "rolled_back": _look("rolled back", "off", "back"),
 }
 """``RolloutView.status``."""
@@ -115,7 +116,7 @@ def rollout_look(status: str, outcome: str) -> Look:
 
 def wave_look(status: str, state: str) -> Look:
     """The open wave of a rollout that was stopped is where it stopped."""
-    if status in ("aborted", "rolling_back", "rolled_back"):
+    if status in ("aborted", "rolling_back", "return_paused", "rolled_back"):
         if state == "open":
             return Look("stopped here", "bad", "bad")
         if state == "closed":

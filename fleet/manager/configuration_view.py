@@ -43,12 +43,16 @@ class PlannedConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     changes: bool
 
 
-def configuration_view(row: ConfigurationRow | None, state: AgentState | None) -> ConfigurationView:
+def configuration_view(
+    row: ConfigurationRow | None, state: AgentState | None, heard_at_s: float
+) -> ConfigurationView:
     """Of one device.
 
     Args:
         row: what is wanted of it.
         state: what it said last.
+        heard_at_s: when it said so, by the manager's clock. A refusal that was said before the wish
+            was signed is of the wish before.
     """
     status: ConfigurationStatus = "none"
     reason = ""
@@ -56,7 +60,7 @@ def configuration_view(row: ConfigurationRow | None, state: AgentState | None) -
         status = "waiting"
         if state is not None and (state.config_epoch, state.config_seq) == (row.epoch, row.seq):
             status = "applied"
-        if state is not None and state.config_refused:
+        if state is not None and state.config_refused and heard_at_s > row.issued_at_s:
             status, reason = "refused", state.config_refused
     return ConfigurationView(
         status=status,

@@ -121,9 +121,12 @@ class Configurations:
 
 
 def _is_left_behind(tx: Connection, row: ConfigurationRow) -> bool:
-    """Whether the device holds a newer one, of which a restored store does not know."""
+    """Whether the device holds, or may hold, a newer one, of which a restored store does not
+    know."""
     device = devices.get_device(tx, row.device)
-    state = last_state(device) if device is not None else None
+    if device is None or device.unheard:
+        return True
+    state = last_state(device)
     return state is not None and (state.config_epoch, state.config_seq) > (row.epoch, row.seq)
 
 

@@ -21,7 +21,9 @@ from fleet.views.drift import DriftAlarm
 
 _TELEMETRY_MAX = 200
 _EVENTS_MAX = 100
-_UPDATING = frozenset({"accepted", "downloading", "staged", "self_test", "trial"})
+_AT_REST = frozenset({"", "idle"})
+"""``AgentState.update_phase`` of a device with nothing under way. Every other stage of the agent's
+machine, and one that a newer agent may have, is a part of an update."""
 
 
 def all_devices(tx: Connection) -> list[DeviceView]:
@@ -160,7 +162,7 @@ def _view(
         latency_p95_ms=telemetry.infer_latency_p95_ms if telemetry else None,
         errors_count=telemetry.errors_count if telemetry else 0,
         alarms_count=sum(alarm.model_version == version for alarm in alarms),
-        configuration=configuration_view(wanted, state),
+        configuration=configuration_view(wanted, state, row.state_at_s or 0.0),
     )
 
 
@@ -169,7 +171,7 @@ def _state_word(row: DeviceRow, state: AgentState | None) -> DeviceState:
         return "online" if row.online else "never_seen"
     if state.held:
         return "held"
-    if state.update_phase in _UPDATING:
+    if state.update_phase not in _AT_REST:
         return "updating"
     return "online" if row.online else "offline"
 

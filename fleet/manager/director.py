@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypedDict
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -24,6 +25,15 @@ from fleet.store.orders import OrderRow
 
 ORDER_LIFE_S = 90 * 86_400.0
 """An order is renewed at half of it (``Orders.renew_due``), so only a dead fleet's expire."""
+
+
+class _Address(TypedDict):
+    """Whom a document is for, and the epoch that it counts in."""
+
+    fleet: str
+    device: str
+    device_key: str
+    epoch: int
 
 
 class Director:
@@ -90,22 +100,22 @@ class Director:
             FleetError: the director key is missing.
         """
         seq = next_seq(device, self.epoch)
-        desired = Desired(
-            fleet=self._fleet,
-            device=device.device,
-            device_key=fingerprint(bytes.fromhex(device.public_key)),
-            epoch=self.epoch,
-            seq=seq,
-            issued_at=now_s,
-            expires=now_s + ORDER_LIFE_S,
-            timestamp_version_min=timestamp_version,
-            line=device.line,
-            version=version,
-            hardware=device.hardware,
-            manifest_digest=digest,
-            rollout=rollout,
-            health=health,
-            window=window,
+        envelope = self._sign(
+            DESIRED_TYPE,
+            Desired(
+                **self._address(device),
+                seq=seq,
+                issued_at=now_s,
+                expires=now_s + ORDER_LIFE_S,
+                timestamp_version_min=timestamp_version,
+                line=device.line,
+                version=version,
+                hardware=device.hardware,
+                manifest_digest=digest,
+                rollout=rollout,
+                health=health,
+                window=window,
+            ),
         )
         return OrderRow(
             device=device.device,
@@ -115,7 +125,7 @@ class Director:
             line=device.line,
             version=version,
             digest=digest,
-            envelope=sign_document(self._signer(), DESIRED_TYPE, encode_json(desired)),
+            envelope=envelope,
             issued_at_s=now_s,
             expires_at_s=now_s + ORDER_LIFE_S,
         )
@@ -127,7 +137,7 @@ class Director:
             FleetError: the director key is missing.
         """
         reply = TimeReply(fleet=self._fleet, device=device, nonce=nonce, now=now_s)
-        return sign_document(self._signer(), TIME_TYPE, encode_json(reply))
+        return self._sign(TIME_TYPE, reply)
 
     def command(
         self,
@@ -144,18 +154,17 @@ class Director:
         Raises:
             FleetError: the director key is missing.
         """
-        command = Command(
-            fleet=self._fleet,
-            device=device.device,
-            device_key=fingerprint(bytes.fromhex(device.public_key)),
-            epoch=self.epoch,
-            nonce=nonce,
-            issued_at=now_s,
-            expires=now_s + life_s,
-            name=name,
-            arguments=arguments,
+        return self._sign(
+            COMMAND_TYPE,
+            Command(
+                **self._address(device),
+                nonce=nonce,
+                issued_at=now_s,
+                expires=now_s + life_s,
+                name=name,
+                arguments=arguments,
+            ),
         )
-        return sign_document(self._signer(), COMMAND_TYPE, encode_json(command))
 
     def configuration(
         self,
@@ -171,18 +180,17 @@ class Director:
         Raises:
             FleetError: the director key is missing.
         """
-        configuration = Configuration(
-            fleet=self._fleet,
-            device=device.device,
-            device_key=fingerprint(bytes.fromhex(device.public_key)),
-            epoch=self.epoch,
-            seq=seq,
-            nonce=nonce,
-            issued_at=now_s,
-            expires=now_s + ORDER_LIFE_S,
-            settings=settings,
+        return self._sign(
+            CONFIGURATION_TYPE,
+            Configuration(
+                **self._address(device),
+                seq=seq,
+                nonce=nonce,
+                issued_at=now_s,
+                expires=now_s + ORDER_LIFE_S,
+                settings=settings,
+            ),
         )
-        return sign_document(self._signer(), CONFIGURATION_TYPE, encode_json(configuration))
 
     def sign(self, topic: str, payload: bytes) -> str:
         """The signature property of one live message to a device.
@@ -191,6 +199,17 @@ class Director:
             FleetError: the director key is missing.
         """
         return sign_message(self._signer(), topic, payload)
+
+    def _address(self, device: DeviceRow) -> _Address:
+        return _Address(
+            fleet=self._fleet,
+            device=device.device,
+            device_key=fingerprint(bytes.fromhex(device.public_key)),
+            epoch=self.epoch,
+        )
+
+    def _sign(self, kind: str, document: Desired | Command | Configuration | TimeReply) -> bytes:
+        return sign_document(self._signer(), kind, encode_json(document))
 
     def _signer(self) -> Ed25519PrivateKey:
         if self._key is None:

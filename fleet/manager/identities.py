@@ -11,8 +11,10 @@ from fleet.errors import FleetError
 from fleet.identity.codes import check_wish, new_code
 from fleet.identity.issuers import Issuers
 from fleet.manager.loop import Manager
-from fleet.manager.rollouts import AT_REST, RolloutTurn
+from fleet.manager.rollouts import RolloutTurn
 from fleet.rollout.events import Exclude
+from fleet.rollout.state import AT_REST
+from fleet.rollout.table import stepped
 from fleet.store import devices, identity, journal
 
 T = TypeVar("T")
@@ -177,8 +179,11 @@ def _audited(
 def _leave_rollout(turn: RolloutTurn, line: str, device: str, who: str) -> None:
     """A device that will never answer again must not keep a rollout from its end."""
     state = turn.newest(line)
-    if state is None or state.status in AT_REST or device not in state.devices:
+    record = state.devices.get(device) if state is not None else None
+    if state is None or record is None or state.status in AT_REST:
         return
+    if stepped(record.phase, "exclude") is None:
+        return  # it keeps nobody waiting: excluded or withdrawn before, or back already
     turn.command(state.plan.rollout_id, Exclude(now_s=turn.now_s, who=who, device=device))
 
 

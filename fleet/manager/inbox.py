@@ -64,6 +64,7 @@ class Inbox:
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._over = False
 
     def __len__(self) -> int:
         return self._queue.qsize()
@@ -80,6 +81,8 @@ class Inbox:
         """
         command = Command(work)
         self._queue.put(command)
+        if self._over:
+            self._refuse_waiting()
         try:
             result: T = command.done.result(timeout_s)
         except FutureTimeoutError as error:
@@ -105,7 +108,12 @@ class Inbox:
         return items
 
     def refuse_all(self) -> None:
-        """The loop has ended: nobody shall wait for it."""
-        for item in self.take(0.0):
-            if isinstance(item, Command):
-                item.refuse()
+        """The loop has ended: nobody shall wait for it, whoever comes later neither."""
+        self._over = True
+        self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        while items := self.take(0.0):
+            for item in items:
+                if isinstance(item, Command):
+                    item.refuse()

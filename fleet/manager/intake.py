@@ -6,76 +6,31 @@ back and carried out by the loop once the transaction is committed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import cast
-
-import msgspec
 from sqlalchemy import Connection
 
 from edge_contract.codec import decode_json
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.intervals import Overlap
-from edge_contract.messages import (
-    AgentState,
-    BlobAsk,
-    DeltaAsk,
-    Enrol,
-    Event,
-    Online,
-    UpdateStatus,
-)
-from edge_contract.signed_time import TimeAsk, decode_time_ask
+from edge_contract.messages import BlobAsk, DeltaAsk, Enrol, Event, UpdateStatus
+from edge_contract.signed_time import decode_time_ask
 from edge_contract.signing import verify_message
 from edge_contract.telemetry import TelemetrySummary
 from edge_contract.topics import CODE_PREFIX, EVERYONE, Topic, check_id, parse_topic
-from fleet.identity.desk import Answered, IdentityDesk, read_ask
-from fleet.manager import presence
+from fleet.identity.desk import IdentityDesk, read_ask
 from fleet.manager.connection import Inbound
-from fleet.manager.enrolment import AGENT_VERSION_CHARS, Enrolment, enrol
+from fleet.manager.enrolment import Enrolment, enrol
 from fleet.manager.rollouts import RolloutTurn
-from fleet.rollout.events import DeviceFacts, DeviceOffline, DeviceOnline, DeviceReport
+from fleet.manager.roster import Roster
+from fleet.manager.taken import Taken
+from fleet.rollout.events import DeviceReport
 from fleet.rollout.state import Phase
-from fleet.store import devices, identity, journal
+from fleet.store import devices, identity, journal, orders
 from fleet.store.devices import DeviceRow
-from fleet.store.records import Stream
 from fleet.telemetry.ledger import Ledger, LedgerPage
 from fleet.telemetry.queries import is_drift_alarm
-from fleet.telemetry.record import (
-    DIGEST_CHARS,
-    RECORD_CLASSES,
-    Record,
-    check_header,
-    check_order_number,
-    check_text,
-    check_ts,
-    claimed_record,
-    decode_record,
-)
+from fleet.telemetry.record import RECORD_CLASSES, Record, claimed_record, decode_record
 
 _DETAIL_CHARS = 300
-_CONNECTION_ID_CHARS = 80
-_REASON_CHARS = 500
-_SETTINGS_MAX = 32
-
-
-@dataclass
-class Taken:
-    """What a batch came to. Nothing of it may be acted on before the commit."""
-
-    enrolments: list[Enrolment] = field(default_factory=list)
-    asks: list[tuple[str, BlobAsk]] = field(default_factory=list)
-    time_asks: list[tuple[str, TimeAsk]] = field(default_factory=list)
-    delta_asks: list[tuple[str, DeltaAsk]] = field(default_factory=list)
-    heard: set[str] = field(default_factory=set)
-    """Devices that are known to be connected now."""
-    gone: set[str] = field(default_factory=set)
-    changes: dict[tuple[str, str], str] = field(default_factory=dict)
-    """(kind, subject) -> text for the feed."""
-    acks: dict[Stream, list[tuple[int, int]]] = field(default_factory=dict)
-    refused: list[tuple[Stream, list[tuple[int, int]], str]] = field(default_factory=list)
-    """Records that will never be stored, and why."""
-    certified: list[tuple[str, Answered]] = field(default_factory=list)
-    """(nonce of the first contact, or "" for a renewal; the answer)."""
 
 
 class Intake:
@@ -123,9 +78,8 @@ class IntakePage:
         self._tx = tx
         self._turn = turn
         self._now_s = turn.now_s
-        self._rows: dict[str, DeviceRow] = {}
-        self._stored: dict[str, DeviceRow | None] = {}
         self._taken = Taken()
+        self._roster = Roster(tx, turn, self._taken)
 
     def take(self, message: Inbound) -> None:
         """Sort one message; whatever is wrong with it becomes a finding."""
@@ -163,14 +117,7 @@ class IntakePage:
     def write(self) -> None:
         """Write everything into the transaction."""
         self._ledger.write()
-        for device, row in self._rows.items():
-            before = self._stored[device]
-            if before is None:
-                devices.add_device(self._tx, row)
-            elif row != before:
-                old, new = msgspec.structs.asdict(before), msgspec.structs.asdict(row)
-                changed = {name: value for name, value in new.items() if value != old[name]}
-                devices.change_device(self._tx, device, **changed)
+        self._roster.write()
 
     def committed(self) -> Taken:
         """Call once the transaction is committed."""
@@ -181,7 +128,7 @@ class IntakePage:
     def _enrol(self, topic: Topic, message: Inbound) -> None:
         device = check_id(topic.name, what="device")
         asked = decode_json(message.payload, Enrol, what=message.topic)
-        row = self._row(device)
+        row = self._roster.row(device)
         strict = self._desk.strict
         result = enrol(row, device, asked, message, now_s=self._now_s, strict=strict)
         if asked.public in self._desk.revoked:
@@ -196,8 +143,8 @@ class IntakePage:
             )
             return
         self._new_keys[device] = bytes.fromhex(result.row.public_key)
-        self._rows[device] = result.row
-        self._mark_online(result.row, retained=message.retained)
+        self._roster.put(result.row)
+        self._roster.mark_online(result.row, retained=message.retained)
         if row is None:
             text = f"{device} enrolled: {result.row.hardware}, line {result.row.line}"
             journal.add_log(self._tx, self._now_s, "device", device, text)
@@ -209,7 +156,7 @@ class IntakePage:
         if not self._desk.strict:
             raise ContractError(f"{message.topic}: this fleet has no CA")
         ask = read_ask(message.payload, message.topic)
-        known = self._row(ask.device) if len(ask.device) <= 63 else None
+        known = self._roster.row(ask.device) if len(ask.device) <= 63 else None
         answered = self._desk.first(
             self._tx,
             ask,
@@ -223,7 +170,7 @@ class IntakePage:
         if answered.row is None:
             self._find(answered.device, "refused_ask", "enroll", answered.answer.reason)
             return
-        self._rows[answered.device] = answered.row
+        self._roster.put(answered.row)
         self._new_keys[answered.device] = bytes.fromhex(answered.row.public_key)
         if known is None or answered.replaced_key:
             how = "replaced" if answered.replaced_key else "enrolled with a code"
@@ -232,30 +179,30 @@ class IntakePage:
             self._taken.changes["device", answered.device] = text
 
     def _dispatch(self, topic: Topic, message: Inbound) -> None:
-        row = cast(DeviceRow, self._row(topic.device))
+        row = self._roster.known(topic.device)
         if topic.cls in RECORD_CLASSES:
             record = self._decode(topic, message)
-            self._mark_online(row, retained=message.retained)
+            self._roster.mark_online(row, retained=message.retained)
             self._record(record)
         elif topic.cls == "state":
-            self._state(row, topic, message)
+            self._roster.hear_state(row, topic, message)
         elif (topic.cls, topic.name) == ("enroll", "renew"):
-            self._mark_online(row, retained=message.retained)
+            self._roster.mark_online(row, retained=message.retained)
             ask = read_ask(message.payload, message.topic)
             answered = self._desk.renew(self._tx, row, ask, self._now_s)
             self._taken.certified.append(("", answered))
             if not answered.answer.accepted:
                 self._find(row.device, "refused_ask", "enroll", answered.answer.reason)
         elif (topic.cls, topic.name) == ("blob", "ask"):
-            self._mark_online(row, retained=message.retained)
+            self._roster.mark_online(row, retained=message.retained)
             blobs = decode_json(message.payload, BlobAsk, what=message.topic)
             self._taken.asks.append((topic.device, blobs))
         elif (topic.cls, topic.name) == ("blob", "delta-ask"):
-            self._mark_online(row, retained=message.retained)
+            self._roster.mark_online(row, retained=message.retained)
             delta_ask = decode_json(message.payload, DeltaAsk, what=message.topic)
             self._taken.delta_asks.append((topic.device, delta_ask))
         elif (topic.cls, topic.name) == ("ask", "time"):
-            self._mark_online(row, retained=message.retained)
+            self._roster.mark_online(row, retained=message.retained)
             question = decode_time_ask(message.payload, where=message.topic)
             self._taken.time_asks.append((topic.device, question))
         else:
@@ -301,84 +248,35 @@ class IntakePage:
             self._tell(device, record, message)
 
     def _newest_telemetry(self, device: str, record: Record) -> None:
-        row = self._rows[device]
+        row = self._roster.known(device)
         if row.telemetry_ts is None or record.row.ts >= row.telemetry_ts:
-            self._put(row, telemetry=record.row.payload, telemetry_ts=record.row.ts)
+            self._roster.put(row, telemetry=record.row.payload, telemetry_ts=record.row.ts)
 
     def _step(self, device: str, status: UpdateStatus) -> None:
+        row = self._roster.known(device)
         report = DeviceReport(
             now_s=self._now_s,
             device=device,
             phase=Phase(status.phase),
             digest=status.digest,
-            seq=status.desired_seq,
+            number=(self._epoch(row, status.desired_seq), status.desired_seq),
             reason=_plain(status.reason),
         )
-        self._turn.feed(self._rows[device].line, report)
+        self._turn.feed(row.line, report)
+
+    def _epoch(self, row: DeviceRow, seq: int) -> int:
+        """The epoch of an order that a step names by its ``seq`` alone: the fleet's own order's,
+        else that of what the device took up last."""
+        if seq == row.desired_seq:
+            return row.desired_epoch
+        found = orders.epoch_of(self._tx, row.device, seq)
+        return row.reported_epoch if found is None else found
 
     def _tell(self, device: str, record: Record, event: Event) -> None:
         kind: journal.LogKind = "drift" if is_drift_alarm(record.row) else "device"
         text = f"{device}: {_plain(event.text) or event.name}"
         journal.add_log(self._tx, self._now_s, kind, device, text, event.severity)
         self._taken.changes[kind, device] = text
-
-    def _state(self, row: DeviceRow, topic: Topic, message: Inbound) -> None:
-        if topic.name == "online":
-            online = decode_json(message.payload, Online, what=message.topic)
-            check_header(online, message.topic)
-            check_text(online.connection_id, _CONNECTION_ID_CHARS, message.topic)
-            after = presence.hear_online(row, online, retained=message.retained)
-        elif topic.name == "agent":
-            state = decode_json(message.payload, AgentState, what=message.topic)
-            _check_state(state, message.topic)
-            after = presence.hear_state(
-                row, state, message.payload, retained=message.retained, now_s=self._now_s
-            )
-            if after is not None and state.update_phase != "trial":
-                # In trial the active slot holds what is not committed yet.
-                facts = DeviceFacts(
-                    now_s=self._now_s,
-                    device=row.device,
-                    digest=state.active_digest,
-                    seq=state.desired_seq,
-                    opens_at_s=state.update_opens_ts,
-                )
-                self._turn.feed(row.line, facts)
-        else:
-            raise ContractError(f"{message.topic}: expected state/agent or state/online")
-        if after is None:
-            return
-        self._rows[row.device] = after
-        if after.online:
-            self._mark_online(after, retained=message.retained, was=row.online)
-        elif row.online:
-            self._taken.heard.discard(row.device)
-            self._taken.gone.add(row.device)
-            self._turn.feed(row.line, DeviceOffline(now_s=self._now_s, device=row.device))
-
-    def _mark_online(self, row: DeviceRow, *, retained: bool, was: bool | None = None) -> None:
-        """The device is connected: it speaks now, or its retained word says so."""
-        before = row.online if was is None else was
-        if retained and not row.online:
-            return
-        seen = row.last_seen_at_s if retained else self._now_s
-        self._put(row, online=True, last_seen_at_s=seen)
-        self._taken.heard.add(row.device)
-        self._taken.gone.discard(row.device)
-        if not before:
-            self._turn.feed(row.line, DeviceOnline(now_s=self._now_s, device=row.device))
-
-    # Rows and findings. -------------------------------------------------------------------------
-
-    def _row(self, device: str) -> DeviceRow | None:
-        if device not in self._rows:
-            row = self._stored[device] = devices.get_device(self._tx, device)
-            if row is not None:
-                self._rows[device] = row
-        return self._rows.get(device)
-
-    def _put(self, row: DeviceRow, **changes: object) -> None:
-        self._rows[row.device] = msgspec.structs.replace(row, **changes)
 
     def _find(self, device: str, kind: str, cls: str, detail: str) -> None:
         first = journal.add_finding(
@@ -391,26 +289,6 @@ class IntakePage:
         )
         text = f"{device or 'somebody'}: {_plain(detail)}" if first else ""
         self._taken.changes["finding", device] = text
-
-
-def _check_state(state: AgentState, where: str) -> None:
-    check_header(state, where)
-    check_order_number(state.desired_seq, where)
-    check_order_number(state.desired_epoch, where)
-    check_text(state.connection_id, _CONNECTION_ID_CHARS, where)
-    check_text(state.agent_version, AGENT_VERSION_CHARS, where)
-    check_order_number(state.config_seq, where)
-    check_order_number(state.config_epoch, where)
-    check_ts(state.update_opens_ts, f"{where}: update_opens_ts")
-    for text in (state.update_waits_for, state.config_refused):
-        check_text(text, _REASON_CHARS, where)
-    if len(state.settings) > _SETTINGS_MAX or len(state.settings_limited) > _SETTINGS_MAX:
-        raise ContractError(f"{where}: more than {_SETTINGS_MAX} settings")
-    words = (value for value in state.settings.values() if isinstance(value, str))
-    for text in (*state.settings, *state.settings_limited, *words):
-        check_text(text, _CONNECTION_ID_CHARS, where)
-    for digest in (state.active_digest, state.fallback_digest):
-        check_text(digest, DIGEST_CHARS, where)
 
 
 def _plain(text: str) -> str:

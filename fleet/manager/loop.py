@@ -39,13 +39,14 @@ from fleet.manager.facts import Facts
 from fleet.manager.feed import Feed
 from fleet.manager.identity_care import IdentityCare
 from fleet.manager.inbox import Command, Inbox
-from fleet.manager.intake import Intake, Taken
+from fleet.manager.intake import Intake
 from fleet.manager.orders import Orders
 from fleet.manager.publisher import Publisher
 from fleet.manager.repository_watch import RepositoryWatch
 from fleet.manager.retention import DEFAULT_S, Retention
 from fleet.manager.rollout_desk import RolloutDesk
 from fleet.manager.rollouts import RolloutTurn
+from fleet.manager.taken import Taken
 from fleet.repository.tuf_repository import Repository
 from fleet.store import Store, devices
 from fleet.transfer.blob_server import BlobServer
@@ -53,6 +54,8 @@ from fleet.transfer.delta_store import DeltaStore
 
 _TICK_S = 0.5
 _HOUR_S = 3600.0
+_SOON_S = 2.0
+"""Devices come back in crowds after a restored backup: what is due for them is signed together."""
 _POLL_REPOSITORY_S = 1.0
 _STORE_RETRY_S = 1.0
 COMMAND_LIFE_S = 3600.0
@@ -354,6 +357,8 @@ class Manager:
         self._connection.acknowledge(batch)
         self._publisher.answers(taken, self.clock.wall_s())
         self._session.heard(taken.heard)
+        if taken.back:
+            self._hourly_due_s = min(self._hourly_due_s, self.clock.monotonic_s() + _SOON_S)
         for device in taken.gone:
             self.blobs.forget(device)
         replaced = [done.device for _, done in taken.certified if done.replaced_key]

@@ -12,7 +12,7 @@ from fleet.manager.catalogue import Catalogue
 from fleet.manager.director import ORDER_LIFE_S, Director, next_seq
 from fleet.manager.rollouts import RolloutTurn, health_of, window_of
 from fleet.rollout.events import AskDevice
-from fleet.rollout.state import BAD
+from fleet.rollout.state import BAD, IN_FLIGHT, DeviceRecord, Phase
 from fleet.store import devices, journal, orders
 from fleet.store.devices import DeviceRow
 from fleet.store.orders import OrderRow, Pending
@@ -56,7 +56,8 @@ class Orders:
 
     def renew_due(self, tx: Connection, turn: RolloutTurn) -> list[OrderRow]:
         """Sign anew the orders that have less than half of their life left, and those by a key or
-        of an epoch that is no longer in force."""
+        of an epoch that is no longer in force. Not for devices that may have gone on since a backup
+        that was restored: their numbers are not known before they say them."""
         renewed = []
         for order in orders.current_orders(tx):
             if not order.envelope or _is_given_up(turn, order):
@@ -65,10 +66,10 @@ class Orders:
             if fresh and self._director.signed(order):
                 continue
             device = devices.get_device(tx, order.device)
-            if device is None or device.line != order.line:
+            if device is None or device.line != order.line or device.unheard:
                 continue
-            if (device.reported_epoch, device.reported_seq) > (order.epoch, order.seq):
-                # A restored store does not know what came after: not to be undone by a signature.
+            if device.reported > order.number and not _is_waited_for(turn, order):
+                # What came after is not to be undone by a signature.
                 continue
             renewed.append(self._sign(tx, turn, device, order.rollout, order.version, order.digest))
         return renewed
@@ -149,15 +150,31 @@ class Orders:
 
     def _store(self, tx: Connection, turn: RolloutTurn, order: OrderRow) -> OrderRow:
         orders.add_order(tx, order)
-        devices.change_device(tx, order.device, desired_seq=order.seq)
-        turn.signed(order.line, order.device, order.seq)
+        devices.change_device(tx, order.device, desired_epoch=order.epoch, desired_seq=order.seq)
+        turn.signed(order.line, order.device, order.number)
         return order
 
 
 def _is_given_up(turn: RolloutTurn, order: OrderRow) -> bool:
     """Whether the device has failed at this order: signed anew, it would begin the trial again."""
+    record = _record(turn, order)
+    return record is not None and record.phase in BAD
+
+
+def _is_waited_for(turn: RolloutTurn, order: OrderRow) -> bool:
+    """Whether the device, although it took up a higher number, owes an answer to this order.
+
+    Then it was ordered by hand meanwhile, which bars none of the fleet's orders (ADR 0030). But
+    after what a backup brought there may be orders of the fleet that are newer.
+    """
+    record = _record(turn, order)
+    waits = record is not None and (record.phase in IN_FLIGHT or record.phase is Phase.RETURNING)
+    return waits and not order.from_backup
+
+
+def _record(turn: RolloutTurn, order: OrderRow) -> DeviceRecord | None:
+    """The device in the order's rollout; None where that is not the newest of its line."""
     state = turn.newest(order.line)
     if state is None or state.plan.rollout_id != order.rollout:
-        return False
-    record = state.devices.get(order.device)
-    return record is not None and record.phase in BAD
+        return None
+    return state.devices.get(order.device)

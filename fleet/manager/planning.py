@@ -102,12 +102,14 @@ def _candidate(row: DeviceRow, *, revoked: bool) -> Candidate:
     state = None
     if row.state is not None:
         state = decode_json(row.state, AgentState, what=f"stored state of {row.device}")
+    epoch, seq = max(row.desired, row.reported)
     return Candidate(
         device=row.device,
         hardware=row.hardware,
         model_line=row.line,
         digest=committed_digest(state),
-        desired_seq=max(row.desired_seq, row.reported_seq),
+        desired_epoch=epoch,
+        desired_seq=seq,
         online=row.online,
         held=state is not None and state.held,
         revoked=revoked,
@@ -115,7 +117,5 @@ def _candidate(row: DeviceRow, *, revoked: bool) -> Candidate:
 
 
 def committed_digest(state: AgentState | None) -> str:
-    """What a device runs for good: in trial that is still the version before."""
-    if state is None:
-        return ""
-    return state.fallback_digest if state.update_phase == "trial" else state.active_digest
+    """What a device runs for good; what it has on trial it does not name."""
+    return state.active_digest if state is not None else ""

@@ -37,7 +37,9 @@ def hear_state(
         else:
             newer = not retained or message.ts >= last.ts
         if not newer:
-            return None
+            # The very word that a restored backup knows: the device has not gone on since.
+            known = row.unheard and message == last
+            return replace(row, unheard=False) if known else None
     row = replace(
         row,
         state=payload,
@@ -45,6 +47,7 @@ def hear_state(
         agent_version=message.agent_version,
         reported_epoch=message.desired_epoch,
         reported_seq=message.desired_seq,
+        unheard=False,
     )
     # Without a connection it came by hand, on a medium, and says nothing of being online.
     if (

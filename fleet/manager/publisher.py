@@ -10,7 +10,7 @@ from edge_contract.topics import CA_NAME, EVERYONE, topic
 from fleet.manager.catalogue import Catalogue
 from fleet.manager.connection import Connection
 from fleet.manager.director import Director
-from fleet.manager.intake import Taken
+from fleet.manager.taken import Taken
 from fleet.store.configurations import ConfigurationRow
 from fleet.store.orders import OrderRow
 

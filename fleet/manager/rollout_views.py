@@ -75,7 +75,7 @@ def one_rollout(tx: Connection, catalogue: Catalogue, rollout: str, now_s: float
                 digest_from=record.digest_from,
                 version_from=catalogue.version_of(plan.model_line, record.digest_from),
                 reason=record.reason,
-                seq=record.seq,
+                seq=record.number[1],
                 **_waits(states.get(name), record, now_s),
             )
             for name, record in sorted(

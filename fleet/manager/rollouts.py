@@ -24,13 +24,11 @@ from fleet.rollout.events import (
     Tick,
     WithdrawDevice,
 )
-from fleet.rollout.state import RolloutState, Status
+from fleet.rollout.state import AT_REST, Number, RolloutState, Status
 from fleet.store import journal, orders
 from fleet.store.orders import DeviceEffect
 from fleet.store.rollouts import RolloutRow, add_rollout, get_rollout, newest_rollouts, save_state
 
-AT_REST = frozenset({Status.ABORTED, Status.COMPLETED, Status.ROLLED_BACK})
-"""A new rollout of the line may start; late reports still move these (see the engine's table)."""
 _TICKED = frozenset({Status.RUNNING, Status.ROLLING_BACK})
 
 
@@ -80,9 +78,9 @@ class RolloutTurn:
         for line in lines:
             self.feed(line, Tick(now_s=self.now_s))
 
-    def signed(self, line: str, device: str, seq: int) -> None:
+    def signed(self, line: str, device: str, number: Number) -> None:
         """Tell the line's newest rollout which number the last order got."""
-        self.feed(line, Signed(now_s=self.now_s, device=device, seq=seq))
+        self.feed(line, Signed(now_s=self.now_s, device=device, number=number))
 
     def begin(self, row: RolloutRow, start: Event) -> RolloutState:
         """Store a new rollout and start it.

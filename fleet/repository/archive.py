@@ -242,7 +242,7 @@ class Archive:
         self.record(who, event.purpose, event.id, f"{event.reason}; signed by {by}")
         self.blobs.add_bytes(draft.directors)
         self.signer.commit(base, draft)
-        self.events.close(event)
+        self.events.close(event.id)
         return COMMITTED
 
     def cancel(self, name: str, *, who: str) -> None:
@@ -251,9 +251,10 @@ class Archive:
         Raises:
             FleetError: none has this id.
         """
-        event = self.events.find(name)
-        self.record(who, "cancel", event.id, event.reason)
-        self.events.close(event)
+        damaged = self.events.is_damaged(name)
+        reason = "its file is damaged" if damaged else self.events.find(name).reason
+        self.record(who, "cancel", name, reason)
+        self.events.close(name)
         self.files.drop_roots_after(len(self.files.read().roots))
 
     def settle_events(self, base: Edition) -> None:
@@ -262,7 +263,7 @@ class Archive:
             for role, metadata in event.draft().roles.items():
                 current = base.role(role)
                 if current is not None and metadata.signed.version <= current.signed.version:
-                    self.events.close(event)
+                    self.events.close(event.id)
                     break
 
     def record(self, who: str, action: str, subject: str, detail: str) -> None:

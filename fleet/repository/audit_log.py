@@ -120,7 +120,7 @@ def verify_audit(data: bytes, keys: Collection[bytes], heads: Collection[str]) -
         TrustError: an entry was edited, removed, moved, added by a stranger, or the end is gone.
     """
     known = {fingerprint(key): Ed25519PublicKey.from_public_bytes(key) for key in keys}
-    before, entries, hashes = FIRST, [], {0: FIRST}
+    before, entries, ends = FIRST, [], {f"0:{FIRST}"}
     lines = data.split(b"\n")
     if lines[-1]:
         lines.pop()  # cut off while it was written: it never counted
@@ -138,14 +138,13 @@ def verify_audit(data: bytes, keys: Collection[bytes], heads: Collection[str]) -
         except (InvalidSignature, ValueError) as error:
             raise _broken(number, "its signature is wrong: edited") from error
         before = hashlib.sha256(line).hexdigest()
-        hashes[number] = before
+        ends.add(f"{number}:{before}")
         entries.append(entry)
     for head in heads:
-        text, _, digest = head.partition(":")
-        if not text.isdigit() or hashes.get(int(text)) != digest:
+        if head not in ends:
             raise TrustError(
-                f"the audit log has {len(entries)} entries and does not hold {head[:24]}…, which a"
-                " signed timestamp names: its end was removed or rewritten"
+                f"the audit log has {len(entries)} entries and does not hold {head[:24]!r}…, which"
+                " a signed timestamp names: its end was removed or rewritten"
             )
     return entries
 
@@ -158,7 +157,10 @@ def _decode(line: bytes, where: str) -> AuditEntry:
     try:
         return decode_json(line, AuditEntry, what=where, limit_bytes=_LINE_LIMIT_BYTES)
     except ContractError as error:
-        raise TrustError(f"audit log: {error.message}: edited") from error
+        raise TrustError(
+            f"audit log: {error.message}: edited",
+            hint="keep a copy, find out who changed it, and take audit.jsonl from a backup",
+        ) from error
 
 
 def _broken(number: int, why: str) -> TrustError:

@@ -6,12 +6,15 @@ Blobs are left out unless asked for: a bundle can be published again, which writ
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import os
 import shutil
 import sqlite3
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edge_contract.errors import ExitCode
@@ -102,20 +105,32 @@ def restore_backup(
             hint=f"move it away first: mv {state_dir} {state_dir}.before",
         )
     place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".restore-", dir=place.parent) as scratch:
-        archive, unpacked = Path(scratch) / "backup.tar", Path(scratch) / "state"
+    with _restore_scratch(place) as scratch:
+        archive, unpacked = scratch / "backup.tar", scratch / "state"
         unpacked.mkdir(mode=0o700)
         try:
-            with source.open("rb") as sealed, archive.open("wb") as out:
-                for chunk in unseal(sealed, passphrase, where=str(source)):
-                    out.write(chunk)
+            sealed = source.open("rb")
         except OSError as error:
             raise FleetError(
                 f"cannot read {source}: {error.strerror}", exit_code=ExitCode.NOT_FOUND
             ) from error
         try:
+            with sealed, archive.open("wb") as out:
+                for chunk in unseal(sealed, passphrase, where=str(source)):
+                    out.write(chunk)
+        except OSError as error:
+            raise FleetError(
+                f"cannot unpack {source} into {place.parent}: {error.strerror}",
+                hint="it needs twice the room of the backup there",
+            ) from error
+        try:
             names = _unpack(archive, unpacked)
         except (tarfile.TarError, OSError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise FleetError(
+                    f"cannot unpack {source} into {place.parent}: {error.strerror}",
+                    hint="it needs twice the room of the backup there",
+                ) from error
             raise FleetError(f"{source} holds no backup that can be unpacked: {error}") from error
         settle(unpacked)
         for folder in (unpacked, *(path for path in unpacked.rglob("*") if path.is_dir())):
@@ -131,6 +146,26 @@ def restore_backup(
             ) from error
         fsync_dir(place.parent)
     return names
+
+
+@contextmanager
+def _restore_scratch(place: Path) -> Iterator[Path]:
+    """A folder beside ``place`` for this restore alone. What one that was killed left there, with
+    keys in the clear, goes first."""
+    handle = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        prefix = f".{place.name}.restore-"
+        for left in place.parent.glob(f"{glob.escape(prefix)}*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent) as made:
+            yield Path(made)
+    except BlockingIOError as error:
+        raise FleetError(
+            f"another restore is under way in {place.parent}", hint="wait until it has ended"
+        ) from error
+    finally:
+        os.close(handle)
 
 
 def _unpack(archive: Path, target: Path) -> list[str]:

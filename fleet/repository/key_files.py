@@ -57,7 +57,7 @@ class PublicKeyFile(msgspec.Struct, frozen=True, kw_only=True):
             key = Key.from_dict(self.keyid, {**self.key, OWNER_FIELD: self.owner})
         except (ValueError, KeyError, TypeError) as error:
             raise FleetError(f"public key of {self.owner!r}: {error}") from error
-        if _true_id(key) != self.keyid:
+        if true_id(key) != self.keyid:
             raise FleetError(f"public key of {self.owner!r}: its id is not its fingerprint")
         return key
 
@@ -205,9 +205,14 @@ def open_key_file(path: Path, secret: str) -> HeldKey:
             hint=f"chmod 600 {path}",
             exit_code=ExitCode.AUTH,
         )
-    sealed = io.BytesIO(base64.b64decode(file.sealed))
-    raw = b"".join(unseal(sealed, secret, where=str(path)))
-    key = Ed25519PrivateKey.from_private_bytes(raw)
+    try:
+        sealed = io.BytesIO(base64.b64decode(file.sealed, validate=True))
+        raw = b"".join(unseal(sealed, secret, where=str(path)))
+        key = Ed25519PrivateKey.from_private_bytes(raw)
+    except ValueError as error:
+        raise FleetError(
+            f"{path}: damaged: {error}", hint="take your copy of the file, or replace the key"
+        ) from error
     public = public_key_file(file.owner, ed25519_key(public_bytes(key)))
     if public.keyid != file.keyid:
         raise FleetError(f"{path}: holds another key than it says", exit_code=ExitCode.AUTH)
@@ -224,7 +229,7 @@ def _create(path: Path, file: _KeyFile) -> None:
     fsync_dir(path.parent)
 
 
-def _true_id(key: Key) -> str:
+def true_id(key: Key) -> str:
     """The id that a key of ours has by its content; "" for a key of a kind that is none of ours."""
     try:
         value = key.to_dict()["keyval"]["public"]

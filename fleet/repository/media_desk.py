@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 
 import msgspec
-from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, Targets, Timestamp
 
-from edge_contract.codec import DOCUMENT_LIMIT_BYTES, decode_json, encode_json
-from edge_contract.errors import ContractError, ExitCode, TrustError
+from edge_contract.codec import decode_json, encode_json
+from edge_contract.errors import ExitCode, TrustError
 from edge_contract.health import HealthSpec
 from edge_contract.layout import write_durably
 from edge_contract.media import (
@@ -30,22 +28,17 @@ from edge_contract.metadata import OFFLINE_ROLES, OFFLINE_SNAPSHOT, OFFLINE_TIME
 from edge_contract.signing import sign_document
 from fleet.errors import FleetError
 from fleet.repository.edition_signer import owner_of, role_keys
-from fleet.repository.key_files import HeldKey
+from fleet.repository.offline_files import (
+    OfflineFiles,
+    parse_offline_files,
+    read_offline_files,
+)
 from fleet.repository.role_files import Edition, line_role, to_bytes
 from fleet.repository.tuf_repository import Repository
 
 _DAY_S = 86_400.0
 ORDER_LIFE_S = 180 * _DAY_S
 """How long the order on a medium counts: it travels by hand."""
-
-
-class OfflineFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """The offline snapshot and timestamp, with the signatures that they have so far."""
-
-    schema: int = 1
-    fleet: str
-    snapshot: bytes
-    timestamp: bytes
 
 
 class _Sequence(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +95,7 @@ class MediaDesk:
         """
         with self._archive.exclusive():
             base = self._archive.files.read()
-            snapshot, timestamp = _parse(files)
+            snapshot, timestamp = parse_offline_files(files)
             self._require_signed(base, snapshot, timestamp)
             named = {role: f"{role}.json" for role in self._versions(base)}
             for role, name in named.items():
@@ -147,7 +140,7 @@ class MediaDesk:
             base = self._archive.files.read()
             files = self._kept()
             assert files is not None
-            _, timestamp = _parse(files)
+            _, timestamp = parse_offline_files(files)
             sequence = self._next_sequence()
             now_s = self._archive.clock()
             order = MediaOrder(
@@ -184,7 +177,7 @@ class MediaDesk:
         files = self._kept()
         if files is None:
             return False
-        snapshot, timestamp = _parse(files)
+        snapshot, timestamp = parse_offline_files(files)
         base = self._archive.files.read()
         wanted = {f"{role}.json": number for role, number in self._versions(base).items()}
         now = datetime.fromtimestamp(self._archive.clock() + ORDER_LIFE_S, timezone.utc)
@@ -222,7 +215,7 @@ class MediaDesk:
 
     def _last_version(self) -> int:
         files = self._kept()
-        return _parse(files)[1].signed.version if files else 0
+        return parse_offline_files(files)[1].signed.version if files else 0
 
     def _next_sequence(self) -> int:
         before = 0
@@ -231,54 +224,3 @@ class MediaDesk:
             before = decode_json(data, _Sequence, what=str(self._sequence_path)).sequence
         write_durably(self._sequence_path, encode_json(_Sequence(sequence=before + 1)))
         return before + 1
-
-
-def sign_offline_files(files: OfflineFiles, key: HeldKey) -> OfflineFiles:
-    """The files with the signatures of a key that somebody holds.
-
-    Raises:
-        TrustError: not offline files.
-    """
-    snapshot, timestamp = _parse(files)
-    snapshot.sign(key.signer, append=True)
-    timestamp.sign(key.signer, append=True)
-    return msgspec.structs.replace(
-        files, snapshot=to_bytes(snapshot), timestamp=to_bytes(timestamp)
-    )
-
-
-def describe_offline_files(files: OfflineFiles) -> list[str]:
-    """What a signer should read before signing: every role and version, and until when."""
-    snapshot, timestamp = _parse(files)
-    roles = [f"{name} version {meta.version}" for name, meta in snapshot.signed.meta.items()]
-    return [f"fleet {files.fleet}, until {timestamp.signed.expires:%Y-%m-%d}", *roles]
-
-
-def read_offline_files(path: Path) -> OfflineFiles:
-    """Read the file of ``media prepare``.
-
-    Raises:
-        FleetError: missing or malformed.
-    """
-    try:
-        data = path.read_bytes()
-        return decode_json(data, OfflineFiles, what=str(path), limit_bytes=DOCUMENT_LIMIT_BYTES)
-    except OSError as error:
-        raise FleetError(
-            f"cannot read {path}: {error.strerror}", exit_code=ExitCode.NOT_FOUND
-        ) from error
-    except ContractError as error:
-        raise FleetError(
-            error.message, hint="expected the file that `edge-fleet media prepare` wrote"
-        ) from error
-
-
-def _parse(files: OfflineFiles) -> tuple[Metadata[Snapshot], Metadata[Timestamp]]:
-    try:
-        snapshot = Metadata[Snapshot].from_bytes(files.snapshot)
-        timestamp = Metadata[Timestamp].from_bytes(files.timestamp)
-    except RepositoryError as error:
-        raise TrustError(f"not offline metadata: {error}") from error
-    if not (isinstance(snapshot.signed, Snapshot) and isinstance(timestamp.signed, Timestamp)):
-        raise TrustError("not an offline snapshot and timestamp")
-    return snapshot, timestamp

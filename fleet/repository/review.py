@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal
 
-from tuf.api.metadata import Root, Targets
+from securesystemslib.signer import Key
+from tuf.api.metadata import Role, Root, Targets
 
 from edge_contract.desired import DIRECTORS_TARGET, Directors
 from edge_contract.errors import TrustError
 from edge_contract.metadata import MIN_RELEASE_FIELD, OFFLINE_ROLES, version_order
 from edge_contract.signing import ed25519_key
-from fleet.repository.key_files import OWNER_FIELD
+from fleet.repository.key_files import OWNER_FIELD, true_id
 
 Kind = Literal[
     "expiry",
@@ -55,15 +56,28 @@ class Change:
 
 
 def differences(
-    role: str, before: Root | Targets | None, after: Root | Targets, *, leap: int
+    role: str,
+    before: Root | Targets | None,
+    after: Root | Targets,
+    *,
+    leap: int,
+    holders: Role,
 ) -> list[Change]:
     """Every difference between two versions of a role.
+
+    Args:
+        role: its name.
+        before: what stands; None for a role that is new.
+        after: what is proposed.
+        leap: how much further than the next version it may go.
+        holders: the keys and the threshold of the targets role: whose a new line is.
 
     Raises:
         TrustError: one that no purpose permits.
     """
     old = before.to_dict() if before else Targets(expires=after.expires).to_dict()
     new = after.to_dict()
+    _check_keys(new.get("delegations", new))
     found: list[Change] = []
     expected = (before.version if before else 0) + 1 + (leap if role != Root.type else 0)
     if after.version != expected:
@@ -80,7 +94,7 @@ def differences(
     else:
         found += _targets(role, old, new)
         found += _floor(role, old, new)
-        found += _delegations(role, old, new)
+        found += _delegations(role, old, new, holders)
     for field in sorted(set(old) | set(new)):
         if old.get(field) != new.get(field):
             raise _refused(role, f"{field!r} is changed, which no signing event may do")
@@ -177,7 +191,9 @@ def _floor(role: str, old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
     ]
 
 
-def _delegations(role: str, old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+def _delegations(
+    role: str, old: dict[str, Any], new: dict[str, Any], holders: Role
+) -> list[Change]:
     empty: dict[str, Any] = {"keys": {}, "roles": []}
     before, after = old.pop("delegations", empty), new.pop("delegations", empty)
     if set(after) != {"keys", "roles"}:
@@ -194,6 +210,8 @@ def _delegations(role: str, old: dict[str, Any], new: dict[str, Any]) -> list[Ch
             item = b[name]
             if item["paths"] != wanted or item["terminating"] is not True or "/" in line:
                 raise _refused(role, f"the delegation {name} is not one line's alone")
+            if (set(item["keyids"]), item["threshold"]) != (set(holders.keyids), holders.threshold):
+                raise _refused(role, f"the new delegation {name} is not to the targets role's keys")
             owners = [_owner(after["keys"], keyid) for keyid in item["keyids"]]
             text = f"new line {line}: {item['threshold']} of {', '.join(owners)} approve it"
             found.append(Change("line", role, text))
@@ -236,6 +254,24 @@ def _key_changes(
         }:
             raise _refused(name, "more than its keys and threshold is changed")
     return found
+
+
+def _check_keys(part: dict[str, Any]) -> None:
+    """Whether every key that a root or a delegation brings is the one that its id says: signers
+    compare ids, and the form does not bind them to what they name."""
+    roles = part.get("roles", {})
+    named = list(roles.values()) if isinstance(roles, dict) else roles
+    words = [item.get("name", "") for item in named]
+    words += [keyid for item in named for keyid in item["keyids"]]
+    if not all(isinstance(word, str) for word in words):
+        raise _refused("keys", "a name or a key id is no text")
+    for keyid, content in part.get("keys", {}).items():
+        try:
+            true = true_id(Key.from_dict(keyid, dict(content)))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            true = ""
+        if keyid != true:
+            raise _refused("keys", f"what {keyid[:12]} names is not the key of this id")
 
 
 def _owner(keys: dict[str, Any], keyid: str) -> str:

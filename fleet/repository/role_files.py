@@ -213,6 +213,7 @@ class RoleFiles:
             metadata = Metadata[Targets].from_bytes(raw[role])
             check_signed(metadata, role, targets.signed)
             lines[line_of(role)] = metadata
+        _check_chain(roots)
         return Edition(root, timestamp, snapshot, targets, lines, raw, tuple(roots))
 
     def write_role(self, role: str, version: int, data: bytes) -> None:
@@ -233,3 +234,21 @@ class RoleFiles:
 
     def _path(self, role: str, version: int) -> Path:
         return self._directory / f"{version}.{role}.json"
+
+
+def _check_chain(roots: list[bytes]) -> None:
+    """Whether every root is signed by the one before it: devices and signers follow all of them.
+
+    Raises:
+        RepositoryError: one is damaged or another.
+    """
+    before: Root | None = None
+    for number, data in enumerate(roots, start=1):
+        metadata = Metadata[Root].from_bytes(data)
+        try:
+            check_signed(metadata, Root.type, before or metadata.signed)
+        except UnsignedMetadataError as error:
+            raise RepositoryError(f"root {number}: {error}") from error
+        if metadata.signed.version != number:
+            raise RepositoryError(f"root {number} says that it is {metadata.signed.version}")
+        before = metadata.signed

@@ -92,7 +92,10 @@ class SignerDesk:
         memory = self._memory(event.fleet, trust)
         try:
             root, base, proposed = self._chain(event, memory)
-        except RepositoryError as error:
+        except (
+            RepositoryError,
+            ValueError,
+        ) as error:  # tuf: ValueError for a role nobody delegates
             raise TrustError(
                 f"signing event {event.id!r} refused: what it builds upon is not what was signed:"
                 f" {error}",
@@ -194,19 +197,24 @@ class SignerDesk:
         proposed: Draft,
     ) -> list[Change]:
         changes: list[Change] = []
+        standing = base[Targets.type].signed
+        delegated = (standing.delegations.roles or {}) if standing.delegations else {}
         for role, metadata in proposed.roles.items():
             before = root if role == Root.type else base.get(role)
-            if before is None and role in event.base:
+            if before is None and role in delegated:
                 raise TrustError(f"signing event {event.id!r}: {role} is left out of its base")
             changes += differences(
-                role, before.signed if before else None, metadata.signed, leap=event.leap
+                role,
+                before.signed if before else None,
+                metadata.signed,
+                leap=event.leap,
+                holders=root.signed.get_delegated_role(Targets.type),
             )
             if not self._now < metadata.signed.expires <= self._now + LIFE_MAX:
                 raise TrustError(
                     f"signing event {event.id!r}: {role} would expire {metadata.signed.expires};"
                     f" expected within {LIFE_MAX.days} days from now"
                 )
-        standing = base[Targets.type].signed
         after = proposed.roles.get(Targets.type)
         _check_directors(standing, event.base_directors)
         _check_directors(after.signed if after else standing, event.directors)
@@ -223,6 +231,13 @@ class SignerDesk:
             )
         except FileNotFoundError:
             pass
+        except ContractError as error:
+            raise FleetError(
+                f"{error.message}: what this signer has seen so far is damaged",
+                hint=f"restore {path} from a backup; without it, no old or forked state is noticed:"
+                " only then remove it and say --trust ROOT with the newest root that you know",
+                docs="how-to/ceremony.md",
+            ) from error
         if trust is None:
             raise FleetError(
                 f"this signer does not know the fleet {fleet!r} yet",

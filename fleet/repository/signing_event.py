@@ -19,6 +19,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.errors import ContractError, ExitCode, TrustError
 from edge_contract.layout import write_durably
+from edge_contract.topics import check_id
 from fleet.errors import FleetError
 from fleet.repository.edition_signer import Draft
 from fleet.repository.role_files import to_bytes
@@ -117,6 +118,7 @@ def read_event(path: Path) -> SigningEvent:
         ) from error
     if not _ID.fullmatch(event.id):
         raise ContractError(f"{path}: {event.id[:60]!r} is no name of an event")
+    check_id(event.fleet, what=f"{path}: fleet")
     return event
 
 
@@ -140,8 +142,12 @@ class OpenEvents:
         self._directory = directory
 
     def all(self) -> list[SigningEvent]:
-        """Every open event, by id."""
-        return [read_event(path) for path in sorted(self._directory.glob("*.json"))]
+        """Every open event, by id.
+
+        Raises:
+            FleetError: the file of one is damaged.
+        """
+        return [self._read(path) for path in sorted(self._directory.glob("*.json"))]
 
     def find(self, name: str) -> SigningEvent:
         """One open event.
@@ -166,9 +172,30 @@ class OpenEvents:
         write_event(path, event)
         return path
 
-    def close(self, event: SigningEvent) -> None:
-        """Forget it: it was committed or cancelled."""
-        (self._directory / f"{event.id}.json").unlink(missing_ok=True)
+    def is_damaged(self, name: str) -> bool:
+        """Whether there is a file of this event, and it cannot be read as one."""
+        path = self._directory / f"{name}.json"
+        if not _ID.fullmatch(name) or not path.is_file():
+            return False
+        try:
+            read_event(path)
+        except ContractError:
+            return True
+        return False
+
+    def close(self, name: str) -> None:
+        """Forget an event: it was committed or cancelled."""
+        (self._directory / f"{name}.json").unlink(missing_ok=True)
+
+    @staticmethod
+    def _read(path: Path) -> SigningEvent:
+        try:
+            return read_event(path)
+        except ContractError as error:
+            raise FleetError(
+                error.message,
+                hint=f"edge-fleet event cancel {path.stem}, and ask for the change anew",
+            ) from error
 
     def require_free(self, roles: set[str]) -> None:
         """Signing events are serialised: one at a time may change a role.

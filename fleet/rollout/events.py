@@ -1,7 +1,7 @@
 """What can happen to a rollout, and what the engine asks its manager to do about it.
 
 Every event carries ``now_s`` (Unix seconds): the engine reads no clock. Reports and facts carry
-``seq``, the sequence number of the ``desired`` document that the device was acting on.
+``number``, (epoch, seq) of the ``desired`` document that the device was acting on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from fleet.errors import FleetError
-from fleet.rollout.state import REPORTABLE, Outcome, Phase
+from fleet.rollout.state import REPORTABLE, Number, Outcome, Phase
 
 
 class _Event(msgspec.Struct, frozen=True, tag_field="kind", tag=str.lower, kw_only=True):
@@ -36,7 +36,7 @@ class DeviceReport(_Event, frozen=True):
     device: str
     phase: Phase
     digest: str
-    seq: int
+    number: Number
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class DeviceFacts(_Event, frozen=True):
 
     device: str
     digest: str
-    seq: int
+    number: Number
     opens_at_s: float = 0.0
 
 
@@ -72,13 +72,13 @@ class DeviceOffline(_Event, frozen=True):
 
 
 class Signed(_Event, frozen=True):
-    """The manager signed the ``desired`` of the last effect for this device as number ``seq``.
+    """The manager signed the ``desired`` of the last effect for this device as ``number``.
 
     From here on the device's reports with a lower number answer something older and are ignored.
     """
 
     device: str
-    seq: int
+    number: Number
 
 
 class Pause(_Event, frozen=True):
@@ -86,6 +86,12 @@ class Pause(_Event, frozen=True):
 
     who: str
     reason: str = ""
+
+
+class Restored(_Event, frozen=True):
+    """The store comes from a backup: what was under way stands until a person has looked."""
+
+    who: str
 
 
 class Resume(_Event, frozen=True):
@@ -134,6 +140,7 @@ Event = (
     | DeviceOffline
     | Signed
     | Pause
+    | Restored
     | Resume
     | Abort
     | Rollback

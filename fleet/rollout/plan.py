@@ -28,7 +28,8 @@ class Candidate(msgspec.Struct, frozen=True):
 
     Attributes:
         digest: the committed digest that it runs now, "" for none.
-        desired_seq: the highest ``desired`` sequence that the store or the device knows.
+        desired_epoch, desired_seq: the highest number of a ``desired`` that the store or the
+            device knows.
         held: its owner said "no updates for now".
         enrolled: its key is known; a device that never enrolled can be asked nothing.
         revoked: its key is revoked; it is asked nothing, and nothing that it says is heard.
@@ -38,6 +39,7 @@ class Candidate(msgspec.Struct, frozen=True):
     hardware: str
     model_line: str
     digest: str = ""
+    desired_epoch: int = 0
     desired_seq: int = 0
     online: bool = True
     held: bool = False
@@ -51,6 +53,7 @@ class PlannedDevice(msgspec.Struct, frozen=True):
     device: str
     hardware: str
     digest_from: str
+    desired_epoch: int
     desired_seq: int
     online: bool
 
@@ -169,6 +172,7 @@ def make_plan(
                     candidate.device,
                     candidate.hardware,
                     candidate.digest,
+                    candidate.desired_epoch,
                     candidate.desired_seq,
                     candidate.online,
                 )

@@ -19,7 +19,13 @@ class Status(str, Enum):
     ABORTED = "aborted"
     COMPLETED = "completed"
     ROLLING_BACK = "rolling_back"
+    RETURN_PAUSED = "return_paused"
+    """On the way back at a backup that was restored since."""
     ROLLED_BACK = "rolled_back"
+
+
+AT_REST = frozenset({Status.ABORTED, Status.COMPLETED, Status.ROLLED_BACK})
+"""A new rollout of the line may start; late reports still move these (see ``table.MOVES``)."""
 
 
 class Phase(str, Enum):
@@ -77,6 +83,10 @@ IN_FLIGHT = frozenset(phase for phase, rank in RANK.items() if rank < RANK[Phase
 BAD = frozenset({Phase.REFUSED, Phase.FAILED, Phase.ROLLED_BACK})
 
 
+Number = tuple[int, int]
+"""(epoch, seq) of a ``desired``. In a new epoch ``seq`` may begin again."""
+
+
 class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One device in one rollout.
 
@@ -84,8 +94,8 @@ class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         wave: index of its wave.
         digest_from: the digest to return to, "" when it had none.
         digest: the digest that it is known to have committed.
-        seq: the highest ``desired`` sequence seen for it.
-        floor: reports with a lower ``seq`` answer something older than the last effect.
+        number: the highest number of a ``desired`` seen for it.
+        floor: reports with a lower number answer something older than the last effect.
         reached: how far it came before it failed or succeeded.
         committed_at_s: when it was first known to have committed; its soak counts from here.
         set_aside: it failed, and an operator resumed knowing that.
@@ -95,8 +105,8 @@ class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     wave: int
     digest_from: str
     digest: str
-    seq: int
-    floor: int
+    number: Number
+    floor: Number
     online: bool
     phase: Phase = Phase.PENDING
     reached: Phase = Phase.PENDING
@@ -202,8 +212,8 @@ def new_rollout(plan: RolloutPlan) -> RolloutState:
                 wave=wave_of[device.device],
                 digest_from=device.digest_from,
                 digest=device.digest_from,
-                seq=device.desired_seq,
-                floor=device.desired_seq + 1,
+                number=(device.desired_epoch, device.desired_seq),
+                floor=(device.desired_epoch, device.desired_seq + 1),
                 online=device.online,
             )
             for device in plan.devices

@@ -30,6 +30,7 @@ MOVES: tuple[Move, ...] = (
     Move(_S.RUNNING, "promote last wave", _S.COMPLETED),
     Move(_S.RUNNING, "pause", _S.PAUSED),
     Move(_S.RUNNING, "insufficient data", _S.PAUSED),
+    Move(_S.RUNNING, "backup restored", _S.PAUSED),
     Move(_S.RUNNING, "gate failed", _S.ABORTED),
     Move(_S.RUNNING, "abort", _S.ABORTED),
     Move(_S.RUNNING, "rollback", _S.ROLLING_BACK),
@@ -46,6 +47,11 @@ MOVES: tuple[Move, ...] = (
     Move(_S.ABORTED, "rollback", _S.ROLLING_BACK),
     Move(_S.ROLLING_BACK, "all returned", _S.ROLLED_BACK),
     Move(_S.ROLLING_BACK, "deadline", _S.ROLLED_BACK),
+    Move(_S.ROLLING_BACK, "exclude", _S.ROLLING_BACK),
+    Move(_S.ROLLING_BACK, "backup restored", _S.RETURN_PAUSED),
+    Move(_S.RETURN_PAUSED, "resume", _S.ROLLING_BACK),
+    Move(_S.RETURN_PAUSED, "exclude", _S.RETURN_PAUSED),
+    Move(_S.RETURN_PAUSED, "abort", _S.ABORTED),
     Move(_S.ROLLED_BACK, "rollback", _S.ROLLING_BACK),
 )
 _AFTER = {(move.before, move.trigger): move.after for move in MOVES}
@@ -65,7 +71,7 @@ _ASKED = frozenset(RANK)
 STEPS: tuple[Step, ...] = (
     # before                                           cause            after
     Step(frozenset({_P.PENDING}), "wave opens", _P.ASKED),
-    Step(frozenset({_P.PENDING}) | _ASKED, "exclude", _P.EXCLUDED),
+    Step(frozenset({_P.PENDING, _P.RETURNING}) | _ASKED, "exclude", _P.EXCLUDED),
     Step(IN_FLIGHT, "withdraw", _P.WITHDRAWN),
     Step(_ASKED | {_P.PENDING, _P.WITHDRAWN, _P.RETURN_FAILED}, "return", _P.RETURNING),
     Step(frozenset({_P.RETURNING, _P.RETURN_FAILED}), "returned", _P.RETURNED),

@@ -25,6 +25,7 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
     connection_boot_id: str = ""
     connection_seq: int = 0
     connection_ts: float = 0.0
+    desired_epoch: int = 0
     desired_seq: int = 0
     reported_epoch: int = 0
     reported_seq: int = 0
@@ -32,6 +33,17 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
     state_at_s: float | None = None
     telemetry: bytes | None = None
     telemetry_ts: float | None = None
+    unheard: bool = False
+
+    @property
+    def desired(self) -> tuple[int, int]:
+        """(epoch, seq) of the newest order that this fleet gave."""
+        return self.desired_epoch, self.desired_seq
+
+    @property
+    def reported(self) -> tuple[int, int]:
+        """(epoch, seq) of the newest order that the device says it took up."""
+        return self.reported_epoch, self.reported_seq
 
 
 def get_device(tx: Connection, device: str) -> DeviceRow | None:

@@ -60,6 +60,12 @@ def read_log(tx: Connection, *, kind: str, subject: str, limit: int) -> list[Log
     return [LogRow(**row) for row in tx.execute(query).mappings()]
 
 
+def drop_log(tx: Connection, *, before_s: float, limit: int) -> int:
+    """Delete at most ``limit`` lines, the oldest of those before ``before_s``; returns how many."""
+    oldest = select(log.c.id).where(log.c.at_s < before_s).order_by(log.c.at_s).limit(limit)
+    return tx.execute(delete(log).where(log.c.id.in_(oldest))).rowcount
+
+
 def add_audit(
     tx: Connection, at_s: float, who: str, action: str, subject: str, reason: str, outcome: str
 ) -> None:

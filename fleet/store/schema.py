@@ -18,6 +18,8 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
+    text,
 )
 
 metadata = MetaData()
@@ -48,6 +50,7 @@ devices = Table(
     Column("connection_boot_id", String(80), nullable=False),
     Column("connection_seq", BigInteger, nullable=False),
     Column("connection_ts", Float, nullable=False),
+    Column("desired_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("desired_seq", BigInteger, nullable=False),
     Column("reported_epoch", BigInteger, nullable=False),
     Column("reported_seq", BigInteger, nullable=False),
@@ -55,9 +58,12 @@ devices = Table(
     Column("state_at_s", Float),
     Column("telemetry", LargeBinary),
     Column("telemetry_ts", Float),
+    Column("unheard", Boolean, nullable=False, server_default=false()),
 )
 """One row per pinned key. ``state`` and ``telemetry`` are the newest payloads as they came;
-``desired_seq`` is the newest number that this fleet gave, ``reported_seq`` what the device said."""
+``desired_epoch`` and ``desired_seq`` are the newest number that this fleet gave, ``reported_…``
+what the device said. ``unheard``: a backup was restored, and the device has not said since where it
+stands; until then it may have gone on, and no order is signed for it."""
 
 orders = Table(
     "orders",
@@ -72,9 +78,13 @@ orders = Table(
     Column("envelope", LargeBinary, nullable=False),
     Column("issued_at_s", Float, nullable=False),
     Column("expires_at_s", Float, nullable=False),
+    Column("from_backup", Boolean, nullable=False, server_default=false()),
+    Index("orders_by_time", "issued_at_s"),
 )
-"""Every ``desired`` that was signed. The one with the device's ``desired_seq`` is in force; an
-empty ``envelope`` is a withdrawal that left the device nothing to run instead."""
+"""Every ``desired`` that was signed, for as long as it may matter (``fleet.manager.retention``).
+The one with the device's ``desired_seq`` is in force; an empty ``envelope`` is a withdrawal that
+left the device nothing to run instead. ``from_backup``: a backup brought it, so others may have
+followed that this store does not know of."""
 
 configurations = Table(
     "configurations",
@@ -112,8 +122,12 @@ outbox = Table(
     Column("id", _COUNTING, primary_key=True, autoincrement=True),
     Column("rollout", String(120), nullable=False),
     Column("effect", LargeBinary, nullable=False),
+    Column("device", String(63), nullable=False, server_default=""),
+    Column("from_backup", Boolean, nullable=False, server_default=false()),
 )
-"""Effects of rollouts that are decided and saved, but not yet carried out."""
+"""Effects of rollouts that are decided and saved, but not yet carried out. One for a device that is
+``unheard`` waits for its word; one that a backup brought (``from_backup``) waits while its rollout
+is paused."""
 
 records = Table(
     "records",
@@ -180,8 +194,9 @@ log = Table(
     Column("severity", String(10), nullable=False),
     Column("text", Text, nullable=False),
     Index("log_by_subject", "kind", "subject"),
+    Index("log_by_time", "at_s"),
 )
-"""What people may want to read later."""
+"""What people may want to read later, for as long as it is kept (``fleet.manager.retention``)."""
 
 audit = Table(
     "audit",

@@ -40,7 +40,7 @@ class RolloutView(msgspec.Struct, frozen=True, kw_only=True):
     """One rollout as a row.
 
     status: ``draft``, ``running``, ``paused``, ``aborted``, ``completed``, ``rolling_back``,
-        ``rolled_back``.
+        ``return_paused``, ``rolled_back``.
     outcome: ``""`` while undecided, ``pass``, ``fail``, ``insufficient``, ``rolled_back``.
     sentence: why it stands where it stands, for people.
     wave: number of the open wave, 0 before the start.

@@ -131,7 +131,7 @@ class Scene:
                 self._records(tx, device, index, version)
             director = Director(FLEET, self.repository.director_key, self.repository.director_epoch)
             wish = ConfigureOrder(devices=[DARK], settings={"link.budget_mb_per_day": 5.0})
-            Configurations(director).change(tx, wish, now_s)
+            Configurations(director).change(tx, wish, now_s - 900)
             for back_s, kind, subject, severity, text in (
                 (3000, "repository", LINE, "info", "1.1.0 published"),
                 (2990, "rollout", done.plan.rollout_id, "info", "Started by ann"),
@@ -208,7 +208,7 @@ class Scene:
             device=device,
             phase=Phase(phase),
             digest=state.plan.digest_to,
-            seq=max(record.seq, record.floor),
+            number=max(record.number, record.floor),
             reason=reason,
         )
         return step(state, report)[0]

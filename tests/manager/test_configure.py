@@ -62,6 +62,12 @@ def test_wanted_and_has_are_told_apart(fleet: FleetUnderTest) -> None:
     device.say_state(more={"config_refused": "its owner forbids it"})
     wait_until(lambda: view(fleet, "cam-1").status == "refused")
     assert view(fleet, "cam-1").reason == "its owner forbids it"
+    again = ConfigureOrder(line="digits", settings={"link.budget_mb_per_day": 2.0})
+    fleet.service.configure(again, who="ann")
+    assert view(fleet, "cam-1").status == "waiting", "the refusal was of the wish before"
+    assert view(fleet, "cam-1").reason == ""
+    device.say_state()
+    wait_until(lambda: view(fleet, "cam-1").status == "refused")
 
 
 def test_numbers_are_above_what_the_device_reports(fleet: FleetUnderTest) -> None:

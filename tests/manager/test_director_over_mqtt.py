@@ -75,6 +75,58 @@ def test_a_device_that_failed_is_not_sent_into_the_same_trial_by_a_new_signature
     assert len(bad.desired) == heard
 
 
+def test_an_order_that_waits_outlives_an_installation_by_hand_and_a_new_director_key(
+    fleet: FleetUnderTest,
+) -> None:
+    waits, done = fleet.enrolled("cam-1", "cam-2")
+    fleet.publish("1.0.0")
+    fleet.published("1.0.0")
+    order = RolloutOrder(line="digits", version="1.0.0", shares=[1.0], gate=Gate(quorum_share=1.0))
+    rollout = fleet.service.start_rollout(order, who="ann")
+    done.install(done.order())
+    assert waits.order().seq == 1
+    # Their owners install something else by hand: one before its order came, one after.
+    for device in (waits, done):
+        device.say_state(desired_seq=7, digest="sha256:" + "9" * 64)
+    wait_until(lambda: {view.digest[-9:] for view in fleet.service.devices()} == {"9" * 9})
+    wait_until(lambda: not done.unacknowledged, what="for the acks")
+    assert fleet.manager is not None
+    ceremony, heard = Ceremony(fleet.repository, "ann"), len(done.desired)
+
+    def revoke() -> None:
+        assert ceremony.revoke(fingerprint(fleet.director), None).committed
+        waits.director = done.director = public_bytes(fleet.repository.director_key())
+
+    fleet.manager.do(revoke)
+    again = waits.order(seq_above=7)
+    assert (again.version, again.seq) == ("1.0.0", 8)
+    waits.install(again)
+    wait_until(
+        lambda: fleet.service.rollout(rollout.id).rollout.status == "completed", what="for its end"
+    )
+    assert len(done.desired) == heard, "a new signature is no new order"
+
+
+def test_a_device_with_high_numbers_of_the_epoch_before_answers_in_the_new_one(
+    fleet: FleetUnderTest,
+) -> None:
+    (device,) = fleet.enrolled("cam-1")
+    device.say_state(desired_seq=40, held=True)
+    wait_until(lambda: fleet.service.device("cam-1").device.held, what="for its state")
+    device.say_state(held=False)
+    wait_until(lambda: not fleet.service.device("cam-1").device.held, what="for its state")
+    assert Ceremony(fleet.repository, "ann").raise_epoch().committed
+    ordered(fleet)
+    order = device.order()
+    assert (order.epoch, order.seq) == (2, 1)
+    device.desired_epoch = 2
+    device.install(order)
+    wait_until(
+        lambda: fleet.service.rollout("digits-1.0.0").rollout.status == "completed",
+        what="for its end",
+    )
+
+
 def test_manager_answers_a_question_for_the_time_with_its_nonce(fleet: FleetUnderTest) -> None:
     (device,) = fleet.enrolled("cam-1")
     nonce = "ab" * 16

@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import select
 
+from edge_contract.health import HealthSpec
 from edge_contract.intervals import Overlap
 from fleet.manager.retention import DAY_S, Retention
-from fleet.store import Store, open_store
+from fleet.rollout import Candidate, make_plan, new_rollout
+from fleet.rollout.state import Status
+from fleet.store import Store, devices, journal, open_store, orders, rollouts
+from fleet.store.devices import DeviceRow
+from fleet.store.orders import OrderRow
 from fleet.store.records import committed_counts
-from fleet.store.schema import records
+from fleet.store.rollouts import RolloutRow
+from fleet.store.schema import audit, log, records
+from fleet.store.schema import orders as order_table
 from fleet.telemetry.ledger import Ledger
 from tests.manager.test_ledger import record
 
@@ -124,3 +132,84 @@ def test_a_clock_that_jumps_ahead_or_starts_in_the_future_drops_nothing_at_once(
     assert started.tick() == 0
     clock.now_s += HOUR_S
     assert started.tick() == 1, "an hour without a correction is believed"
+
+
+def test_old_lines_of_the_log_go_and_the_audit_stays(store: Store, clock: HandClock) -> None:
+    with store.write() as tx:
+        journal.add_log(tx, clock.now_s, "device", "cam-1", "old")
+        journal.add_log(tx, clock.now_s + KEPT_S, "device", "cam-1", "new")
+        journal.add_audit(tx, clock.now_s, "ann", "revoke", "cam-1", "stolen", "done")
+    clock.now_s += KEPT_S + 1
+    assert steady(store, clock).tick() == 1
+    with store.read() as tx:
+        assert list(tx.scalars(select(log.c.text))) == ["new"]
+        assert len(list(tx.execute(select(audit)))) == 1
+
+
+def rollout(store: Store, name: str, status: Status, now_s: float) -> None:
+    plan = make_plan(
+        *(name, "digits", "1.0.0", "sha256:" + "a" * 64),
+        [Candidate("cam-1", "pi4", "digits")],
+        hardware=["pi4"],
+    )
+    state = replace(new_rollout(plan), status=status)
+    with store.write() as tx:
+        rollouts.add_rollout(
+            tx,
+            RolloutRow(
+                id=name,
+                state=state,
+                health=HealthSpec(),
+                created_at_s=now_s,
+                created_by="ann",
+                updated_at_s=now_s,
+            ),
+        )
+
+
+def test_superseded_orders_go_unless_a_rollout_may_still_hear_of_them(
+    store: Store, clock: HandClock
+) -> None:
+    now_s = clock.now_s
+    for name, status in (
+        ("over", Status.COMPLETED),
+        ("stuck", Status.PAUSED),  # newer ones of its line followed
+        ("newest", Status.ABORTED),
+    ):
+        rollout(store, name, status, now_s)
+    named = ["over", "over", "stuck", "newest", "removed", "over", "over"]
+    with store.write() as tx:
+        for device in ("cam-1", "cam-2"):
+            row = DeviceRow(
+                device=device,
+                public_key="00" * 32,
+                hardware="pi4",
+                line="digits",
+                agent_version="1",
+                enrolled_at_s=now_s,
+                last_seen_at_s=now_s,
+                desired_epoch=1,
+                desired_seq=len(named),
+            )
+            devices.add_device(tx, row)
+        for seq, name in enumerate(named, 1):
+            order = OrderRow(
+                device="cam-1",
+                seq=seq,
+                epoch=1,
+                rollout=name,
+                line="digits",
+                version="1.0.0",
+                digest="",
+                envelope=b"signed",
+                issued_at_s=now_s + (KEPT_S if seq == 6 else 0.0),
+                expires_at_s=now_s,
+            )
+            orders.add_order(tx, order)
+        orders.add_order(tx, replace(order, device="cam-2"))
+    clock.now_s += KEPT_S + 1
+    assert steady(store, clock).tick() == 3
+    with store.read() as tx:
+        left = tx.execute(select(order_table.c.device, order_table.c.seq)).all()
+        assert orders.current_order(tx, "cam-2") is not None
+    assert sorted(left) == [*(("cam-1", 3), ("cam-1", 4), ("cam-1", 6), ("cam-1", 7), ("cam-2", 7))]

@@ -123,6 +123,41 @@ def test_a_roll_back_returns_whoever_is_on_the_new_version(fleet: FleetUnderTest
     assert {view.version for view in fleet.service.devices()} == {"1.0.0"}
 
 
+def test_a_device_that_has_something_on_trial_returns_to_what_it_runs_for_good(
+    fleet: FleetUnderTest,
+) -> None:
+    (device,) = bring_all_to(fleet, "1.0.0", "cam-1")
+    # As the agent says it: the committed version is the active one, and its slot of before is full.
+    device.say_state(update_phase="trial", fallback_digest="")
+    wait_until(lambda: fleet.service.device("cam-1").device.state == "updating")
+    rollout = start(fleet, "1.1.0")
+    assert fleet.service.rollout(rollout).devices[0].version_from == "1.0.0"
+
+
+def test_a_device_is_revoked_although_its_rollout_is_on_the_way_back(
+    fleet: FleetUnderTest,
+) -> None:
+    devices = bring_all_to(fleet, "1.0.0", "cam-1", "cam-2")
+    rollout = start(fleet, "1.1.0", shares=[1.0])
+    for device in devices:
+        device.install(device.order(1))
+    until(fleet, rollout, "completed")
+    fleet.service.rollback(rollout, who="ann", reason="wrong labels")
+    fleet.service.revoke_device("cam-1", who="ann", reason="stolen")
+    devices[1].install(devices[1].order(2))
+    assert "1 of 1" in until(fleet, rollout, "rolled_back").rollout.sentence
+
+
+def test_a_device_that_was_excluded_can_be_removed_while_its_rollout_runs(
+    fleet: FleetUnderTest,
+) -> None:
+    bring_all_to(fleet, "1.0.0", "cam-1", "cam-2")
+    rollout = start(fleet, "1.1.0", shares=[1.0])
+    fleet.service.exclude(rollout, ["cam-1"], who="ann")
+    fleet.service.remove_device("cam-1", who="ann")
+    assert [view.device for view in fleet.service.devices()] == ["cam-2"]
+
+
 def test_without_a_version_before_an_abort_withdraws_the_order(fleet: FleetUnderTest) -> None:
     (device,) = fleet.enrolled("cam-1")
     rollout = start(fleet, "1.0.0")

@@ -29,7 +29,9 @@ OTHER = "sha256:" + "c" * 64
 def candidates(count: int, hardware: str = "pi4", online: bool = True) -> list[Candidate]:
     """Devices d0, d1, … that all run OLD, as told by ``desired`` 1."""
     return [
-        Candidate(f"d{i}", hardware, "digits", digest=OLD, desired_seq=1, online=online)
+        Candidate(
+            f"d{i}", hardware, "digits", digest=OLD, desired_epoch=1, desired_seq=1, online=online
+        )
         for i in range(count)
     ]
 
@@ -69,7 +71,7 @@ class Drive:
             if isinstance(effect, AskDevice | ReturnDevice | WithdrawDevice):
                 self.signed[effect.device] += 1
                 seq = self.signed[effect.device]
-                self.feed(Signed(now_s=self.now_s, device=effect.device, seq=seq))
+                self.feed(Signed(now_s=self.now_s, device=effect.device, number=(1, seq)))
         return list(effects)
 
     def report(
@@ -86,7 +88,7 @@ class Drive:
                 device=device,
                 phase=phase,
                 digest=digest,
-                seq=self.signed[device] if seq is None else seq,
+                number=(1, self.signed[device] if seq is None else seq),
                 reason=reason,
             )
         )
@@ -101,7 +103,11 @@ class Drive:
         seq = self.signed[device] if seq is None else seq
         return self.feed(
             DeviceFacts(
-                now_s=self.now_s, device=device, digest=digest, seq=seq, opens_at_s=opens_at_s
+                now_s=self.now_s,
+                device=device,
+                digest=digest,
+                number=(1, seq),
+                opens_at_s=opens_at_s,
             )
         )
 

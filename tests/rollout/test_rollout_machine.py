@@ -40,6 +40,7 @@ from fleet.rollout.events import (
     Finished,
     Pause,
     Promote,
+    Restored,
     Resume,
     ReturnDevice,
     Rollback,
@@ -48,7 +49,7 @@ from fleet.rollout.events import (
     Tick,
     WithdrawDevice,
 )
-from fleet.rollout.state import BAD, RANK, REPORTABLE, Phase, Status, Tally, bucket_of
+from fleet.rollout.state import BAD, RANK, REPORTABLE, Number, Phase, Status, Tally, bucket_of
 from fleet.rollout.verdict import phase_counts
 
 NAMES = [f"d{i}" for i in range(8)]
@@ -61,7 +62,7 @@ path = [Phase.ACCEPTED, Phase.DOWNLOADING, Phase.STAGED, Phase.SELF_TEST, Phase.
 
 
 class Rollouts(RuleBasedStateMachine):
-    """Each device in truth: what it runs, and the (seq, digest) that it was told last."""
+    """Each device in truth: what it runs, and the (number, digest) that it was told last."""
 
     @initialize(
         count=st.integers(2, 8),
@@ -84,7 +85,9 @@ class Rollouts(RuleBasedStateMachine):
         )
         before = dict(zip(NAMES[:count], firsts, strict=False))
         fleet = [
-            Candidate(name, "pi4" if i % 2 else "orin", "digits", digest=before[name])
+            Candidate(
+                name, "pi4" if i % 2 else "orin", "digits", digest=before[name], desired_epoch=1
+            )
             for i, name in enumerate(NAMES[:count])
         ]
         planned = make_plan(
@@ -101,7 +104,8 @@ class Rollouts(RuleBasedStateMachine):
         self.state = new_rollout(planned)
         self.before = before
         self.runs = dict(before)
-        self.told = {name: (0, before[name]) for name in before}
+        self.told = {name: ((1, 0), before[name]) for name in before}
+        self.epoch = 1
         self.now_s = 0.0
         self.sent: list[Event] = []
         self.asked: dict[str, int] = {}
@@ -134,9 +138,10 @@ class Rollouts(RuleBasedStateMachine):
                 assert effect.sentence == self.state.sentence
         for effect in effects:
             if isinstance(effect, AskDevice | ReturnDevice | WithdrawDevice):
-                seq = self.told[effect.device][0] + 1
-                self.told[effect.device] = (seq, effect.digest)
-                self.feed(Signed(now_s=self.now_s, device=effect.device, seq=seq))
+                epoch, seq = self.told[effect.device][0]
+                number = (self.epoch, seq + 1 if epoch == self.epoch else 1)
+                self.told[effect.device] = (number, effect.digest)
+                self.feed(Signed(now_s=self.now_s, device=effect.device, number=number))
         return list(effects)
 
     def may_be_asked(self, before, event, name, opened) -> None:
@@ -181,19 +186,24 @@ class Rollouts(RuleBasedStateMachine):
         except FleetError:
             assert self.state is before
             return False
-        if isinstance(event, Pause | Abort | Rollback | Resume | Promote):
-            self.halted = isinstance(event, Pause | Abort | Rollback)
+        if isinstance(event, Pause | Restored | Abort | Rollback | Resume | Promote):
+            self.halted = isinstance(event, Pause | Restored | Abort | Rollback)
         return True
 
-    def report(self, name: str, phase: Phase, digest: str, seq: int) -> list[object]:
+    def report(self, name: str, phase: Phase, digest: str, number: Number) -> list[object]:
         event = DeviceReport(
-            now_s=self.now_s, device=name, phase=phase, digest=digest, seq=seq, reason="because"
+            now_s=self.now_s,
+            device=name,
+            phase=phase,
+            digest=digest,
+            number=number,
+            reason="because",
         )
         self.sent.append(event)
         if (
             phase in BAD
             and digest == NEW
-            and self.told.get(name) == (seq, NEW)
+            and self.told.get(name) == (number, NEW)
             and self.state.devices[name].phase in RANK
         ):
             self.failed.add(name)
@@ -238,6 +248,16 @@ class Rollouts(RuleBasedStateMachine):
         if lever == 0:
             self.command(Rollback(now_s=self.now_s, who="ann"))
 
+    @rule(lever=lever)
+    def a_backup_is_restored(self, lever):
+        if lever == 0:
+            self.command(Restored(now_s=self.now_s, who="ann"))
+
+    @rule(lever=lever)
+    def an_epoch_begins(self, lever):
+        """From here on the numbers of orders begin again."""
+        self.epoch += lever == 0
+
     @precondition(lambda self: len(self.excluded) < 2)
     @rule(name=device)
     def exclude(self, name):
@@ -272,10 +292,10 @@ class Rollouts(RuleBasedStateMachine):
     def progress(self, name, steps, skip, backwards):
         if not self.known(name):
             return
-        seq, digest = self.told[name]
+        number, digest = self.told[name]
         told = path[skip : skip + steps]
         for phase in reversed(told) if backwards else told:
-            self.report(name, phase, digest, seq)
+            self.report(name, phase, digest, number)
 
     @rule(names=st.lists(device, min_size=1, max_size=4, unique=True))
     def several_obey(self, names):
@@ -287,18 +307,18 @@ class Rollouts(RuleBasedStateMachine):
         """Do what the ``desired`` says and report it."""
         if not self.known(name) or not self.told[name][1]:
             return
-        seq, digest = self.told[name]
+        number, digest = self.told[name]
         self.runs[name] = digest
-        self.report(name, Phase.COMMITTED, digest, seq)
+        self.report(name, Phase.COMMITTED, digest, number)
 
     @rule(name=device)
     def obey_in_silence(self, name):
         """Commit, lose the report, and show it in the retained state."""
         if not self.known(name) or not self.told[name][1]:
             return
-        seq, digest = self.told[name]
+        number, digest = self.told[name]
         self.runs[name] = digest
-        event = DeviceFacts(now_s=self.now_s, device=name, digest=digest, seq=seq)
+        event = DeviceFacts(now_s=self.now_s, device=name, digest=digest, number=number)
         self.sent.append(event)
         self.feed(event)
 
@@ -322,7 +342,8 @@ class Rollouts(RuleBasedStateMachine):
         """Something older, or about another digest; whatever commits, the device then runs."""
         if self.known(name) and digest != self.told[name][1] and digest != self.before[name]:
             before = self.state.tallies
-            self.report(name, phase, digest, max(0, self.told[name][0] - back))
+            epoch, seq = self.told[name][0]
+            self.report(name, phase, digest, (epoch, max(0, seq - back)))
             assert self.state.tallies == before
 
     @rule(name=device, phase=st.sampled_from(sorted(REPORTABLE)), back=st.integers(1, 3))
@@ -330,13 +351,14 @@ class Rollouts(RuleBasedStateMachine):
         """An answer to an older question about the very digest."""
         if self.known(name):
             before = self.state.tallies
-            self.report(name, phase, NEW, self.told[name][0] - back)
+            epoch, seq = self.told[name][0]
+            self.report(name, phase, NEW, (epoch, seq - back))
             assert self.state.tallies == before
 
     @rule(phase=st.sampled_from(sorted(REPORTABLE)))
     def stranger(self, phase):
         before = self.state.devices
-        self.report("stranger", phase, NEW, 99)
+        self.report("stranger", phase, NEW, (9, 99))
         assert self.state.devices == before
 
     # What must hold at any time.
@@ -370,6 +392,7 @@ class Rollouts(RuleBasedStateMachine):
         if not hasattr(self, "state") or self.state.status not in (
             Status.ABORTED,
             Status.ROLLING_BACK,
+            Status.RETURN_PAUSED,
             Status.ROLLED_BACK,
         ):
             return
@@ -396,6 +419,8 @@ class Rollouts(RuleBasedStateMachine):
         for _ in range(2 * len(self.state.plan.waves) + 4):
             if self.state.status is Status.PAUSED:
                 self.promote(everything=False)
+            if self.state.status is Status.RETURN_PAUSED:
+                self.resume(acknowledge=False)
             for name in self.before:
                 self.feed(DeviceOnline(now_s=self.now_s, device=name))
                 self.obey(name)

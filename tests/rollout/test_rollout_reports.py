@@ -12,13 +12,25 @@ from rollout_bench import NEW, OLD, OTHER, Drive, candidates, plan_of
 
 from edge_contract import messages
 from fleet.errors import FleetError
-from fleet.rollout import Candidate, Gate, decode_state, encode_state, make_plan, step
+from fleet.rollout import (
+    Candidate,
+    Gate,
+    decode_state,
+    encode_state,
+    make_plan,
+    new_rollout,
+    step,
+)
 from fleet.rollout.events import (
     Abort,
+    DeviceFacts,
     DeviceReport,
     Event,
     Finished,
     Pause,
+    Promote,
+    Restored,
+    Resume,
     Rollback,
     Signed,
     Start,
@@ -36,7 +48,7 @@ def rollback(drive: Drive) -> None:
 def test_a_device_may_report_exactly_the_phases_of_the_message_contract():
     assert {phase.value for phase in REPORTABLE} == set(typing.get_args(messages.Phase))
     with pytest.raises(FleetError, match="expected a phase out of"):
-        DeviceReport(now_s=0, device="d0", phase=Phase.EXCLUDED, digest=NEW, seq=1)
+        DeviceReport(now_s=0, device="d0", phase=Phase.EXCLUDED, digest=NEW, number=(1, 1))
 
 
 @given(phases=st.lists(_REPORTED, min_size=1, max_size=6), data=st.data())
@@ -134,13 +146,16 @@ def test_retained_state_from_before_the_question_is_no_answer():
     drive.state, _ = step(drive.state, Start(now_s=drive.now_s, who="ann"))
     drive.facts(canary, NEW, seq=1)
     assert drive.phase(canary) is Phase.ASKED, "nothing has been signed for it yet"
-    drive.feed(Signed(now_s=drive.now_s, device=canary, seq=2))
+    drive.feed(Signed(now_s=drive.now_s, device=canary, number=(1, 2)))
     drive.facts(canary, NEW, seq=1)
     assert drive.phase(canary) is Phase.ASKED
 
 
 def test_rollback_returns_each_device_to_what_it_ran_before():
-    fleet = [*candidates(2), Candidate("d2", "pi4", "digits", digest=OTHER, desired_seq=7)]
+    fleet = [
+        *candidates(2),
+        Candidate("d2", "pi4", "digits", digest=OTHER, desired_epoch=1, desired_seq=7),
+    ]
     drive = Drive(make_plan("r1", "digits", "2.0.0", NEW, fleet, hardware=["pi4"], counts=(3,)))
     drive.commit("d0", "d1", "d2")
     rollback(drive)
@@ -195,6 +210,62 @@ def test_a_device_that_is_gone_does_not_keep_a_rollback_open_for_ever():
     )
     drive.facts(b, OLD)
     assert drive.state.sentence == "Rolled back: 2 of 2 devices returned"
+
+
+def test_a_rollback_stands_after_a_restored_backup_until_a_person_resumes_it():
+    drive = Drive(plan_of(2, waves=(2,), wave_deadline_s=600))
+    a, b = drive.wave(1)
+    drive.commit(a, b)
+    rollback(drive)
+    drive.feed(Restored(now_s=drive.now_s, who="ann"))
+    assert drive.state.status is Status.RETURN_PAUSED
+    assert drive.state.sentence == (
+        "Paused by ann: a backup was restored, and devices may have gone on since"
+    )
+    drive.wait(3600)
+    drive.facts(a, OLD)
+    assert drive.state.status is Status.RETURN_PAUSED, "neither the deadline nor devices end it"
+    for event in (Pause(now_s=0, who="ann"), Promote(now_s=0, who="ann"), Start(now_s=0, who="a")):
+        with pytest.raises(FleetError, match="expected abort or exclude or resume"):
+            drive.feed(event)
+    drive.feed(Resume(now_s=drive.now_s, who="ann"))
+    assert drive.state.status is Status.ROLLING_BACK
+    drive.wait(599)
+    assert drive.state.status is Status.ROLLING_BACK, "its deadline began anew"
+    drive.facts(b, OLD)
+    assert drive.state.sentence == "Rolled back: 2 of 2 devices returned"
+
+
+def test_a_rollback_that_a_backup_brought_can_be_given_up():
+    drive = Drive(plan_of(2, waves=(2,)))
+    drive.commit(*drive.wave(1))
+    rollback(drive)
+    drive.feed(Restored(now_s=drive.now_s, who="ann"))
+    drive.feed(Abort(now_s=drive.now_s, who="ann", reason="long past"))
+    assert drive.state.status is Status.ABORTED
+    assert drive.withdrawn == []
+
+
+def test_numbers_begin_again_in_a_new_epoch():
+    fleet = [Candidate("d0", "pi4", "digits", digest=OLD, desired_epoch=1, desired_seq=40)]
+    state = new_rollout(make_plan("r1", "digits", "2.0.0", NEW, fleet, hardware=["pi4"]))
+
+    def feed(event: Event) -> None:
+        nonlocal state
+        state, _ = step(state, event)
+
+    def report(phase: Phase, epoch: int, seq: int) -> DeviceReport:
+        number = (epoch, seq)
+        return DeviceReport(now_s=2, device="d0", phase=phase, digest=NEW, number=number)
+
+    feed(Start(now_s=1, who="ann"))
+    feed(DeviceFacts(now_s=1, device="d0", digest=OLD, number=(1, 99)))
+    feed(Signed(now_s=1, device="d0", number=(2, 1)))
+    feed(report(Phase.FAILED, 1, 99))
+    assert state.devices["d0"].phase is Phase.ASKED, "the epoch before is over"
+    feed(report(Phase.TRIAL, 2, 1))
+    feed(DeviceFacts(now_s=2, device="d0", digest=NEW, number=(2, 1)))
+    assert state.status is Status.COMPLETED
 
 
 def test_a_device_that_fails_to_return_is_said_so_and_may_be_sent_again():
@@ -282,7 +353,7 @@ def test_a_stored_state_with_a_malformed_gate_is_refused():
 
 
 def test_events_go_through_json_for_the_audit_log():
-    event = DeviceReport(now_s=1.5, device="d0", phase=Phase.TRIAL, digest=NEW, seq=2)
+    event = DeviceReport(now_s=1.5, device="d0", phase=Phase.TRIAL, digest=NEW, number=(1, 2))
     assert msgspec.json.decode(msgspec.json.encode(event), type=Event) == event
 
 

@@ -34,7 +34,7 @@ def test_no_cause_leads_to_two_places():
 
 
 def test_a_halted_rollout_has_no_way_back_to_asking():
-    halted = {Status.ABORTED, Status.ROLLING_BACK, Status.ROLLED_BACK}
+    halted = {Status.ABORTED, Status.ROLLING_BACK, Status.RETURN_PAUSED, Status.ROLLED_BACK}
     assert all(move.after in halted for move in MOVES if move.before in halted)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import signal
 import tarfile
 from pathlib import Path
@@ -67,11 +68,42 @@ def test_restore_appears_in_one_step_or_not_at_all(
         restore_backup(office.home / "b", new, PASSPHRASE, settle=cut)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
     assert list(new.iterdir()) == []
+    (left,) = office.home.glob(".new.restore-*")
+    assert list(left.rglob("*.pem")), "keys in the clear"
+    (office.home / ".newer.restore-1").mkdir()
     link = office.home / "link"
     link.symlink_to(new)
     restore_backup(office.home / "b", link, PASSPHRASE)
     assert link.is_symlink()
     assert (new / "tuf" / "timestamp.json").is_file()
+    assert [path.name for path in office.home.glob(".*restore*")] == [".newer.restore-1"]
+
+
+def test_restore_on_a_full_disk_blames_the_disk_and_leaves_nothing(office: Office) -> None:
+    make_backup(office.home / "state", office.home / "b", PASSPHRASE, blobs=True)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(FleetError, match=r"cannot unpack .* into .*: File too large"):
+            restore_backup(office.home / "b", office.home / "new", PASSPHRASE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list(office.home.glob("*new*"))
+    with pytest.raises(FleetError, match="cannot read"):
+        restore_backup(office.home / "nowhere", office.home / "new", PASSPHRASE)
+
+
+def test_two_restores_at_once_do_not_clear_each_other_away(office: Office) -> None:
+    make_backup(office.home / "state", office.home / "b", PASSPHRASE, blobs=True)
+
+    def second(unpacked: Path) -> None:
+        with pytest.raises(FleetError, match="another restore is under way"):
+            restore_backup(office.home / "b", office.home / "new", PASSPHRASE)
+
+    restore_backup(office.home / "b", office.home / "new", PASSPHRASE, settle=second)
+    assert (office.home / "new" / "tuf" / "timestamp.json").is_file()
 
 
 def test_backup_that_was_killed_leaves_no_keys_in_the_clear_for_good(office: Office) -> None:

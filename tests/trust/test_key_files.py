@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,13 @@ def test_key_is_never_overwritten(tmp_path: Path) -> None:
     new_key_file(tmp_path, "ada", PASSPHRASE)
     with pytest.raises(FleetError, match="exists already"):
         new_key_file(tmp_path, "ada", PASSPHRASE)
+
+
+@pytest.mark.parametrize("sealed", ["d2hlcnJ5", "d2hlcnJ5!", "d2hlcnJ", ""])
+def test_damaged_key_file_is_told_in_a_sentence(sealed: str, tmp_path: Path) -> None:
+    new_key_file(tmp_path, "ada", PASSPHRASE)
+    path = tmp_path / "ada.key"
+    file = json.loads(path.read_bytes()) | {"sealed": sealed}
+    path.write_text(json.dumps(file))
+    with pytest.raises(FleetError, match=r"key: (damaged|not a sealed|expected a sealed)"):
+        open_key_file(path, PASSPHRASE)

@@ -22,6 +22,7 @@ from fleet.errors import FleetError
 from fleet.repository.role_files import ROOTS_LIMIT_BYTES
 from fleet.repository.tuf_repository import PublishedVersion, Repository
 from tests.trust.bundle_maker import bundle_files, make_bundle, write_files
+from tests.trust.office import Office
 from tests.trust.small_repository import Clock, approved_by_device, repository
 from tests.trust.tuf_simulator import NOW_S
 
@@ -232,3 +233,18 @@ def test_line_with_more_versions_than_a_device_accepts_is_refused(
     with pytest.raises(FleetError, match="devices accept at most 1000"):
         repo.publish(make_bundle(tmp_path / "c", version="1.1.0").path)
     assert repo.metadata_set("digits") == before
+
+
+def test_damaged_root_of_the_past_is_not_handed_to_devices(office: Office) -> None:
+    path = office.home / "state" / "tuf" / "1.root.json"
+    whole = path.read_bytes()
+    for damaged in (whole[:50], whole.replace(b'"consistent_snapshot":true', b'"x":1')):
+        assert damaged != whole
+        path.write_bytes(damaged)
+        with pytest.raises(TrustError, match="is not what was signed"):
+            office.repository.metadata_set("digits")
+    path.write_bytes((office.home / "state" / "tuf" / "2.root.json").read_bytes())
+    with pytest.raises(TrustError, match="is not what was signed"):
+        office.repository.metadata_set("digits")
+    path.write_bytes(whole)
+    assert office.device() == {"1.0.0"}

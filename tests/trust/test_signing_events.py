@@ -8,13 +8,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, TargetFile
 
-from edge_contract.errors import TrustError
+from edge_contract.errors import ContractError, TrustError
 from edge_contract.signing import ed25519_key, public_bytes
+from fleet.cli import main
 from fleet.errors import FleetError
-from fleet.repository.signing_event import SigningEvent
+from fleet.repository.signing_event import SigningEvent, read_event, write_event
 from tests.trust.bundle_maker import make_bundle
 from tests.trust.office import Office
 
@@ -55,6 +57,19 @@ def test_second_event_of_a_line_waits_for_the_first(office: Office) -> None:
     office.publish("1.1.0")
     with pytest.raises(FleetError, match=r"signing event 'line-digits-3' .* is open"):
         office.publish("1.2.0")
+    office.ceremony.cancel("line-digits-3")
+    office.publish("1.2.0")
+    office.sign("ada", "cy")
+    assert office.device() == {"1.0.0", "1.2.0"}
+
+
+def test_damaged_event_can_be_cancelled_and_asked_for_anew(office: Office) -> None:
+    office.publish("1.1.0")
+    (path,) = (office.home / "state" / "signing").iterdir()
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(FleetError, match="not a valid SigningEvent") as caught:
+        office.publish("1.2.0")
+    assert "edge-fleet event cancel line-digits-3" in caught.value.hint
     office.ceremony.cancel("line-digits-3")
     office.publish("1.2.0")
     office.sign("ada", "cy")
@@ -139,6 +154,119 @@ def test_key_cannot_be_slipped_into_an_approval(office: Office) -> None:
     )
     with pytest.raises(TrustError, match=r"must not change this: line-digits: key .* is ADDED"):
         office.desk("ada").review(event)
+
+
+def test_key_under_the_id_of_another_is_refused(office: Office) -> None:
+    """The signer compares ids; TUF binds none to the key that it stands for."""
+    dora, eve = office.person("dora"), office.person("eve")
+    office.ceremony.rotate("line-digits", [office.people["ada"].public, dora.public], 1)
+
+    def swap(signed: Any) -> None:
+        signed.delegations.keys[dora.public.keyid].keyval = eve.public.tuf_key().keyval
+
+    event = forged(office, office.event(), "targets", swap)
+    with pytest.raises(TrustError, match=r"what .* names is not the key of this id"):
+        office.desk("ada").review(event)
+
+
+def test_new_line_in_other_hands_than_the_targets_role_is_refused(office: Office) -> None:
+    office.repository.publish(make_bundle(office.home / "faces", name="faces").path)
+    mallory = office.person("mallory").public
+    named = msgspec.structs.replace(mallory, owner="ada").tuf_key()
+    key_of_cy = office.people["cy"].public.keyid
+
+    def add(signed: Any) -> None:
+        signed.add_key(named, "line-faces")
+        signed.revoke_key(key_of_cy, "line-faces")
+
+    def lower(signed: Any) -> None:
+        signed.delegations.roles["line-faces"].threshold = 1
+
+    for change in (add, lower):
+        event = forged(office, office.event(), "targets", change)
+        with pytest.raises(TrustError, match="is not to the targets role's keys"):
+            office.desk("ada").review(event)
+
+
+def test_line_that_is_left_out_of_the_base_cannot_begin_anew(office: Office) -> None:
+    """As version 1 it would hide what was retired since, and the floor."""
+    office.publish("1.1.0")
+    event = office.event()
+
+    def begin_anew(signed: Any) -> None:
+        signed.version = 1
+
+    event = forged(office, event, "line-digits", begin_anew)
+    event = msgspec.structs.replace(event, base={"targets": event.base["targets"]})
+    with pytest.raises(TrustError, match="line-digits is left out of its base"):
+        office.desk("ada").review(event)
+
+
+@pytest.mark.parametrize("fleet", ["../../elsewhere", "/tmp/elsewhere", "a\0b", "9" * 5000, ""])
+def test_fleet_of_an_event_leads_to_no_file_of_its_choice(fleet: str, office: Office) -> None:
+    office.publish("1.1.0")
+    path = office.home / "event.json"
+    write_event(path, msgspec.structs.replace(office.event(), fleet=fleet))
+    with pytest.raises(ContractError, match="expected 1 to 63 lower-case letters"):
+        read_event(path)
+
+
+@pytest.mark.parametrize("word", [7, None, ["a"]])
+def test_key_ids_that_are_no_text_are_refused_in_words(word: object, office: Office) -> None:
+    office.ceremony.rotate("line-digits", [office.people["ada"].public], 1)
+
+    def change(signed: Any) -> None:
+        signed.delegations.roles["line-digits"].keyids.append(word)
+
+    event = forged(office, office.event(), "targets", change)
+    with pytest.raises(TrustError, match=r"no text|not what was signed|not TUF metadata"):
+        office.desk("ada").review(event)
+
+
+def test_targets_in_the_place_of_a_root_are_refused_in_words(office: Office) -> None:
+    office.publish("1.1.0")
+    event = office.event()
+    targets: Metadata[Any] = Metadata.from_bytes(event.base["targets"])
+    targets.signed.version = len(event.roots) + 1
+    for name in ("ada", "bob"):
+        targets.sign(office.people[name].signer, append=name == "bob")
+    with pytest.raises(TrustError, match="not what was signed"):
+        office.desk("ada").review(
+            msgspec.structs.replace(event, roots=[*event.roots, targets.to_bytes()])
+        )
+
+
+def test_words_of_an_event_cannot_rewrite_what_its_signer_is_shown(
+    office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleet.clock.SystemClock.wall_s", lambda clock: office.now_s)
+    office.publish("1.1.0")
+    path, root = tmp_path / "event.json", tmp_path / "root.json"
+    hidden = "\x1b[2A\x1b[J\n  digits/1.0.1 is APPROVED: sha256:good\u202e"
+    write_event(path, msgspec.structs.replace(office.event(), reason=hidden))
+    root.write_bytes(office.first_root)
+    shown = CliRunner().invoke(
+        main,
+        ["approve", str(path), "--trust", str(root), "--memory", str(tmp_path / "memory")],
+        standalone_mode=False,
+    )
+    assert shown.exception is None, shown.exception
+    lines = shown.output.splitlines()
+    assert [line for line in lines if line.startswith("  ")] == [
+        line for line in lines if "digits/1.1.0 is APPROVED" in line or "expires" in line
+    ]
+    assert "\x1b" not in shown.output
+    assert "\u202e" not in shown.output
+
+
+def test_damaged_memory_of_a_signer_says_what_was_lost(office: Office) -> None:
+    office.publish("1.1.0")
+    office.signed_by("ada", office.event())
+    path = office.home / "memory-ada" / "shop.json"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(FleetError, match="what this signer has seen so far is damaged") as caught:
+        office.desk("ada").review(office.event(), trust=office.first_root)
+    assert "from a backup" in caught.value.hint
 
 
 def test_directors_cannot_be_slipped_into_an_approval(office: Office) -> None:
