@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import platform
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from edge_agent.board import default_hardware
 from edge_agent.config import AgentConfig, load_config
+from edge_agent.statedir import doubt_about_state, remedy, unwritable
 from edge_agent.trust.root_file import is_root
 from edge_contract.errors import WherryError
 
@@ -78,9 +80,14 @@ def _disk(state_dir: Path) -> Finding:
     place = state_dir
     while not place.exists():
         place = place.parent
-    if not os.access(place, os.W_OK):
-        return Finding(False, f"{state_dir} cannot be written", f"sudo chown $(id -u) {place}")
     stat = os.statvfs(place)
+    refusal = errno.EROFS if stat.f_flag & os.ST_RDONLY else errno.EACCES
+    if refusal == errno.EROFS or not os.access(place, os.W_OK):
+        error = unwritable(state_dir, OSError(refusal, os.strerror(refusal)))
+        return Finding(False, error.message, error.hint)
+    doubt = doubt_about_state(state_dir, for_owner=True) if state_dir.is_dir() else ""
+    if doubt:
+        return Finding(False, doubt, remedy(state_dir))
     free_mb = stat.f_bavail * stat.f_frsize / 1e6
     return Finding(
         free_mb >= 100,

@@ -137,7 +137,7 @@ def _install_here(
 ) -> dict[str, Any]:
     clock = SystemClock()
     events: queue.Queue[Event] = queue.Queue()
-    with StateDir(state_path):
+    with StateDir(state_path, for_owner=True):
         desk = OrderDesk(
             state_path,
             root,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import secrets
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import msgspec
 
 from edge_agent.clock import SystemClock
 from edge_agent.errors import DamagedTrustError
+from edge_agent.statedir import doubt_about, remedy
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
 from edge_agent.trust.commands import (
     UsedNonces,
@@ -102,6 +104,7 @@ class OrderDesk:
         directory = state_dir / "trust"
         directory.mkdir(parents=True, exist_ok=True)
         self.damage: DamagedTrustError | None = None
+        self._kept(lambda: _require_own(directory))
         self._store = self._kept(lambda: TrustStore(directory, root=root))
         self._floor_path = directory / "time-floor.json"
         self._floor = self._kept(lambda: load_floor(self._floor_path)) or TimeFloor()
@@ -371,6 +374,16 @@ class OrderDesk:
         """Refuse to install anything while something of what was kept is missing."""
         if self.damage is not None:
             raise self.damage
+
+
+def _require_own(directory: Path) -> None:
+    owners = {os.geteuid(), directory.parent.stat().st_uid}
+    for path in (directory, *directory.iterdir()):
+        doubt = doubt_about(path, owners)
+        if doubt:
+            raise DamagedTrustError(
+                f"{doubt}; new installs stop, what runs keeps running", hint=remedy(directory)
+            )
 
 
 def _claimed(envelope: bytes) -> Desired | None:

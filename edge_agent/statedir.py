@@ -1,10 +1,17 @@
-"""The state directory: one agent at a time, and a clear word when it cannot be written."""
+"""The state directory: one agent at a time, nobody else's to change, and a clear word when it
+cannot be written.
+
+As OpenSSH does with its own files (``StrictModes``): what others could have changed is refused with
+the command that puts it right, never mended in silence. What decides which model runs stops the
+start; ``trust/`` stops only new installs (``OrderDesk``), and the device's key only the link.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 
@@ -14,26 +21,31 @@ from edge_contract.errors import ExitCode
 from edge_contract.layout import write_durably
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_DECIDES = (BOOT_FILE, "slots", "slots/A", "slots/B", "update", "update/journal")
+"""Below the state directory: what says which model runs."""
 
 
 class StateDir:
     """Holds the lock on a state directory until closed.
+
+    Args:
+        path: made where it is missing.
+        for_owner: root works in the directory of a service, to which it is handed over in the end.
 
     Attributes:
         full: what to say of a disk that is full under a version that was installed: that version
             runs all the same; "" where there is room.
 
     Raises:
-        AgentError: another process holds it, or it cannot be made or written (full with nothing
-            to run, read-only, wrong owner).
+        AgentError: another process holds it, it cannot be made or written (full with nothing to
+            run, read-only), or others own it or may change it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, for_owner: bool = False) -> None:
         self.path = path
         self.full = ""
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            path.chmod(0o700)
+            make_private(path, for_owner=for_owner)
             self._lock = os.open(path / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise unwritable(path, error) from error
@@ -74,6 +86,61 @@ class StateDir:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def make_private(path: Path, *, for_owner: bool = False) -> None:
+    """Make the state directory, or close one that is there to other readers.
+
+    Raises:
+        AgentError: others own it or could have changed what lies in it.
+        OSError: it cannot be made or looked at.
+    """
+    # What this process makes from here on is nobody else's to write, whatever it was started by.
+    os.umask(os.umask(0o022) | 0o022)
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    doubt = doubt_about_state(path, for_owner=for_owner)
+    if doubt:
+        raise AgentError(doubt, hint=remedy(path))
+    path.chmod(0o700)
+
+
+def doubt_about_state(path: Path, *, for_owner: bool) -> str:
+    """The first doubt about what says which model runs; "" for none, as in an empty directory.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    if not any(path.iterdir()):
+        return ""
+    owners = {os.geteuid(), path.stat().st_uid} if for_owner else {os.geteuid()}
+    doubts = (doubt_about(place, owners) for place in (path, *(path / name for name in _DECIDES)))
+    return next(filter(None, doubts), "")
+
+
+def doubt_about(path: Path, owners: set[int]) -> str:
+    """Why what lies here may not be what the agent wrote; "" where it is, or is missing.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ""
+    if found.st_uid not in owners | {0}:
+        return f"{path} belongs to user {found.st_uid}, not to the agent's (user {os.geteuid()})"
+    if found.st_mode & 0o022:
+        mode = stat.S_IMODE(found.st_mode)
+        return f"{path} may be changed by others (mode {mode:04o}): expected at most 0755"
+    return ""
+
+
+def remedy(path: Path) -> str:
+    """What to do about a doubt."""
+    return (
+        "if nobody else can have changed it:"
+        f" chown -R $(id -u) {path} && chmod -R go-w {path}; else remove it and install anew"
+    )
 
 
 def unwritable(path: Path, error: OSError) -> AgentError:

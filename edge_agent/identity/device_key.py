@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from cryptography import x509
@@ -45,8 +46,13 @@ class Identity:
         if not path.exists():
             _create(path)
         try:
-            if path.stat().st_mode & 0o077:
-                path.chmod(0o600)
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & 0o077:
+                raise AgentError(
+                    f"{path}: others may read this private key (mode {mode:04o}, expected 0600)",
+                    hint=f"if nobody else can have read it: chmod 600 {path}; else make a new one:"
+                    f" rm {path}, and enrol the device anew",
+                )
             key = load_pem_private_key(path.read_bytes(), password=None)
         except (OSError, ValueError, TypeError) as error:
             raise AgentError(

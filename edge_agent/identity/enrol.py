@@ -11,7 +11,7 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError
 from edge_agent.identity.contact import TIMEOUT_S, Contact, certificate_files, read_server
 from edge_agent.identity.device_key import Identity
-from edge_agent.statedir import unwritable
+from edge_agent.statedir import make_private, unwritable
 from edge_contract.enrol_code import parse_code
 from edge_contract.errors import ExitCode
 
@@ -43,8 +43,7 @@ def enrol_device(
         )
     state_dir = Path(device.state_dir)
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        state_dir.chmod(0o700)
+        make_private(state_dir, for_owner=True)
         identity = Identity(state_dir / "device-key.pem")
         files = certificate_files(device, identity)
         where = read_server(server, config.mqtt)
