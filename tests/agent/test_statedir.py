@@ -102,9 +102,7 @@ def test_a_state_of_another_owner_starts_nothing_but_root_may_install_for_a_serv
 
 
 @pytest.mark.parametrize("name", ["trust", "trust/last-order.json"])
-def test_trust_that_others_could_have_changed_stops_new_installs(
-    name: str, tmp_path: Path
-) -> None:
+def test_trust_that_others_could_have_changed_stops_new_installs(name: str, tmp_path: Path) -> None:
     publisher = Publisher()
     publisher.approve("1.0.0")
     desk = ready_desk(tmp_path, publisher)

@@ -25,12 +25,19 @@ from edge_agent.identity.tls import client_context
 from edge_agent.link import Inbound, Link, LinkDown, LinkUp, SubscriptionRefused
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.enrol_code import parse_code
-from edge_contract.messages import CertificateAnswer, CertificateAsk
-from edge_contract.topics import device_filters
+from edge_contract.messages import CertificateAnswer, CertificateAsk, Enrol, EnrolAnswer
+from edge_contract.topics import EVERYONE, device_filters, topic
 from fleet.manager.broker_address import BrokerAddress, parse_broker_address
 from fleet.manager.connection import Connected, Connection
 from tests.identity.connect_proxy import ConnectProxy
-from tests.identity.secure_fleet import FLEET, LINE, DeviceKit, SecureFleet, eventually
+from tests.identity.secure_fleet import (
+    FLEET,
+    HARDWARE,
+    LINE,
+    DeviceKit,
+    SecureFleet,
+    eventually,
+)
 
 pytestmark = pytest.mark.debian
 
@@ -174,14 +181,15 @@ def test_renewed_certificate_counts_only_once_it_has_connected(
     link.until(LinkUp)
     renewal = _renewal(kit)
     assert renewal.ask(0.0) is None  # fresh
+    link.link.subscribe([kit.topic("rsp/+")])
+    assert not fleet_says_renew(link, kit)
     secure.install_issuer(days=200)
     secure.issuers.issuers = secure.issuers.issuers[-1:]  # so what the old one signed is due
+    assert fleet_says_renew(link, kit)
     renewal.hint(True)
     ask = renewal.ask(0.0)
     assert ask is not None
     assert renewal.ask(10.0) is None, "a hint may not cost a message a second"
-    link.link.subscribe(device_filters(FLEET, "cam-1", LINE))
-    time.sleep(0.2)
     link.link.publish(kit.topic("enroll/renew"), ask)
     answer = link.until(Inbound)
     assert answer.topic == kit.topic("rsp/certificate")
@@ -387,6 +395,21 @@ def test_without_enrolment_nothing_is_sent_in_the_clear(
 
 def _downs(link: LinkUnderTest) -> list[LinkDown]:
     return [e for e in list(link.events.queue) if isinstance(e, LinkDown)]
+
+
+def fleet_says_renew(link: LinkUnderTest, kit: DeviceKit) -> bool:
+    """Announce the device, as its agent does with every connection; the manager's hint."""
+    body = Enrol(
+        device=kit.name,
+        hardware=HARDWARE,
+        line=LINE,
+        public=kit.identity.public.hex(),
+        agent_version="1",
+    )
+    link.link.publish(topic(FLEET, EVERYONE, "enroll", kit.name), encode_json(body))
+    answer = link.until(Inbound)
+    assert answer.topic == kit.topic("rsp/enrol")
+    return decode_json(answer.payload, EnrolAnswer, what="answer").renew
 
 
 def _renewal(kit: DeviceKit, **options: Any) -> Renewal:
