@@ -106,22 +106,23 @@ class Device:
             version = self.fleet.get(order.digest)
             if version is None:
                 return FetchFailed(ticket, "no such bundle")
-            (self.state_dir / "blobs").mkdir(exist_ok=True)
-            manifest = decode_manifest(version.blobs[order.digest], where="fetched")
-            about = version.blobs[manifest.layer("model.json").digest]
-            layers = needed_layers(
-                manifest, decode_model_manifest(about, where="fetched"), HARDWARE
-            )
-            for digest in (order.digest, *(layer.digest for layer in layers)):
-                if not self.blob(digest).exists():
-                    try:
-                        write_durably(self.blob(digest), version.blobs[digest])
-                    except OSError as error:
-                        return FetchFailed(ticket, f"cannot keep a blob: {error}")
-                    self.fetched.append(digest)
+            try:
+                self._fetch(order, version)
+            except OSError as error:
+                return FetchFailed(ticket, f"cannot keep a blob: {error}")
             return FetchDone(ticket)
 
         self.pending.append(fetch)
+
+    def _fetch(self, order: Order, version: Version) -> None:
+        (self.state_dir / "blobs").mkdir(exist_ok=True)
+        manifest = decode_manifest(version.blobs[order.digest], where="fetched")
+        about = version.blobs[manifest.layer("model.json").digest]
+        layers = needed_layers(manifest, decode_model_manifest(about, where="fetched"), HARDWARE)
+        for digest in (order.digest, *(layer.digest for layer in layers)):
+            if not self.blob(digest).exists():
+                write_durably(self.blob(digest), version.blobs[digest])
+                self.fetched.append(digest)
 
     def cancel(self) -> None:
         return
