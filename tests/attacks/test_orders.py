@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -333,24 +332,7 @@ def test_directors_list_without_any_key(victim: Victim) -> None:
     victim.refused("edge_contract.signing", "no trusted key is known")
 
 
-# --- anything at all -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["desired/model", "cmd/report", "rsp/time", "rsp/ack"])
-def test_fuzzed_messages_on(name: str, victim: Victim) -> None:
-    random_bytes = random.Random(name)
-    good = victim.envelope()
-    cls, _, last = name.partition("/")
-    for number in range(200):
-        junk = bytearray(good if number % 2 else random_bytes.randbytes(number))
-        for _ in range(1 + number % 7):
-            if junk:
-                junk[random_bytes.randrange(len(junk))] = random_bytes.randrange(256)
-        victim.send(topic(FLEET, DEVICE, cls, last), bytes(junk))
-        victim.agent._obey(victim.clock.monotonic_s())
-    victim.clock.later_s += 11
-    victim.agent._obey(victim.clock.monotonic_s())
-    victim.refused("edge_contract.codec, edge_contract.signing", "refused: |Inbound: ")
+# --- damage ----------------------------------------------------------------------------------
 
 
 def test_damaged_trust_file_does_not_begin_anew(victim: Victim) -> None:

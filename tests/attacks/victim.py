@@ -70,6 +70,7 @@ class Victim:
             },
             "trust": {"root": str(home / "root.json")},
             "source": {"kind": "directory", "path": str(frames), "rate_hz": 100.0},
+            "mqtt": {"host": "127.0.0.1", "port": 1, "tls": True},  # never started
             "drift": {"enabled": False},
             "link": {"metered": True},
         }
