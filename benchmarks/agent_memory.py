@@ -119,10 +119,18 @@ def write_bundle_of(path: Path, version: str, data: bytes) -> None:
 
 
 class Device:
-    """One agent process in a directory of its own."""
+    """One agent process in a directory of its own.
 
-    def __init__(self, home: Path, *, vision: bool) -> None:
+    Args:
+        home: an empty directory.
+        vision: frames are pictures, not arrays.
+        python: whose agent it is; this checkout's where it is this one.
+    """
+
+    def __init__(self, home: Path, *, vision: bool, python: str = sys.executable) -> None:
         self.home = home
+        self._python = python
+        self._cwd = HERE.parent if python == sys.executable else home
         repository = Repository(home / "repository", "bench", time.time)
         repository.initialise()
         (home / "root.json").write_bytes(repository.root_bytes())
@@ -155,10 +163,10 @@ class Device:
         """The agent; yields its process id."""
         log = (self.home / "agent.log").open("a")
         process = subprocess.Popen(
-            [sys.executable, "-c", _AGENT, "run", "--config", str(self.home / "agent.toml")],
+            [self._python, "-c", _AGENT, "run", "--config", str(self.home / "agent.toml")],
             stdout=log,
             stderr=log,
-            cwd=HERE.parent,
+            cwd=self._cwd,
         )
         try:
             self.wait("an agent", self.status)
@@ -171,8 +179,8 @@ class Device:
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """One ``edge-agent`` command."""
         return subprocess.run(
-            [sys.executable, "-m", "edge_agent.cli", *words],
-            capture_output=True, text=True, cwd=HERE.parent, check=False,
+            [self._python, "-m", "edge_agent.cli", *words],
+            capture_output=True, text=True, cwd=self._cwd, check=False,
         )  # fmt: skip
 
     def install(self, version: str) -> None:

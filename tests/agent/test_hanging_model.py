@@ -1,11 +1,10 @@
-"""A new version that hangs in its trial: the watchdog ends the agent, and the old one comes back."""
+"""A new version that hangs in its trial is ended by the watchdog, and the old one comes back."""
 
 from __future__ import annotations
 
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -103,11 +102,11 @@ class Supervisor:
 
 
 @pytest.fixture
-def notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "notify"
     monkeypatch.setenv("NOTIFY_SOCKET", str(path))
     monkeypatch.setenv("WATCHDOG_USEC", str(int(WATCHDOG_S * 1e6)))
-    yield path
+    return path
 
 
 def test_a_model_that_hangs_in_its_trial_is_ended_and_the_old_one_answers_again(

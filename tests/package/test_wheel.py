@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.agent_memory import LIMIT_MB, Device, loaded, resident_mb
+
 ROOT = Path(__file__).parents[2]
 SERVER_PACKAGES = (
     "onnx", "sqlalchemy", "alembic", "starlette", "uvicorn", "rich", "click", "jinja2", "scipy",
@@ -20,7 +22,6 @@ SERVER_PACKAGES = (
 
 @pytest.fixture(scope="session")
 def agent_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with the built wheel and the ``[agent]`` extra, and nothing of this checkout."""
     work = tmp_path_factory.mktemp("wheel")
     run = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", work, ROOT],
@@ -74,6 +75,21 @@ except AgentError as error:
     print(error.hint)
 """
     assert "wherry[vision]" in run_there(agent_python, code)
+
+
+def test_the_agent_alone_stays_within_its_memory(
+    agent_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``benchmarks/agent_memory.py`` measures it, on some hundred frames of a 4 MB model."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    device = Device(tmp_path, vision=False, python=str(agent_python))
+    device.configure(rate_hz=100)
+    with device.running() as pid:
+        device.install("1.0.0")
+        device.wait("some hundred frames", lambda: device.answered() >= 300)
+        assert not loaded(pid, "cv2")
+        assert loaded(pid, "libssl")
+        assert resident_mb(pid) <= LIMIT_MB["without vision"]
 
 
 def test_bundled_profiles_and_migrations_travel_in_the_wheel(agent_python: Path) -> None:
