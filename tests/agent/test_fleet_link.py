@@ -14,7 +14,7 @@ from edge_agent.transfer.budget import (
     PING_BYTES,
     message_bytes,
 )
-from edge_agent.transfer.http_source import HttpBlock
+from edge_agent.transfer.http_source import HttpBlock, HttpFailed
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.digest import digest_of
 from edge_contract.messages import BlobBlock, CertificateAsk, EnrolAnswer
@@ -128,3 +128,5 @@ def test_connections_keepalives_and_blocks_over_http_are_counted(tmp_path: Path)
         block = BlobBlock(digest=digest_of(b"x"), offset_bytes=0, size_bytes=4096, data=bytes(4096))
         agent._http_block(HttpBlock(block, 5000))
         assert spent() == message_bytes("", 5000, qos=0)
+        agent._http_failed(HttpFailed("no such page", 700))
+        assert spent() == message_bytes("", 700, qos=0), "nor is what came to nothing free"

@@ -10,6 +10,7 @@ import pytest
 from edge_agent.api import Request
 from edge_agent.medium_install import MediumCopied
 from edge_agent.update.events import HookAnswer
+from edge_agent.update.readiness import DeviceReadiness
 from edge_contract.digest import digest_of
 from edge_contract.health import HealthSpec
 from edge_contract.media import MediaDevice
@@ -93,20 +94,22 @@ def test_a_bundle_s_hooks_are_asked_only_where_the_device_enables_them(
 def test_the_device_s_own_conditions_are_what_an_update_waits_for(tmp_path: Path) -> None:
     order = make_version("1.0.0").order(1)
     update = {"window": "02:00-04:00", "temperature_max_c": 41.5, "space_reserve_mb": 123_456.0}
-    with still_agent(tmp_path, update=update) as device:
-        readiness = device.agent.update._readiness
-        assert readiness is not None
-        assert "1000000123456.0 MB are needed" in readiness.why_not(order, 10**18)
-        assert device.parts.facts()["settings"]["update.temperature_max_c"] == 41.5
-        assert readiness.temperature_max_c == 41.5  # type: ignore[attr-defined]
-    with still_agent(tmp_path / "b", update={**update, "space_reserve_mb": 0.0}) as device:
-        readiness = device.agent.update._readiness
-        assert readiness is not None
-        assert "the device's window is 02:00-04:00 UTC" in readiness.why_not(order, 0)
-    with still_agent(tmp_path / "c", update={"space_reserve_mb": 0.0}) as device:
-        readiness = device.agent.update._readiness
-        assert readiness is not None
-        assert readiness.why_not(order, 0) == ""
+
+    def why(home: Path, needed_bytes: int = 0, **wish: object) -> str:
+        with still_agent(home, update=wish) as device:
+            readiness = device.agent.update._readiness
+            assert isinstance(readiness, DeviceReadiness)
+            assert readiness.temperature_max_c == wish.get("temperature_max_c", 85.0)
+            assert device.agent.remote.facts()["settings"]["update.temperature_max_c"] == (
+                readiness.temperature_max_c
+            )
+            wait = readiness.wait(order, needed_bytes)
+            return wait.why if wait is not None else ""
+
+    assert "1000000123456.0 MB are needed" in why(tmp_path / "a", 10**18, **update)
+    update["space_reserve_mb"] = 0.0
+    assert "the device's window is 02:00-04:00 UTC" in why(tmp_path / "b", **update)
+    assert why(tmp_path / "c", space_reserve_mb=0.0) == ""
 
 
 @pytest.mark.parametrize(("rate_kb_s", "most"), [(0.0, float("inf")), (20.0, 65_536.0)])
