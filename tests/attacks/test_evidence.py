@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tests.attacks.conftest import EVIDENCE, identity_attacks
 
+CHANGELOG = EVIDENCE.parents[2] / "CHANGELOG.md"
+
 
 def test_table_names_every_attack() -> None:
     functions = set()
@@ -24,6 +26,9 @@ def test_table_names_every_attack() -> None:
     count = re.search(r"^(\d+) attacks\.$", EVIDENCE.read_text(), re.MULTILINE)
     assert count is not None
     assert int(count[1]) == sum(row != "attack" for row in rows)
+    told = re.search(r"a suite of\s+(\d+)\s+attacks", CHANGELOG.read_text())
+    assert told is not None
+    assert told[1] == count[1]
 
 
 def test_the_list_of_attacks_on_identity_is_whole() -> None:
