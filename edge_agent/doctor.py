@@ -81,8 +81,8 @@ def _disk(state_dir: Path) -> Finding:
     while not place.exists():
         place = place.parent
     stat = os.statvfs(place)
-    refusal = errno.EROFS if stat.f_flag & os.ST_RDONLY else errno.EACCES
-    if refusal == errno.EROFS or not os.access(place, os.W_OK):
+    if not os.access(place, os.W_OK):
+        refusal = errno.EROFS if stat.f_flag & os.ST_RDONLY else errno.EACCES
         error = unwritable(state_dir, OSError(refusal, os.strerror(refusal)))
         return Finding(False, error.message, error.hint)
     doubt = doubt_about_state(state_dir, for_owner=True) if state_dir.is_dir() else ""

@@ -193,6 +193,9 @@ class FleetLink:
         """The connection ended, or could not be made."""
         self._connection_id = ""
         self.down_reason = event.reason
+        if event.tls_refused:
+            # As dear as one that is accepted; one that meets nobody costs two packets, if any.
+            self._budget.spend(CONNECT_BYTES)
         if self._renewal is not None and event.tls_refused:
             self._renewal.refused(self._clock.monotonic_s())
         self.up_before = False

@@ -9,6 +9,7 @@ import pytest
 
 from edge_agent.identity.certificate import CertificateFiles
 from edge_agent.identity.renewal import ASK_EVERY_S
+from edge_agent.link import LinkDown
 from edge_agent.transfer.budget import (
     CONNECT_BYTES,
     PING_BYTES,
@@ -125,6 +126,10 @@ def test_connections_keepalives_and_blocks_over_http_are_counted(tmp_path: Path)
         assert spent() == 0, "a metered link pings every 600 s"
         device.pass_s(300.0)
         assert spent() == PING_BYTES
+        agent.fleet.disconnected(LinkDown("certificate expired", tls_refused=True))
+        assert spent() == CONNECT_BYTES, "a handshake that fails is one all the same"
+        agent.fleet.disconnected(LinkDown("no broker answers"))
+        assert spent() == 0
         block = BlobBlock(digest=digest_of(b"x"), offset_bytes=0, size_bytes=4096, data=bytes(4096))
         agent._http_block(HttpBlock(block, 5000))
         assert spent() == message_bytes("", 5000, qos=0)
