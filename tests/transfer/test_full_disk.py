@@ -19,6 +19,7 @@ from edge_agent.update.state import Stage
 from edge_contract.messages import BlobAsk, BlobBlock
 from tests.agent.test_transfer import BLOCK_BYTES, blob
 from tests.transfer.test_block_sources import Aside, no_delta
+from tests.update.bundles import make_version
 from tests.update.device import Clock, Device
 
 
@@ -150,3 +151,22 @@ def test_the_update_says_what_it_waits_for_and_only_while_it_fetches(
     assert device.manager.waits_for == "no space left"
     device.manager.handle(FetchFailed(ticket, "gone"))
     assert device.manager.waits_for == ""
+
+
+def test_no_room_is_waited_for_until_the_order_s_deadline_and_the_fleet_hears_why(
+    tmp_path: Path,
+) -> None:
+    device = Device(tmp_path, {}, Clock())
+    device.manager.start("clean")
+    due_ts = device.clock.wall_s() + 3600
+    order = make_version("1.0.0").order(1, deadline_ts=due_ts)
+    device.manager.handle(Ordered(order))
+    while device.manager.state.stage is not Stage.FETCHING:
+        assert device.pump()
+    device.manager.handle(FetchWaits(device.manager.state.ticket, "no space left"))
+    for late_s in (-1, 0):
+        assert device.phases(1)[-1] == "downloading"
+        device.manager.tick(device.clock.now_s, due_ts + late_s)
+    assert device.phases(1)[-1] == "failed"
+    assert "deadline passed" in device.reason(1)
+    assert "it waited: no space left" in device.reason(1)
