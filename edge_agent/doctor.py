@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edge_agent.board import default_hardware
 from edge_agent.config import AgentConfig, load_config
-from edge_agent.statedir import doubt_about_state, remedy, unwritable
+from edge_agent.statedir import doubt_about_state, unwritable
 from edge_agent.trust.root_file import is_root
 from edge_contract.errors import WherryError
 
@@ -85,9 +85,9 @@ def _disk(state_dir: Path) -> Finding:
         refusal = errno.EROFS if stat.f_flag & os.ST_RDONLY else errno.EACCES
         error = unwritable(state_dir, OSError(refusal, os.strerror(refusal)))
         return Finding(False, error.message, error.hint)
-    doubt = doubt_about_state(state_dir, for_owner=True) if state_dir.is_dir() else ""
-    if doubt:
-        return Finding(False, doubt, remedy(state_dir))
+    doubt = doubt_about_state(state_dir, for_owner=True) if state_dir.is_dir() else None
+    if doubt is not None:
+        return Finding(False, doubt.text, doubt.hint)
     free_mb = stat.f_bavail * stat.f_frsize / 1e6
     return Finding(
         free_mb >= 100,

@@ -20,7 +20,7 @@ import msgspec
 
 from edge_agent.clock import SystemClock
 from edge_agent.errors import DamagedTrustError
-from edge_agent.statedir import doubt_about, remedy
+from edge_agent.statedir import doubt_about
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
 from edge_agent.trust.commands import (
     UsedNonces,
@@ -379,10 +379,10 @@ class OrderDesk:
 def _require_own(directory: Path) -> None:
     owners = {os.geteuid(), directory.parent.stat().st_uid}
     for path in (directory, *directory.iterdir()):
-        doubt = doubt_about(path, owners)
-        if doubt:
+        doubt = doubt_about(path, owners, mend=directory)
+        if doubt is not None:
             raise DamagedTrustError(
-                f"{doubt}; new installs stop, what runs keeps running", hint=remedy(directory)
+                f"{doubt.text}; new installs stop, what runs keeps running", hint=doubt.hint
             )
 
 

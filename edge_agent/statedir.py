@@ -14,6 +14,7 @@ import os
 import stat
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from edge_agent.errors import AgentError
 from edge_agent.update.pointer import BOOT_FILE
@@ -99,26 +100,39 @@ def make_private(path: Path, *, for_owner: bool = False) -> None:
     os.umask(os.umask(0o022) | 0o022)
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     doubt = doubt_about_state(path, for_owner=for_owner)
-    if doubt:
-        raise AgentError(doubt, hint=remedy(path))
+    if doubt is not None:
+        raise AgentError(doubt.text, hint=doubt.hint)
     path.chmod(0o700)
 
 
-def doubt_about_state(path: Path, *, for_owner: bool) -> str:
-    """The first doubt about what says which model runs; "" for none, as in an empty directory.
+class Doubt(NamedTuple):
+    """Why something may not be what the agent wrote, and what to do about it."""
+
+    text: str
+    hint: str
+
+
+def doubt_about_state(path: Path, *, for_owner: bool) -> Doubt | None:
+    """The first doubt about what says which model runs; None for none, as in an empty directory.
 
     Raises:
         OSError: it cannot be looked at.
     """
     if not any(path.iterdir()):
-        return ""
+        return None
     owners = {os.geteuid(), path.stat().st_uid} if for_owner else {os.geteuid()}
-    doubts = (doubt_about(place, owners) for place in (path, *(path / name for name in _DECIDES)))
-    return next(filter(None, doubts), "")
+    places = (path, *(path / name for name in _DECIDES))
+    doubts = (doubt_about(place, owners, mend=path) for place in places)
+    return next((doubt for doubt in doubts if doubt is not None), None)
 
 
-def doubt_about(path: Path, owners: set[int]) -> str:
-    """Why what lies here may not be what the agent wrote; "" where it is, or is missing.
+def doubt_about(path: Path, owners: set[int], *, mend: Path) -> Doubt | None:
+    """Whether others could have changed what lies here; None where they could not.
+
+    Args:
+        path: a file or directory; a missing one gives no doubt.
+        owners: accounts that may own it, beside root.
+        mend: the directory that the advice is about.
 
     Raises:
         OSError: it cannot be looked at.
@@ -126,21 +140,17 @@ def doubt_about(path: Path, owners: set[int]) -> str:
     try:
         found = path.stat()
     except FileNotFoundError:
-        return ""
+        return None
+    advice = "if nobody else can have changed it: {}; else remove it and install anew"
     if found.st_uid not in owners | {0}:
-        return f"{path} belongs to user {found.st_uid}, not to the agent's (user {os.geteuid()})"
+        mine = os.geteuid()
+        text = f"{path} belongs to user {found.st_uid}, not to the agent's (user {mine})"
+        return Doubt(text, advice.format(f"sudo chown -R {mine} {mend}"))
     if found.st_mode & 0o022:
         mode = stat.S_IMODE(found.st_mode)
-        return f"{path} may be changed by others (mode {mode:04o}): expected at most 0755"
-    return ""
-
-
-def remedy(path: Path) -> str:
-    """What to do about a doubt."""
-    return (
-        "if nobody else can have changed it:"
-        f" chown -R $(id -u) {path} && chmod -R go-w {path}; else remove it and install anew"
-    )
+        text = f"{path} may be changed by others (mode {mode:04o}): expected at most 0755"
+        return Doubt(text, advice.format(f"chmod -R go-w {mend}"))
+    return None
 
 
 def unwritable(path: Path, error: OSError) -> AgentError:

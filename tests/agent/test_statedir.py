@@ -92,8 +92,9 @@ def test_a_state_of_another_owner_starts_nothing_but_root_may_install_for_a_serv
     name: str, state: Path
 ) -> None:
     os.chown(state / name, NOBODY, -1)
-    with pytest.raises(AgentError, match=f"belongs to user {NOBODY}"):
+    with pytest.raises(AgentError, match=f"belongs to user {NOBODY}") as refused:
         StateDir(state)
+    assert f"sudo chown -R {os.geteuid()} {state};" in refused.value.hint
     if name == ".":
         StateDir(state, for_owner=True).close()
     else:
