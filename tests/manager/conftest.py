@@ -22,6 +22,18 @@ from tests.manager.simulated_device import FLEET, SimulatedDevice, wait_until
 from tests.programs import require_program
 
 
+class MovableClock(SystemClock):
+    """This machine's clocks, and as far ahead of them as a test says."""
+
+    ahead_s = 0.0
+
+    def wall_s(self) -> float:
+        return super().wall_s() + self.ahead_s
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self.ahead_s
+
+
 class FleetUnderTest:
     """Broker, store, repository and manager below one directory."""
 
@@ -31,7 +43,7 @@ class FleetUnderTest:
         self.directory = directory
         self.kind = kind
         self.port = free_port()
-        self.clock = SystemClock()
+        self.clock = MovableClock()
         self.repository = Repository(directory / "state", FLEET, self.clock.wall_s)
         self.repository.initialise()
         self.director = public_bytes(self.repository.director_key())
