@@ -39,10 +39,11 @@ def list_(state: StateDir, as_json: bool) -> None:
 @line.command("floor")
 @click.argument("name")
 @click.argument("version")
+@click.option("--yes", is_flag=True, help="Also above every approved version: no new installs.")
 @proposing
-def floor(change: Proposal, name: str, version: str) -> int:
+def floor(change: Proposal, name: str, version: str, yes: bool) -> int:
     """Let no device install anything of line NAME below VERSION anew."""
-    outcome = change.ceremony().floor(name, version)
+    outcome = change.ceremony().floor(name, version, above_all=yes)
     return change.tell(outcome, f"{name}: no new install below {version}")
 
 

@@ -20,6 +20,7 @@ from fleet.errors import FleetError
 from fleet.repository.archive import AUDIT, DIRECTOR, Outcome
 from fleet.repository.delegations import ONLINE_ROLES, delegations, offline_files, sign_anew
 from fleet.repository.key_files import PublicKeyFile
+from fleet.repository.review import newest_approved
 from fleet.repository.role_files import Edition, line_role
 from fleet.repository.signing_event import Purpose, SigningEvent
 from fleet.repository.tuf_repository import Repository
@@ -175,15 +176,26 @@ class Ceremony:
 
     # --- lines -----------------------------------------------------------------------------
 
-    def floor(self, line: str, version: str) -> Outcome:
+    def floor(self, line: str, version: str, *, above_all: bool = False) -> Outcome:
         """Let no device install anything below ``version`` anew.
 
+        Args:
+            above_all: it may be above every approved version, which stops all new installs.
+
         Raises:
-            FleetError: no such line.
+            FleetError: no such line, or above everything that is approved in it.
         """
         version_order(version)
         with self._archive.exclusive():
             base, signed = self._line(line)
+            newest = newest_approved(signed.targets)
+            if not above_all and (not newest or version_order(version) > version_order(newest)):
+                raise FleetError(
+                    f"{line}: a floor of {version} is above every approved version (the newest is"
+                    f" {newest or 'none'}): no device could install anything of this line anew",
+                    hint=f"publish {version} first; or, to stop new installs, say --yes",
+                    exit_code=ExitCode.USAGE,
+                )
             signed.unrecognized_fields[MIN_RELEASE_FIELD] = version
             reason = f"{line}: no new install below {version}"
             return self._propose(base, "floor", {line_role(line): signed}, reason)

@@ -7,6 +7,7 @@ bring a key along, and a field that this release does not know cannot change at 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal
@@ -93,7 +94,7 @@ def differences(
         found += _root_keys(old, new)
     else:
         found += _targets(role, old, new)
-        found += _floor(role, old, new)
+        found += _floor(role, old, new, after.targets)
         found += _delegations(role, old, new, holders)
     for field in sorted(set(old) | set(new)):
         if old.get(field) != new.get(field):
@@ -175,18 +176,28 @@ def _targets(role: str, old: dict[str, Any], new: dict[str, Any]) -> list[Change
     return found
 
 
-def _floor(role: str, old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+def newest_approved(paths: Iterable[str]) -> str:
+    """The newest version among target paths of one line, ``line/version``; "" for none."""
+    return max((path.rpartition("/")[2] for path in paths), key=version_order, default="")
+
+
+def _floor(
+    role: str, old: dict[str, Any], new: dict[str, Any], approved: Iterable[str]
+) -> list[Change]:
     before, after = old.pop(MIN_RELEASE_FIELD, ""), new.pop(MIN_RELEASE_FIELD, "")
     if before == after:
         return []
     version_order(after)
     lower = bool(before) and version_order(after) < version_order(before)
+    newest = newest_approved(approved)
+    stops = not newest or version_order(after) > version_order(newest)
     return [
         Change(
             "floor",
             role,
             f"{role}: no new install below {after}"
-            + (f", LOWERED from {before}" if lower else f" (was {before or 'none'})"),
+            + (f", LOWERED from {before}" if lower else f" (was {before or 'none'})")
+            + (", ABOVE EVERY approved version: STOPS all new installs" if stops else ""),
         )
     ]
 

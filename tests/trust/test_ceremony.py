@@ -32,6 +32,22 @@ def test_floor_and_retirement_are_signed_by_people(office: Office) -> None:
         office.publish("0.9.0")
 
 
+def test_a_floor_above_all_that_is_approved_takes_a_word_and_its_signers_see_it(
+    office: Office,
+) -> None:
+    with pytest.raises(FleetError, match="above every approved version \\(the newest is 1.0.0") as no:
+        office.ceremony.floor("digits", "9.9.9")
+    assert "--yes" in no.value.hint
+    assert not office.repository.archive.events.all()
+    assert not office.ceremony.floor("digits", "9.9.9", above_all=True).committed
+    told = [change.text for change in office.desk("ada").review(office.event()).changes]
+    assert any("9.9.9" in text and "STOPS all new installs" in text for text in told), told
+    office.sign("ada", "bob")
+    assert not office.ceremony.floor("digits", "1.0.0").committed
+    told = [change.text for change in office.desk("ada").review(office.event()).changes]
+    assert any("LOWERED from 9.9.9" in text and "STOPS" not in text for text in told), told
+
+
 def test_retired_version_never_comes_back_with_another_content(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "state", "shop", lambda: NOW_S)
     repository.publish(make_bundle(tmp_path / "a").path)
