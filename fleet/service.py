@@ -135,6 +135,8 @@ class FleetService:
             findings_count=refused,
             blob_bytes_sent=manager.blobs.bytes_sent,
             problem=facts.problem,
+            reminders=manager.reminders.due,
+            signed_until_s=manager.reminders.signed_until_s,
         )
 
     def events(self, since: str = "", *, wait_s: float = 0.0) -> Changes:

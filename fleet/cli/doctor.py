@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edge_contract.errors import ExitCode
+from edge_contract.errors import ExitCode, WherryError
 from fleet.cli.terminal import emit, for_this_fleet, json_option, state_option
 from fleet.errors import FleetError
 from fleet.manager.state_dir import StateDir
@@ -19,11 +19,12 @@ _FREE_BYTES_MIN = 200_000_000
 @state_option
 @json_option
 def doctor(state: StateDir, as_json: bool) -> int:
-    """Check the state directory, the manager, its broker and what ingest refused.
+    """Check the state directory, the manager, its broker, what ingest refused, and what people have
+    to sign before it runs out.
 
     Exits with 0 when all is well, 7 when no manager or no broker answers, 1 otherwise.
     """
-    checks = [_broker_programs(), _disk(state), *_manager(state)]
+    checks = [_broker_programs(), _disk(state), *_manager(state), *_reminders(state)]
     failed = [check for check in checks if not check["ok"]]
     lines = []
     for check in checks:
@@ -85,3 +86,23 @@ def _manager(state: StateDir) -> list[dict[str, Any]]:
         text = f"{health['findings_count']} messages were refused by ingest"
         checks.append(_check("refused messages", True, text))
     return checks
+
+
+def _reminders(state: StateDir) -> list[dict[str, Any]]:
+    """Read from the disk: a manager that stands still reminds nobody."""
+    from fleet.cli.repository_options import open_repository
+    from fleet.identity.issuers import Issuers
+    from fleet.manager.reminders import reminders_due
+    from fleet.repository.key_status import key_status
+
+    if not (state.path / "tuf").is_dir():
+        return []
+    try:
+        archive = open_repository(state).archive
+        issuers = Issuers(state.identity, archive.fleet)
+        due = reminders_due(key_status(archive), issuers, archive.clock())
+    except WherryError as error:
+        return [_check("signatures", False, error.message, error.hint)]
+    if not due:
+        return [_check("signatures", True, "nothing has to be signed by people soon")]
+    return [_check("signatures", False, item.text, item.command) for item in due]

@@ -39,6 +39,7 @@ def overview_page(service: FleetService, place: Place) -> Page:
         values={
             "now": health.now_s,
             "health": health,
+            "reminders": health.reminders,
             "sentence": _sentence(devices, rollouts, alarmed, health),
             "device_count": len(devices),
             "bar": state_bar((words.DEVICE[state], states[state]) for state in words.DEVICE),

@@ -162,17 +162,14 @@ class Issuers:
         return newest
 
     def trouble(self, now_s: float) -> str:
-        """What an operator has to do about the issuer, "" for nothing."""
+        """Why no certificate can be issued, "" where one can; "" for a fleet that has no CA."""
         if not self.installed:
             return ""
         try:
-            issuer = self.current(now_s)
+            self.current(now_s)
         except FleetError as error:
             return error.message
-        if not issuer.third_left(now_s):
-            return ""
-        days = (issuer.until_s - now_s) / DAY_S
-        return f"the issuer certificate ends in {days:.0f} days; next: edge-fleet ca request"
+        return ""
 
     def request(self) -> str:
         """A request (PEM) for the CA; the key stays here, 0600. Asked twice, it is the same key."""

@@ -42,6 +42,7 @@ from fleet.manager.inbox import Command, Inbox
 from fleet.manager.intake import Intake
 from fleet.manager.orders import Orders
 from fleet.manager.publisher import Publisher
+from fleet.manager.reminders import Reminders
 from fleet.manager.repository_watch import RepositoryWatch
 from fleet.manager.retention import DEFAULT_S, Retention
 from fleet.manager.rollout_desk import RolloutDesk
@@ -164,6 +165,7 @@ class Manager:
         )
         self._care = IdentityCare(self.issuers, store, self.facts, clock)
         self.evictions = Evictions(address, self.issuers, self._care.locked_out, clock.wall_s)
+        self.reminders = Reminders(repository.archive, self.issuers, clock)
         self._retention = Retention(store, clock, records_kept_s)
         self._poll_due_s = 0.0
         self._hourly_due_s = 0.0
@@ -387,6 +389,7 @@ class Manager:
                 self._hourly_due_s = now_s + _HOUR_S
                 self._care.hourly()
                 self._watch.hourly()
+                self.reminders.hourly()
             self._session.mark_missing()
             self._care.note_floods(self._connection.quota.take_dropped())
             self._desk.tick(connected=self.connected)

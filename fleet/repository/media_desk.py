@@ -30,6 +30,7 @@ from fleet.errors import FleetError
 from fleet.repository.edition_signer import owner_of, role_keys
 from fleet.repository.offline_files import (
     OfflineFiles,
+    kept_path,
     parse_offline_files,
     read_offline_files,
 )
@@ -58,7 +59,7 @@ class MediaDesk:
         self._repository = repository
         self._archive = repository.archive
         self._who = who
-        self._path = self._archive.state_dir / "tuf" / "offline.json"
+        self._path = kept_path(self._archive)
         self._sequence_path = self._archive.state_dir / "media-sequence.json"
 
     def draft(self) -> OfflineFiles:

@@ -18,6 +18,7 @@ from edge_contract.codec import DOCUMENT_LIMIT_BYTES, decode_json
 from edge_contract.errors import ContractError, ExitCode, TrustError
 from edge_contract.topics import check_id
 from fleet.errors import FleetError
+from fleet.repository.archive import Archive
 from fleet.repository.key_files import HeldKey
 from fleet.repository.role_files import to_bytes
 from fleet.repository.signer_desk import LIFE_MAX
@@ -89,6 +90,24 @@ def _require_plain(
     strange = [name for name in snapshot.meta if not _ROLE_FILE.fullmatch(name)]
     if strange:
         raise TrustError(f"offline files: {strange[0][:60]!a} is no role of a fleet's")
+
+
+def kept_path(archive: Archive) -> Path:
+    """Where the files lie that media are written with."""
+    return archive.state_dir / "tuf" / "offline.json"
+
+
+def kept_until_s(archive: Archive) -> float | None:
+    """Until when those count, in unix seconds; None where people were never asked to sign any.
+
+    Raises:
+        FleetError, TrustError: they are damaged.
+    """
+    path = kept_path(archive)
+    if not path.exists():
+        return None
+    snapshot, timestamp = parse_offline_files(read_offline_files(path))
+    return min(snapshot.signed.expires, timestamp.signed.expires).timestamp()
 
 
 def read_offline_files(path: Path) -> OfflineFiles:

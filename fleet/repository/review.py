@@ -94,7 +94,8 @@ def differences(
         found += _root_keys(old, new)
     else:
         found += _targets(role, old, new)
-        found += _floor(role, old, new, after.targets)
+        approved = after.targets if isinstance(after, Targets) else ()
+        found += _floor(role, old, new, approved)
         found += _delegations(role, old, new, holders)
     for field in sorted(set(old) | set(new)):
         if old.get(field) != new.get(field):

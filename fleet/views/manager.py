@@ -49,12 +49,26 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     changes: list[Change]
 
 
+class Reminder(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that people have to sign soon, or should have.
+
+    text: a sentence; command: what comes next.
+    """
+
+    text: str
+    expires_s: float
+    left_days: float
+    command: str
+
+
 class HealthView(msgspec.Struct, frozen=True, kw_only=True):
     """How the manager itself is.
 
     queue_count: MQTT messages that wait to be ingested.
     records_count, duplicates_count, findings_count: over the life of the store.
     ingest_lag_s: age of the oldest message of the batch ingested last, when it was committed.
+    reminders: what people have to sign before it runs out.
+    signed_until_s: when the first signature of the metadata runs out; None before it was looked at.
     """
 
     fleet: str
@@ -74,3 +88,5 @@ class HealthView(msgspec.Struct, frozen=True, kw_only=True):
     findings_count: int
     blob_bytes_sent: int
     problem: str
+    reminders: list[Reminder]
+    signed_until_s: float | None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
+from fleet.views.manager import Reminder
 from tests.console.conftest import Watched
 from tests.console.scene import DARK, Scene
 
@@ -62,6 +63,27 @@ def test_empty_page_says_which_command_comes_next(
     page = watched.go(path)
     command = page.locator(".empty .command code").first.inner_text()
     assert command.startswith(("edge-fleet ", "edge-agent ", "edge-compile "))
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_what_people_have_to_sign_stands_above_all_else(
+    open_browser: Callable[..., Watched], fresh: Scene
+) -> None:
+    fresh.manager.do(lambda: None)
+    fresh.manager.reminders.due = [
+        Reminder(
+            text=f"{text}: root", expires_s=0.0, left_days=days, command="edge-fleet key renew"
+        )
+        for text, days in (("expired on 2026-01-01", -3.0), ("55 days left", 55.0))
+    ]
+    page = open_browser(at=fresh.url, viewport={"width": 390, "height": 844}).go("/")
+    section = page.locator("section.card").first
+    assert section.get_by_role("heading").inner_text() == "To be signed by people"
+    assert section.locator(".calm").all_inner_texts() == [
+        "Expired on 2026-01-01: root",
+        "55 days left: root",
+    ]
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 

@@ -84,8 +84,8 @@ def test_issuer_own_certificate_and_revocation_list_are_looked_after_every_hour(
     def own() -> x509.Certificate:
         return x509.load_pem_x509_certificate(issuers.own_file(MANAGER).read_bytes())
 
-    def asked() -> bool:
-        return "edge-fleet ca request" in manager.facts.problem
+    def asked() -> list[str]:
+        return [reminder.command for reminder in manager.reminders.due]
 
     manager.start()
     try:
@@ -104,10 +104,17 @@ def test_issuer_own_certificate_and_revocation_list_are_looked_after_every_hour(
 
         clock.ahead_s += 60 * DAY_S
         wait_until(asked, what="for the reminder")
+        assert asked() == ["edge-fleet ca request --out issuer.csr"]
+        assert "the issuer certificate, and its revocation list" in manager.reminders.due[0].text
+        assert "certificate" not in manager.facts.problem, "nothing is wrong yet"
         second = install().issuers[-1].id
         clock.ahead_s += 3601
         wait_until(lambda: not asked(), what="for the reminder to go")
         assert issuers.issuers[-1].id == second
+        clock.ahead_s = 19.5 * 365 * DAY_S
+        wait_until(asked, what="for the reminder of the CA")
+        assert "edge-fleet ca init" in asked()
+        wait_until(lambda: "expired" in manager.facts.problem, what=f"for {manager.facts.problem}")
     finally:
         manager.stop()
         store.close()
