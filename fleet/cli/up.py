@@ -52,7 +52,7 @@ _STEADY_S = 60.0
     type=click.FloatRange(min=0),
     default=0.0,
     show_default="0, no limit",
-    help="What all devices may pull together.",
+    help="What all devices may pull together, over MQTT and --blob-http.",
 )
 @click.option(
     "--blob-http",
@@ -145,7 +145,7 @@ def up(
         state.announce(ApiAddress(url=server.url, pid=os.getpid(), fleet=name, broker=str(address)))
         stack.callback(state.retract)
         if blob_http:
-            blob_app = build_blob_app(manager.blob_path)
+            blob_app = build_blob_app(manager.blob_path, manager.transfer_rate, clock)
             blobs = HttpServer(blob_app, bind_blobs(blob_http), GuardedProtocol)
             blobs.start()
             stack.callback(blobs.stop)

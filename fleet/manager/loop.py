@@ -52,6 +52,7 @@ from fleet.repository.tuf_repository import Repository
 from fleet.store import Store, devices
 from fleet.transfer.blob_server import BlobServer
 from fleet.transfer.delta_store import DeltaStore
+from fleet.transfer.total_rate import TotalRate
 
 _TICK_S = 0.5
 _HOUR_S = 3600.0
@@ -77,7 +78,7 @@ class Manager:
         clock: wall and monotonic.
         issuers: the fleet's certificates; None for a fleet that has none.
         delta_dir: where deltas are kept; None: blobs go out whole.
-        blob_total_bytes_s: what all devices may pull together; 0 for no limit.
+        blob_total_bytes_s: what all devices may pull together, over any transport; 0 for no limit.
         records_kept_s: for how long records are kept from their receipt; 0 for ever.
     """
 
@@ -150,12 +151,13 @@ class Manager:
             clock,
         )
         self.deltas = DeltaStore(delta_dir, self.catalogue.blob_path) if delta_dir else None
+        self.transfer_rate = TotalRate(blob_total_bytes_s)
         self.blobs = BlobServer(
             fleet,
             self.blob_path,
             lambda name, payload: self._connection.publish(name, payload, qos=0),
             clock,
-            total_bytes_s=blob_total_bytes_s,
+            total=self.transfer_rate,
         )
         self._stopping = False
         self.turns = 0

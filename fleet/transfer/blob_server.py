@@ -22,6 +22,7 @@ from edge_contract.topics import broadcast_topic, topic
 from fleet.clock import Clock
 from fleet.errors import FleetError
 from fleet.transfer.fair_queue import Block, FairQueue, Want
+from fleet.transfer.total_rate import TotalRate
 
 RATE_BYTES_S = 16e6
 """Per device; above what a device's flash takes, below what would crowd out telemetry."""
@@ -61,7 +62,7 @@ class BlobServer:
         publish: hands one QoS 0 message to the MQTT client; None while it is not connected.
         clock: for rates.
         rate_bytes_s, burst_bytes: of one device.
-        total_bytes_s: of all together; 0 for no limit.
+        total: of all together, over other transports as well; None for no limit.
         unsent_bytes_max: handed to the MQTT client and not written out yet.
     """
 
@@ -74,7 +75,7 @@ class BlobServer:
         *,
         rate_bytes_s: float = RATE_BYTES_S,
         burst_bytes: float = BURST_BYTES,
-        total_bytes_s: float = 0.0,
+        total: TotalRate | None = None,
         unsent_bytes_max: int = UNSENT_BYTES_MAX,
     ) -> None:
         self._fleet = fleet
@@ -82,9 +83,7 @@ class BlobServer:
         self._publish = publish
         self._clock = clock
         self._unsent_bytes_max = unsent_bytes_max
-        self._queue = FairQueue(
-            rate_bytes_s=rate_bytes_s, burst_bytes=burst_bytes, total_bytes_s=total_bytes_s
-        )
+        self._queue = FairQueue(rate_bytes_s=rate_bytes_s, burst_bytes=burst_bytes, total=total)
         self._changed = threading.Condition()
         self._unsent: deque[tuple[Sent, int]] = deque()
         self._unsent_bytes = 0

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from edge_contract.digest import check_digest
 from edge_contract.errors import ContractError
 from edge_contract.messages import BlobAsk
+from fleet.transfer.total_rate import TotalRate
 
 BLOCK_BYTES_MIN = 4 * 1024
 BLOCK_BYTES_MAX = 64 * 1024
@@ -141,21 +142,22 @@ class FairQueue:
     Args:
         rate_bytes_s: what one device gets at most, over ``burst_bytes``.
         burst_bytes: what it may get at once after a rest.
-        total_bytes_s: what all devices get together at most; 0 for no limit.
+        total: what all devices get together at most; None for no limit.
     """
 
     def __init__(
-        self, *, rate_bytes_s: float, burst_bytes: float, total_bytes_s: float = 0.0
+        self, *, rate_bytes_s: float, burst_bytes: float, total: TotalRate | None = None
     ) -> None:
-        if burst_bytes < BLOCK_BYTES_MAX or rate_bytes_s <= 0 or total_bytes_s < 0:
+        if burst_bytes < BLOCK_BYTES_MAX or rate_bytes_s <= 0:
             raise ContractError(
                 f"expected a rate above 0 and a burst of at least {BLOCK_BYTES_MAX} bytes, got"
-                f" {rate_bytes_s} and {burst_bytes}, {total_bytes_s} in all"
+                f" {rate_bytes_s} and {burst_bytes}"
             )
         self._rate_bytes_s = rate_bytes_s
         self._burst_bytes = burst_bytes
-        self._total_bytes_s = total_bytes_s
-        self._total = _Line(allowance_bytes=burst_bytes)
+        self._total = total or TotalRate(0.0)
+        self._not_before_s = 0.0
+        self._untaken_bytes = 0
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         self._resting: dict[str, _Line] = {}
         self.served_bytes: Counter[str] = Counter()
@@ -191,10 +193,8 @@ class FairQueue:
 
     def next(self, now_s: float) -> Block | None:
         """The block to send now; None when there is none or every device is over its rate."""
-        if self._total_bytes_s:
-            self._grant(self._total, now_s, self._total_bytes_s)
-            if self._total.allowance_bytes < BLOCK_BYTES_MAX:
-                return None
+        if now_s < self._not_before_s:
+            return None
         for device in list(self._lines):
             line = self._lines[device]
             self._grant(line, now_s, self._rate_bytes_s)
@@ -207,13 +207,20 @@ class FairQueue:
             shared = self._share(device, want, index, length) if want.listening else 1
             if shared > 1:
                 self._remember(want.digest, (index, want.block_bytes), now_s)
-            self._total.allowance_bytes -= length
+            self._take(length, now_s)
             self._charge(device, want.digest, length)
             if device in self._lines:
                 self._lines.move_to_end(device)
             to = device if shared == 1 else ""
             return Block(to, want.digest, index, offset, length, want.size_bytes, shared)
         return None
+
+    def _take(self, length_bytes: int, now_s: float) -> None:
+        """Of what all may have: as much at a time as HTTP takes, or small blocks would get less."""
+        self._untaken_bytes += length_bytes
+        if self._untaken_bytes >= BLOCK_BYTES_MAX:
+            self._not_before_s = now_s + self._total.take(self._untaken_bytes, now_s)
+            self._untaken_bytes = 0
 
     def forget(self, device: str) -> None:
         """Drop a device's questions: it is gone and will ask again."""

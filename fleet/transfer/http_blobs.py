@@ -6,6 +6,7 @@ themselves. Where models are secret, put a proxy that asks for certificates befo
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from collections.abc import Callable
@@ -16,18 +17,66 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_contract.errors import ExitCode, WherryError
+from fleet.clock import Clock
 from fleet.errors import FleetError
+from fleet.transfer.total_rate import TotalRate
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
-def build_blob_app(path_of: Callable[[str], Path]) -> Starlette:
+class PacedApp:
+    """An app whose answers all together keep to a rate.
+
+    Args:
+        app: answers.
+        rate: what may be sent; others may take from it, too.
+        clock: monotonic.
+    """
+
+    def __init__(self, app: ASGIApp, rate: TotalRate, clock: Clock) -> None:
+        self._app = app
+        self._rate = rate
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        """First come, first served: of HTTP as a whole one block waits at a time, as of MQTT."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; ends with the connection, so that nobody who left is paid for."""
+
+        async def paced(message: Message) -> None:
+            if size_bytes := len(message.get("body", b"")):
+                async with self._turn:
+                    wait_s = self._rate.take(size_bytes, self._clock.monotonic_s())
+                    if wait_s:
+                        await asyncio.sleep(wait_s)
+            await send(message)
+
+        async def gone() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        answering = asyncio.ensure_future(self._app(scope, receive, paced))
+        leaving = asyncio.ensure_future(gone())
+        try:
+            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            answering.cancel()
+            await asyncio.gather(answering, leaving, return_exceptions=True)
+        if not answering.cancelled():
+            answering.result()
+
+
+def build_blob_app(path_of: Callable[[str], Path], rate: TotalRate, clock: Clock) -> PacedApp:
     """The whole app.
 
     Args:
         path_of: the file of a blob or delta by digest; raises ``WherryError`` where there is none.
+        rate: what all devices may pull together.
+        clock: monotonic.
     """
 
     async def blob(request: Request) -> Response:
@@ -41,7 +90,8 @@ def build_blob_app(path_of: Callable[[str], Path]) -> Starlette:
         headers = {"cache-control": "public, max-age=31536000, immutable"}
         return FileResponse(path, headers=headers, media_type="application/octet-stream")
 
-    return Starlette(routes=[Route("/{name}", blob, methods=["GET"])])
+    app = Starlette(routes=[Route("/{name}", blob, methods=["GET"])])
+    return PacedApp(app, rate, clock)
 
 
 def bind_blobs(address: str) -> socket.socket:

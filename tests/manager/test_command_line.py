@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from edge_contract.digest import digest_of, hex_of
 from edge_contract.health import HealthSpec
 from edge_contract.signing import public_bytes
 from fleet.cli import main
@@ -140,6 +142,30 @@ def test_a_fleet_from_nothing_to_a_finished_rollout(up: Callable[..., Up], tmp_p
     assert running.end() == 0
     assert not (state / "api.json").exists()
     assert not (state / "token").exists()
+
+
+def test_what_all_may_pull_is_one_limit_for_mqtt_and_http(
+    up: Callable[..., Up], tmp_path: Path
+) -> None:
+    port = free_port()
+    running = up("--transfer-max-mb-s", "4", "--blob-http", f"127.0.0.1:{port}")
+    weights = os.urandom(6_000_000)
+    layer = digest_of(weights)
+    edge_fleet("publish", make_bundle(tmp_path, "1.0.0", weights=weights), state=running.state)
+    device = SimulatedDevice("cam-1", running.port, director_of(running.state)).connect()
+    device.until_enrolled()
+    edge_fleet("rollout", "start", "digits", "1.0.0", state=running.state)
+    device.order()
+    began_s = time.monotonic()
+    got = httpx.get(f"http://127.0.0.1:{port}/{hex_of(layer)}", trust_env=False).content
+    assert got == weights
+    assert time.monotonic() - began_s >= 0.45, "4 MB at once, and 2 at 4 MB/s"
+    began_s = time.monotonic()
+    device.ask(layer, [(0, 45)], 65_536)
+    wait_until(lambda: len(device.blocks) == 46, what="for 3 MB over MQTT")
+    assert time.monotonic() - began_s >= 0.6
+    device.disconnect()
+    assert running.end() == 0
 
 
 def edge_fleet_ok(state: Path) -> bool:

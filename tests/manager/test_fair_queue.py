@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edge_contract.errors import ContractError
 from edge_contract.messages import BlobAsk
 from fleet.transfer.fair_queue import BLOCK_BYTES_MAX, Block, FairQueue, Want, check_ask
+from fleet.transfer.total_rate import TotalRate
 
 BLOCK = 4096
 A, B = ("sha256:" + letter * 64 for letter in "ab")
@@ -162,7 +163,8 @@ def test_asking_for_more_adds_to_what_waits() -> None:
 
 
 def test_all_devices_together_keep_to_the_limit() -> None:
-    fair = FairQueue(rate_bytes_s=1e12, burst_bytes=4 * BLOCK_BYTES_MAX, total_bytes_s=1e6)
+    total = TotalRate(1e6, 4 * BLOCK_BYTES_MAX)
+    fair = FairQueue(rate_bytes_s=1e12, burst_bytes=4 * BLOCK_BYTES_MAX, total=total)
     for device in "abcdef":
         fair.ask(device, want(A, (0, 999)), 0.0)
     drain(fair, 0.0)
@@ -170,6 +172,22 @@ def test_all_devices_together_keep_to_the_limit() -> None:
     for tick in range(1, 101):
         sent += sum(block.length_bytes for block in drain(fair, tick / 10))
     assert 0.8e6 <= sent / 10 <= 1.1e6
+
+
+def test_two_transports_share_the_limit_and_neither_starves() -> None:
+    """One takes 64 KB at a time and is always there; the other has small blocks."""
+    total = TotalRate(1e6, 4 * BLOCK_BYTES_MAX)
+    fair = FairQueue(rate_bytes_s=1e12, burst_bytes=4 * BLOCK_BYTES_MAX, total=total)
+    fair.ask("a", want(A, (0, 9999), size_bytes=10_000 * BLOCK), 0.0)
+    due_s, here, there = 0.0, 0, 0
+    for tick in range(10_000):
+        now_s = tick / 1000
+        here += sum(block.length_bytes for block in drain(fair, now_s))
+        while due_s <= now_s:
+            due_s = now_s + total.take(BLOCK_BYTES_MAX, now_s)
+            there += BLOCK_BYTES_MAX
+    assert 0.9e6 <= (here + there) / 10 <= 1.1e6
+    assert 0.7 <= here / there <= 1.4
 
 
 def test_what_is_on_its_way_to_all_is_not_sent_again() -> None:

@@ -10,9 +10,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from edge_agent.config import TransferSection
@@ -24,18 +26,25 @@ from edge_contract.digest import digest_of, hex_of
 from edge_contract.errors import ContractError
 from edge_contract.manifest import WEIGHT, Descriptor
 from edge_contract.messages import BlobAsk
+from fleet.clock import SystemClock
 from fleet.errors import FleetError
 from fleet.manager.http_server import HttpServer
 from fleet.transfer import http_guard
 from fleet.transfer.http_blobs import bind_blobs, build_blob_app
 from fleet.transfer.http_guard import CONNECTIONS_MAX, GuardedProtocol
+from fleet.transfer.total_rate import TotalRate
 
 DATA = os.urandom(700_001)
 DIGEST = digest_of(DATA)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def rate() -> TotalRate:
+    return TotalRate(0.0)
+
+
+@pytest.fixture
+def server(tmp_path: Path, rate: TotalRate) -> Iterator[str]:
     (tmp_path / "blob").write_bytes(DATA)
 
     def path_of(digest: str) -> Path:
@@ -43,7 +52,8 @@ def server(tmp_path: Path) -> Iterator[str]:
             raise FleetError("no such blob")
         return tmp_path / "blob"
 
-    http = HttpServer(build_blob_app(path_of), bind_blobs("127.0.0.1:0"), GuardedProtocol)
+    app = build_blob_app(path_of, rate, SystemClock())
+    http = HttpServer(app, bind_blobs("127.0.0.1:0"), GuardedProtocol)
     http.start()
     yield http.url
     http.stop()
@@ -104,6 +114,25 @@ def test_strangers_who_sit_on_connections_cost_no_more_than_their_share(
             reason, puller = pull(server, tmp_path / "state")
         assert reason == ""
         assert puller.blob(DIGEST).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("rate", [TotalRate(1e6, 200_000)])
+def test_what_all_may_pull_together_holds_over_http_and_for_those_who_stay(
+    server: str, rate: TotalRate
+) -> None:
+    url = f"{server}/{hex_of(DIGEST)}"
+    began_s = time.monotonic()
+    for _ in range(3):  # asked for, and left: nothing of that is taken from the others
+        host, _, port = server.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as left:
+            left.sendall(f"GET /{hex_of(DIGEST)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            left.recv(1000)
+    with ThreadPoolExecutor(2) as pool:
+        bodies = list(pool.map(lambda _: httpx.get(url, trust_env=False).content, range(2)))
+    took_s = time.monotonic() - began_s
+    assert bodies == [DATA, DATA]
+    least_s = (2 * len(DATA) - 200_000) / 1e6
+    assert least_s <= took_s < least_s + 1.5
 
 
 def test_unknown_names_are_not_found(server: str, tmp_path: Path) -> None:
