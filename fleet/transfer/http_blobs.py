@@ -44,7 +44,7 @@ class PacedApp:
         """First come, first served: of HTTP as a whole one block waits at a time, as of MQTT."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; ends with the connection, so that nobody who left is paid for."""
+        """Answer one request. Who leaves is not paid for: starlette ends with the connection."""
 
         async def paced(message: Message) -> None:
             if size_bytes := len(message.get("body", b"")):
@@ -54,20 +54,7 @@ class PacedApp:
                         await asyncio.sleep(wait_s)
             await send(message)
 
-        async def gone() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
-        answering = asyncio.ensure_future(self._app(scope, receive, paced))
-        leaving = asyncio.ensure_future(gone())
-        try:
-            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            leaving.cancel()
-            answering.cancel()
-            await asyncio.gather(answering, leaving, return_exceptions=True)
-        if not answering.cancelled():
-            answering.result()
+        await self._app(scope, receive, paced)
 
 
 def build_blob_app(path_of: Callable[[str], Path], rate: TotalRate, clock: Clock) -> PacedApp:
