@@ -333,6 +333,11 @@ def test_quota_is_bounded_in_memory_and_lets_bursts_through() -> None:
     assert quota.admits(f"edge/v1/{FLEET}/cam-2/telemetry/summary", 1)
     now_s = 1.0
     assert quota.admits(topic, 1)
+    # Strangers share one allowance, by whatever secret they ask.
+    asks = [f"edge/v1/{FLEET}/_fleet/enroll/code.{number:032x}" for number in range(1000)]
+    assert sum(quota.admits(ask, 1) for ask in asks) == 500
+    now_s = 3.0
+    assert sum(quota.admits(ask, 1) for ask in asks) == 100, "50 a second"
     for number in range(BUCKETS_MAX + 100):
         quota.admits(f"edge/v1/{FLEET}/invented-{number}/state/x", 1)
         quota.admits("/".join("x" * (number % 9)), 0)
