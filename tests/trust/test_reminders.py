@@ -100,7 +100,8 @@ def test_doctor_reminds_where_no_manager_runs(
     assert signatures()[0]
     office.now_s = NOW_S + 310 * DAY_S
     ok, text, hint = signatures()
-    assert (ok, hint) == (False, "edge-fleet key renew")
+    assert not ok
+    assert hint.startswith("edge-fleet key renew")
     assert "55 days left" in text
     office.ceremony.renew()
     office.sign("ada", "bob")
