@@ -43,7 +43,15 @@ def _health_options(command: F) -> F:
     required=True,
     help="Where the medium is mounted.",
 )
-@click.option("--devices", required=True, help="Who may install it: names joined by commas.")
+@click.option("--devices", default="", help="Who may install it: names joined by commas.")
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    help="What `edge-agent status --json` said on a device that was never online, and that may"
+    " install it, too. May be repeated.",
+)
 @_health_options
 @who_option
 @state_option
@@ -53,6 +61,7 @@ def export(
     version: str,
     directory: Path,
     devices: str,
+    statuses: tuple[Path, ...],
     who: str,
     state: StateDir,
     as_json: bool,
@@ -69,12 +78,14 @@ def export(
     from fleet.repository.media_desk import MediaDesk
     from fleet.store import open_store
     from fleet.store.devices import get_device
+    from fleet.transfer.media_devices import read_status
     from fleet.transfer.usb import write_medium
 
     repository = open_repository(state)
     published = repository.find(line, version)
     wanted = list(dict.fromkeys(name.strip() for name in devices.split(",") if name.strip()))
-    if not wanted:
+    strangers = [read_status(path, fleet=repository.archive.fleet, line=line) for path in statuses]
+    if not wanted and not strangers:
         raise FleetError(
             f"--devices: expected names joined by commas, got {devices!r}",
             hint="edge-fleet devices",
@@ -83,18 +94,39 @@ def export(
     store = open_store(state.store, fleet=state.prepare())
     try:
         with store.read() as tx:
-            rows = {name: get_device(tx, name) for name in wanted}
+            names = [*wanted, *(stranger.device for stranger in strangers)]
+            rows = {name: get_device(tx, name) for name in names}
     finally:
         store.close()
     named = []
-    for name, row in rows.items():
-        if row is None or row.line != line:
-            where = "not enrolled" if row is None else f"of line {row.line}"
+    for name in wanted:
+        row = rows[name]
+        if row is None:
             raise FleetError(
-                f"{name} is {where}", hint="edge-fleet devices", exit_code=ExitCode.NOT_FOUND
+                f"{name} is not enrolled, so its key is not known here",
+                hint="edge-fleet devices; for one that was never online, on the device:"
+                f" edge-agent status --json > {name}.json, and here: --status {name}.json",
+                exit_code=ExitCode.NOT_FOUND,
+            )
+        if row.line != line:
+            raise FleetError(
+                f"{name} is of line {row.line}",
+                hint="edge-fleet devices",
+                exit_code=ExitCode.NOT_FOUND,
             )
         key = fingerprint(bytes.fromhex(row.public_key))
         named.append(MediaDevice(device=name, device_key=key, hardware=row.hardware))
+    for stranger in strangers:
+        row = rows[stranger.device]
+        if row is not None and fingerprint(bytes.fromhex(row.public_key)) != stranger.device_key:
+            raise FleetError(
+                f"{stranger.device} is enrolled with another key than its status tells",
+                hint=f"edge-fleet devices {stranger.device}; new hardware: edge-fleet devices"
+                f" replace {stranger.device}",
+                exit_code=ExitCode.AUTH,
+            )
+        if stranger not in named:
+            named.append(stranger)
     target = directory / f"wherry-{line}-{version}"
     path = repository.blob_path(published.digest)
     with path.open("rb") as file:
@@ -113,7 +145,7 @@ def export(
         version=version,
         blob_path=repository.blob_path,
     )
-    value = {"medium": str(target), "devices": wanted, "bytes": size_bytes}
+    value = {"medium": str(target), "devices": [item.device for item in named], "bytes": size_bytes}
     count = f"{len(named)} device{'s' if len(named) > 1 else ''}"
     text = f"{line} {version} for {count} written to {target}: {size_bytes:,} bytes"
     emit(value, text, as_json=as_json)

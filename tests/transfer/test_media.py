@@ -26,6 +26,7 @@ from examples.digits.frames import write_frames
 from fleet.cli.export import _parts
 from fleet.errors import FleetError
 from fleet.transfer import usb
+from fleet.transfer.media_devices import read_status
 from tests.agent.bundles import digits_bundle
 from tests.agent.conftest import Bench
 from tests.manager.conftest import FleetUnderTest
@@ -36,17 +37,24 @@ EDGE_FLEET = [sys.executable, "-c", "from fleet.cli import main; main(prog_name=
 
 
 @pytest.fixture
-def offline_bench(fleet: FleetUnderTest, tmp_path: Path) -> Iterator[Bench]:
-    """An agent that the fleet has met once, and that has no network since."""
+def was_online() -> bool:
+    """Whether the fleet has met the agent once."""
+    return True
+
+
+@pytest.fixture
+def offline_bench(fleet: FleetUnderTest, tmp_path: Path, was_online: bool) -> Iterator[Bench]:
+    """An agent that has no network, and was online before or never."""
     home = tmp_path / "device"
     home.mkdir()
     bench = Bench(home, fleet.repository)
     (home / "root.json").write_bytes(fleet.repository.root_bytes())
     write_frames(home / "frames", count=60, seed=1)
-    bench.configure(f'[mqtt]\nhost = "127.0.0.1"\nport = {fleet.port}\n', fleet=FLEET)
-    process = bench.start()
-    wait_until(lambda: [v for v in fleet.service.devices() if v.device == "cam-1"], 20)
-    bench.stop(process)
+    if was_online:
+        bench.configure(f'[mqtt]\nhost = "127.0.0.1"\nport = {fleet.port}\n', fleet=FLEET)
+        process = bench.start()
+        wait_until(lambda: [v for v in fleet.service.devices() if v.device == "cam-1"], 20)
+        bench.stop(process)
     bench.configure(fleet=FLEET)
     bench.start()
     bench.wait("the agent answers", bench.status)
@@ -121,6 +129,66 @@ def test_a_stick_installs_a_version_and_brings_back_receipts_that_count_once(
     assert view.state != "online", "told of is not met"
 
 
+@pytest.mark.parametrize("was_online", [False])
+def test_a_stick_reaches_a_device_that_was_never_online_by_what_it_says_of_itself(
+    fleet: FleetUnderTest, offline_bench: Bench, tmp_path: Path
+) -> None:
+    digest = publish(fleet, "1.0.0")
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    said = offline_bench.agent("status", "--config", offline_bench.config, "--json").stdout
+    status = stick / "cam-1.json"
+    status.write_text(said)
+
+    done = export(fleet, stick, "digits", "1.0.0", "--status", str(status), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["devices"] == ["cam-1"]
+    applied = offline_bench.agent("apply", stick, "--config", offline_bench.config)
+    assert applied.returncode == 0, applied.stderr
+    assert offline_bench.status()["active_digest"] == digest
+
+    # It is not enrolled by that: what it says counts once its key is known.
+    receipts = messages(stick)
+    taken = fleet.service.import_receipts(receipts)
+    assert taken.new_count == 0
+    assert taken.refused_count
+    assert not fleet.service.devices()
+
+
+STATUS_OF_CAM_1 = {
+    "fleet": FLEET,
+    "device": "cam-1",
+    "line": "digits",
+    "hardware": "generic-x86-64",
+    "device_key": "ab" * 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fleet": "away"}, "expected 'digits' in 'home'"),
+        ({"line": "faces"}, "expected 'digits' in 'home'"),
+        ({"device_key": ""}, "has no key"),
+        ({"device": "../x"}, "expected 1 to 63"),
+        ({"hardware": "A B"}, "hardware"),
+    ],
+)
+def test_a_status_that_fits_no_order_is_refused(
+    change: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "cam-1.json"
+    path.write_text(json.dumps(STATUS_OF_CAM_1))
+    assert read_status(path, fleet=FLEET, line="digits").device_key == "ab" * 32
+    path.write_text(json.dumps({**STATUS_OF_CAM_1, **change}))
+    with pytest.raises(FleetError, match=words):
+        read_status(path, fleet=FLEET, line="digits")
+    path.write_text("device     home/cam-1")
+    with pytest.raises(FleetError) as error:
+        read_status(path, fleet=FLEET, line="digits")
+    assert "edge-agent status --json" in error.value.hint
+
+
 def test_a_stick_for_others_is_refused_and_what_runs_stays(
     fleet: FleetUnderTest, offline_bench: Bench, tmp_path: Path
 ) -> None:
@@ -134,6 +202,7 @@ def test_a_stick_for_others_is_refused_and_what_runs_stays(
     assert not offline_bench.status()["active_digest"]
     unknown = export(fleet, tmp_path / "s2", "digits", "1.0.0", "--devices", "nobody")
     assert unknown.returncode == 3
+    assert "edge-agent status --json" in unknown.stderr
     assert not list((tmp_path / "s2").iterdir())
 
     # A stick that loses a file on the way is one error, and costs no sequence.
