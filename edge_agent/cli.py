@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     enroll.add_argument("--config", type=Path, required=True, help="the agent's TOML file")
     enroll.add_argument("--code", required=True, help="what `edge-fleet enroll-code` printed")
     enroll.add_argument(
-        "--server", default="", help="HOST:PORT (default: [mqtt] host and enroll_port)"
+        "--server", default="", help="HOST:PORT (default: [mqtt] enroll_host, enroll_port)"
     )
     enroll.add_argument("--timeout-s", type=float, default=60.0, help="how long to wait")
     enroll.add_argument("--json", action="store_true", help="print JSON")

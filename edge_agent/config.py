@@ -57,8 +57,9 @@ class TrustSection(_Section, frozen=True, kw_only=True):
 class MqttSection(_Section, frozen=True, kw_only=True):
     """Where the broker is. ``resend_s``: records without an acknowledgement go again after this.
 
-    ``tls``: with the certificate that ``edge-agent enroll`` got. ``enroll_port``: the listener for
-    devices without one, at the same host. ``proxy``: ``http://[user:password@]host:port``.
+    ``tls``: with the certificate that ``edge-agent enroll`` got. ``enroll_host`` ("": the same) and
+    ``enroll_port``: the listener for devices without one. ``proxy``:
+    ``http://[user:password@]host:port``.
     """
 
     host: str
@@ -70,6 +71,7 @@ class MqttSection(_Section, frozen=True, kw_only=True):
     transport: Literal["tcp", "websockets"] = "tcp"
     path: str = "/mqtt"
     proxy: str = ""
+    enroll_host: str = ""
     enroll_port: int = 8884
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from edge_agent.clock import SystemClock
 from edge_agent.config import AgentConfig
 from edge_agent.identity import Identity
-from edge_agent.identity.contact import Contact, Server, certificate_files
+from edge_agent.identity.contact import Contact, certificate_files
 from edge_agent.identity.renewal import Renewal
 from edge_agent.link import Inbound, Link, LinkDown, LinkEvent
 from edge_agent.orders import OrderDesk, Refusal
@@ -131,12 +131,11 @@ class FleetLink:
                 clock=clock,
             )
             if files is not None:
-                server = Server(mqtt.host, mqtt.enroll_port)
                 self._renewal = Renewal(
                     files,
                     identity,
                     (device.fleet, device.id),
-                    lambda: Contact(device, mqtt, identity, files, server, clock),
+                    lambda: Contact(device, mqtt, identity, files, clock),
                     desk.reference_s,
                 )
         self._uploader = Uploader(spool, self._publish, resend_s)

@@ -56,12 +56,15 @@ class Contact:
 
     Args:
         device: who asks.
-        mqtt_section: transport and proxy; ``server`` stands for its host and port.
+        mqtt_section: transport, proxy, and where the enrolment listener is.
         identity: the device's key.
         files: where CA and certificate go.
-        server: the enrolment listener.
         clock: the device's clocks.
+        server: ``HOST:PORT`` of the listener instead; "" for the configured one.
         timeout_s: how long to wait for an answer.
+
+    Raises:
+        AgentError: ``server`` is not of that form.
     """
 
     def __init__(
@@ -70,16 +73,16 @@ class Contact:
         mqtt_section: MqttSection,
         identity: Identity,
         files: CertificateFiles,
-        server: Server,
         clock: SystemClock,
         *,
+        server: str = "",
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._device = device
         self._mqtt = mqtt_section
         self._identity = identity
         self._files = files
-        self._server = server
+        self._server = read_server(server, mqtt_section)
         self._clock = clock
         self._timeout_s = timeout_s
 
@@ -255,7 +258,7 @@ def read_server(text: str, section: MqttSection) -> Server:
         AgentError: not of that form.
     """
     if not text:
-        return Server(section.host, section.enroll_port)
+        return Server(section.enroll_host or section.host, section.enroll_port)
     host, colon, port = text.rpartition(":")
     if not colon:
         host, port = text, str(section.enroll_port)

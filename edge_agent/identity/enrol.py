@@ -9,7 +9,7 @@ from typing import Any
 from edge_agent.clock import SystemClock
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError
-from edge_agent.identity.contact import TIMEOUT_S, Contact, certificate_files, read_server
+from edge_agent.identity.contact import TIMEOUT_S, Contact, certificate_files
 from edge_agent.identity.device_key import Identity
 from edge_agent.statedir import make_private, unwritable
 from edge_contract.enrol_code import parse_code
@@ -46,9 +46,15 @@ def enrol_device(
         make_private(state_dir, for_owner=True)
         identity = Identity(state_dir / "device-key.pem")
         files = certificate_files(device, identity)
-        where = read_server(server, config.mqtt)
-        clock = SystemClock()
-        contact = Contact(device, config.mqtt, identity, files, where, clock, timeout_s=timeout_s)
+        contact = Contact(
+            device,
+            config.mqtt,
+            identity,
+            files,
+            SystemClock(),
+            server=server,
+            timeout_s=timeout_s,
+        )
         contact.enrol(code)
     except OSError as error:
         raise unwritable(state_dir, error) from error

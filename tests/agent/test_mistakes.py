@@ -37,6 +37,14 @@ path = "frames"
 """
 
 
+def test_the_example_that_a_pi_begins_with_leads_to_a_broker_and_to_enroll() -> None:
+    example = ROOT / "packaging" / "deb" / "agent.toml.example"
+    mqtt = load_config(example).mqtt
+    assert mqtt is not None
+    assert mqtt.tls
+    assert "edge-agent enroll" in example.read_text()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message", "hint"),
     [

@@ -22,7 +22,7 @@ from paho.mqtt.properties import Properties
 from edge_agent.clock import SystemClock
 from edge_agent.config import AgentConfig, DeviceSection, MqttSection, SourceSection, TrustSection
 from edge_agent.identity.certificate import CertificateFiles
-from edge_agent.identity.contact import Contact, Server, certificate_files
+from edge_agent.identity.contact import Contact, certificate_files
 from edge_agent.identity.device_key import Identity
 from edge_agent.identity.tls import client_context
 from edge_contract.enrol_code import parse_code
@@ -216,13 +216,11 @@ class DeviceKit:
 
     def contact(self, timeout_s: float = 10.0, **changes: Any) -> Contact:
         section = self.mqtt(**changes)
-        server = Server(section.host, section.enroll_port)
         return Contact(
             self.section,
             section,
             self.identity,
             self.files,
-            server,
             SystemClock(),
             timeout_s=timeout_s,
         )

@@ -107,6 +107,7 @@ def test_websocket_through_a_proxy_enrols_and_connects(
         "transport": "websockets",
         "proxy": f"http://user:secret@127.0.0.1:{proxy.port}",
         "port": web.ports.websocket,
+        "enroll_host": "127.0.0.1",
         "enroll_port": web.ports.enroll_websocket,
     }
     kit = web.kit("cam-1")
@@ -115,7 +116,7 @@ def test_websocket_through_a_proxy_enrols_and_connects(
     link.until(LinkUp)
     link.link.subscribe(device_filters(FLEET, "cam-1", LINE))
     assert link.link.publish(kit.topic("event/hello"), b"x")
-    targets = {f"localhost:{web.ports.websocket}", f"localhost:{web.ports.enroll_websocket}"}
+    targets = {f"localhost:{web.ports.websocket}", f"127.0.0.1:{web.ports.enroll_websocket}"}
     assert set(proxy.asked) == targets
     assert proxy.credentials
     proxy.close()
