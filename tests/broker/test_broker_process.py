@@ -149,6 +149,13 @@ def test_killed_broker_starts_again_on_its_port_and_state(
     broker.stop()
 
 
+def test_mosquitto_is_told_what_no_test_can_see(tmp_path: Path) -> None:
+    """Speed, and bounds that are thousands of messages away."""
+    lines = mosquitto.write_config("127.0.0.1", 1883, tmp_path).read_text().splitlines()
+    wanted = ("set_tcp_nodelay true", "max_queued_messages 0", "max_inflight_messages 100")
+    assert set(wanted) <= set(lines)
+
+
 @pytest.mark.debian
 def test_mosquitto_keeps_retained_messages_over_a_stop(tmp_path: Path) -> None:
     require_program("mosquitto")
