@@ -16,8 +16,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
 from edge_agent.identity.certificate import check_chain
 from edge_agent.identity.tls import client_context
@@ -463,39 +461,6 @@ def test_generated_settings_are_taken_by_mosquitto(secure: SecureFleet, tmp_path
     bounds = ("max_inflight_messages", "max_queued_bytes", "persistent_client_expiration")
     assert set_to["set_tcp_nodelay"] == "true"
     assert [set_to[name] for name in bounds] == ["100", "268435456", "14d"]
-
-
-def test_what_waits_for_a_device_that_is_away_outlives_the_broker(
-    secure: SecureFleet, victim: DeviceKit
-) -> None:
-    """More than the 1,000 messages that mosquitto keeps by default, over a restart."""
-
-    def connected() -> Peer:
-        peer = victim.peer(connect=False)
-        lasting = Properties(PacketTypes.CONNECT)
-        lasting.SessionExpiryInterval = 3600
-        peer.client.connect("localhost", peer.port, clean_start=False, properties=lasting)
-        peer.client.loop_start()
-        eventually(lambda: peer.connects)
-        return peer
-
-    away = connected()
-    away.subscribe(victim.topic("cmd/+"))
-    away.close()
-    manager = secure.manager
-    assert manager is not None
-    eventually(lambda: manager.connected)
-    sent = [
-        manager._connection.publish(victim.topic("cmd/note"), b"%d" % number, qos=1)
-        for number in range(1200)
-    ]
-    eventually(lambda: all(message and message.is_published() for message in sent))
-    secure.stop_broker()
-    secure.start_broker()
-    back = connected()
-    heard = [bytes(back.heard.get(timeout=10).payload) for _ in sent]
-    assert heard == [b"%d" % number for number in range(1200)]
-    back.close()
 
 
 def _accept_tls(listener: socket.socket, context: ssl.SSLContext) -> None:

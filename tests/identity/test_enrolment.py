@@ -5,12 +5,14 @@ from __future__ import annotations
 import stat
 
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from edge_agent.errors import AgentError
 from edge_contract.enrol_code import parse_code
 from edge_contract.errors import TrustError
 from edge_contract.signing import public_bytes
-from tests.identity.secure_fleet import FLEET, SecureFleet, eventually
+from tests.identity.secure_fleet import FLEET, Peer, SecureFleet, eventually
 
 pytestmark = pytest.mark.debian
 
@@ -135,3 +137,37 @@ def test_a_distrusted_issuers_certificate_is_not_kept_for_the_manager(secure: Se
     before = secure.issuers._own_before("_manager")
     assert before.exists()
     assert not secure.issuers._still_good(before, secure.clock.wall_s())
+
+
+def test_what_waits_for_a_device_that_is_away_outlives_the_broker(
+    secure: SecureFleet,
+) -> None:
+    """More than the 1,000 messages that mosquitto keeps by default, over a restart."""
+    kit = secure.enrolled("cam-1")
+
+    def connected() -> Peer:
+        peer = kit.peer(connect=False)
+        lasting = Properties(PacketTypes.CONNECT)
+        lasting.SessionExpiryInterval = 3600
+        peer.client.connect("localhost", peer.port, clean_start=False, properties=lasting)
+        peer.client.loop_start()
+        eventually(lambda: peer.connects)
+        return peer
+
+    away = connected()
+    away.subscribe(kit.topic("cmd/+"))
+    away.close()
+    manager = secure.manager
+    assert manager is not None
+    eventually(lambda: manager.connected)
+    sent = [
+        manager._connection.publish(kit.topic("cmd/note"), b"%d" % number, qos=1)
+        for number in range(1200)
+    ]
+    eventually(lambda: all(message and message.is_published() for message in sent))
+    secure.stop_broker()
+    secure.start_broker()
+    back = connected()
+    heard = [bytes(back.heard.get(timeout=10).payload) for _ in sent]
+    assert heard == [b"%d" % number for number in range(1200)]
+    back.close()
