@@ -18,6 +18,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge_contract.codec import MESSAGE_LIMIT_BYTES
+from edge_contract.receipt import SignedMessage
 from edge_contract.signing import SIGNATURE_PROPERTY
 from fleet.clock import Clock
 from fleet.manager.broker_address import BrokerAddress
@@ -58,6 +59,20 @@ class Inbound:
     qos: int
     connection: int
     at_s: float
+
+    @classmethod
+    def by_hand(cls, message: SignedMessage, at_s: float) -> Inbound:
+        """One that a person carried: retained, since its device is not online for it."""
+        return cls(
+            topic=message.topic,
+            payload=message.payload,
+            signature=message.signature,
+            retained=True,
+            mid=0,
+            qos=1,
+            connection=-1,
+            at_s=at_s,
+        )
 
 
 LinkEvent = Connected | Disconnected | Inbound

@@ -329,21 +329,7 @@ class Manager:
         They count as retained: a device that is told of is not for that reason online.
         """
         now_s = self.clock.wall_s()
-        self._ingest(
-            [
-                Inbound(
-                    topic=message.topic,
-                    payload=message.payload,
-                    signature=message.signature,
-                    retained=True,
-                    mid=0,
-                    qos=1,
-                    connection=-1,
-                    at_s=now_s,
-                )
-                for message in messages
-            ]
-        )
+        self._ingest([Inbound.by_hand(message, now_s) for message in messages])
 
     def _commit(self, batch: list[Inbound]) -> Taken:
         with self.store.write() as tx:
