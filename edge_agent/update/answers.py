@@ -67,7 +67,15 @@ def staged(state: UpdateState, event: StageDone) -> Outcome:
     return enter(state, Stage.SELF_TEST, *told, slot=event.slot, crashes=0)
 
 
-def not_installable(state: UpdateState, event: StageFailed | SelfTestFailed) -> Outcome:
+def not_staged(state: UpdateState, event: StageFailed) -> Outcome:
+    """A disk that filled up meanwhile is waited for (ADR 0028); a damaged file is not."""
+    if not event.full:
+        return end(state, "failed", event.reason)
+    before = replace(state, stage=Stage.PRE_INSTALL, ticket=state.ticket + 1)
+    return _ask_again(before)
+
+
+def not_installable(state: UpdateState, event: SelfTestFailed) -> Outcome:
     """The active slot was never left."""
     return end(state, "failed", event.reason)
 

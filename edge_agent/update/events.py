@@ -111,9 +111,10 @@ class StageDone(Answer, frozen=True):
 
 
 class StageFailed(Answer, frozen=True):
-    """The spare slot could not be filled."""
+    """The spare slot could not be filled; ``full``: for want of space alone."""
 
     reason: str
+    full: bool = False
 
 
 class SelfTestPassed(Answer, frozen=True):

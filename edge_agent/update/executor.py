@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import msgspec
@@ -142,7 +143,8 @@ class Executor:
         except WherryError as error:
             return StageFailed(ticket, error.message)
         except OSError as error:
-            return StageFailed(ticket, f"cannot fill the spare slot: {error}")
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            return StageFailed(ticket, f"cannot fill the spare slot: {error}", full)
 
     def _self_test(self, ticket: int, order: Order) -> Event | None:
         slot = self._slots.spare(order.digest)

@@ -120,7 +120,7 @@ ROWS = (
     Row(PRE_INSTALL,  Released,       arrivals.release,         (PRE_INSTALL,)),
 
     Row(STAGING,      StageDone,      answers.staged,           (SELF_TEST,)),
-    Row(STAGING,      StageFailed,    answers.not_installable,  (IDLE,)),
+    Row(STAGING,      StageFailed,    answers.not_staged,       (PRE_INSTALL, IDLE)),
     Row(STAGING,      Superseded,     arrivals.supersede_early, (STAGING, *_NEXT)),
     Row(STAGING,      Restarted,      restarts.early,           (STAGING, IDLE)),
     Row(STAGING,      DeadlinePassed, arrivals.expire_early,    (IDLE,)),

@@ -18,6 +18,7 @@ from edge_agent.update.events import (
     Released,
     Restarted,
     SlotChecked,
+    StageFailed,
     SwitchFailed,
     TrialVerdict,
 )
@@ -245,6 +246,8 @@ class UpdateManager:
         if after.ticket != before.ticket:
             self._stage_began_s = self._monotonic_s()
             self._undone, self._ask_again, self.waits_for = [], None, ""
+            if isinstance(event, StageFailed) and event.full:
+                self.waits_for = event.reason
         elif isinstance(event, HookAnswer) and event.answer == "later":
             self.waits_for = event.reason
         if after.stage not in _JUDGED:

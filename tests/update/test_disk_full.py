@@ -110,8 +110,8 @@ def update_on(at: int, length: int) -> tuple[str, int]:
             if length == FOR_EVER:
                 rounds(device, 20, ended)
                 disk.free()
-            # No longer than it takes anyway: what was refused is tried again, not given up.
-            rounds(device, 40, ended)
+            # What was refused is tried again, not given up; a slot a minute later.
+            rounds(device, 110, ended)
         assert ended(), device.manager.status()
         is_sound(device)
         how = device.phases(2)[-1]

@@ -101,6 +101,7 @@ def _event(
         "slot": "B",
         "healthy": word == "ok",
         "refused": word == "refuse",
+        "full": word == "later",
     }
     return kind(**{name: fields[name] for name in kind.__struct_fields__})
 

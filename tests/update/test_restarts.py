@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
+from edge_agent.update.order import Order
 from edge_agent.update.recovery import TRIAL_BOOTS_MAX
 from edge_agent.update.state import UNCLEAN_MAX, Stage
 from tests.update.bundles import SPEC
@@ -315,3 +318,29 @@ def test_a_restart_in_a_first_install_goes_on_where_it_was(start: Start, stage: 
     again = start("clean")
     assert again.settle().running == V1.digest
     assert again.phases(1)[-1] == "committed"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_up_while_a_slot_is_filled_is_waited_for(
+    device: Device, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    stage = device.manager.slots.stage
+    tries: list[Order] = []
+
+    def full(order: Order, *rest: Any) -> NoReturn:
+        tries.append(order)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(device.manager.slots, "stage", full)
+    give(device, V2, 2)
+    for _ in range(90):
+        device.pump()
+        device.second()
+    assert device.manager.state.stage is Stage.PRE_INSTALL
+    assert os.strerror(code) in device.manager.waits_for
+    assert 1 < len(tries) < 5, "asked again after a while, and not in a loop"
+    assert "failed" not in device.phases(2)
+    assert device.running == V1.digest
+    monkeypatch.setattr(device.manager.slots, "stage", stage)
+    device.settle()
+    assert (device.running, device.phases(2)[-1]) == (V2.digest, "committed")
