@@ -98,7 +98,7 @@ def broker_config(
     from fleet.identity.mosquitto_settings import Ports, check_settings, write_settings
 
     path = write_settings(
-        Issuers(state.identity, state.prepare()),
+        Issuers(state.identity, state.existing()),
         server,
         out,
         Ports(
@@ -143,7 +143,7 @@ def broker_crl(out: Path, pid: int | None, state: StateDir, as_json: bool) -> No
     from fleet.identity.issuers import Issuers
     from fleet.identity.mosquitto_settings import write_revocations
 
-    issuers = Issuers(state.identity, state.prepare())
+    issuers = Issuers(state.identity, state.existing())
     if not issuers.crl_path.exists():
         raise FleetError("this fleet has no CA, so nothing can be revoked")
     write_revocations(issuers, out, _locked_out(state))
@@ -199,7 +199,7 @@ def _locked_out(state: StateDir) -> list[str]:
     from fleet.clock import SystemClock
     from fleet.store import identity, open_store
 
-    store = open_store(state.store, fleet=state.prepare())
+    store = open_store(state.store, fleet=state.existing())
     try:
         with store.read() as tx:
             return identity.locked_out(tx, SystemClock().wall_s())

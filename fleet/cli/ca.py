@@ -121,7 +121,7 @@ def ca_install(issuer: Path, distrust_old: bool, state: StateDir, as_json: bool)
     from fleet.store import identity, open_store
 
     _require_pem(issuer, "CERTIFICATE", 2, "ca sign")
-    fleet = state.prepare()
+    fleet = state.existing()
     now_s = SystemClock().wall_s()
     store = open_store(state.store, fleet=fleet)
     try:

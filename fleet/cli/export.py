@@ -91,7 +91,7 @@ def export(
             hint="edge-fleet devices",
             exit_code=ExitCode.USAGE,
         )
-    store = open_store(state.store, fleet=state.prepare())
+    store = open_store(state.store, fleet=state.existing())
     try:
         with store.read() as tx:
             names = [*wanted, *(stranger.device for stranger in strangers)]

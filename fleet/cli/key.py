@@ -179,7 +179,7 @@ def adopt(change: Proposal, keys: tuple[Path, ...], threshold: int | None) -> in
             exit_code=ExitCode.USAGE,
         )
     count = threshold or max(1, len(publics) - 1)
-    open_repository(change.state).initialise()
+    open_repository(change.state, new=True).initialise()
     outcome = change.ceremony().adopt(publics, count)
     return change.tell(outcome, "adopted")
 

@@ -51,7 +51,7 @@ def publish(
     if is_event(bundle):
         return _take_event(bundle, who, state, as_json)
     _require_bundle(bundle)
-    repository = open_repository(state)
+    repository = open_repository(state, new=True)
     new = repository.initialise()  # which says it of development keys by itself
     published = repository.publish(bundle, approval=approval, who=who)
     value = {

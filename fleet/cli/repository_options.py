@@ -42,12 +42,21 @@ event_option = click.option(
 )
 
 
-def open_repository(state: StateDir) -> Repository:
-    """The repository on disk, with or without a running manager."""
+def open_repository(state: StateDir, *, new: bool = False) -> Repository:
+    """The repository on disk, with or without a running manager.
+
+    Args:
+        state: the state directory.
+        new: make the directory where there is none; for commands that may begin a fleet.
+
+    Raises:
+        FleetError: no fleet lies there, or it cannot be read.
+    """
     from fleet.clock import SystemClock
     from fleet.repository.tuf_repository import Repository
 
-    return Repository(state.path, state.prepare(), SystemClock().wall_s)
+    fleet = state.prepare() if new else state.existing()
+    return Repository(state.path, fleet, SystemClock().wall_s)
 
 
 def read_passphrase(path: Path | None, *, confirm: bool = False) -> str:

@@ -50,7 +50,7 @@ def subscribe(
         from fleet.identity.certificates import OBSERVER
         from fleet.identity.issuers import Issuers
 
-        tls = Issuers(state.identity, state.prepare()).tls_context(OBSERVER)
+        tls = Issuers(state.identity, state.existing()).tls_context(OBSERVER)
     return _listen(
         address,
         wanted,

@@ -90,6 +90,21 @@ class StateDir:
             )
         return name
 
+    def existing(self) -> str:
+        """The fleet's name; makes nothing, so that a mistyped path stays a mistake.
+
+        Raises:
+            FleetError: no fleet lies here, or it cannot be read.
+        """
+        if any((self.path / name).exists() for name in (self._fleet.name, "tuf")):
+            return self.prepare()
+        why = "nothing of a fleet in it" if self.path.is_dir() else "no such directory"
+        raise FleetError(
+            f"no fleet in the state directory {self.path}: {why}; nothing was made there",
+            hint="name the fleet's own with --state DIR; a new fleet is made by edge-fleet up",
+            exit_code=ExitCode.NOT_FOUND,
+        )
+
     def lock(self) -> int:
         """Take the directory for this process; returns the handle to keep.
 

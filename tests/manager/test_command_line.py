@@ -260,6 +260,39 @@ def test_without_a_manager_the_next_command_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        "root",
+        "key status",
+        "key forget",
+        "key rotate snapshot",
+        "line list",
+        "audit show",
+        "event list",
+        "media prepare draft.json",
+        "backup fleet.backup",
+        "broker config --server server --out broker",
+        "broker crl --out crl.pem",
+        "export digits 1.0.0 --usb . --devices cam-1",
+        "devices",
+    ],
+)
+@pytest.mark.parametrize("there", [False, True], ids=["nothing-there", "an-empty-directory"])
+def test_a_mistyped_state_directory_makes_no_fleet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, there: bool
+) -> None:
+    monkeypatch.setenv("EDGE_FLEET_PASSPHRASE", "words")
+    monkeypatch.chdir(tmp_path)
+    typo = tmp_path / "typo"
+    if there:
+        typo.mkdir()
+    error = edge_fleet(*words.split(), state=typo, code=7 if words == "devices" else 3)
+    assert str(typo) in error["error"]
+    assert "edge-fleet up" in error["hint"]
+    assert [str(path) for path in tmp_path.rglob("*")] == [str(typo)] * there
+
+
+@pytest.mark.parametrize(
     ("words", "code"),
     [
         (("rollout", "start", "digits"), 2),

@@ -12,6 +12,7 @@ import pytest
 
 from edge_contract.errors import ExitCode
 from fleet.cli.rollout import _steps
+from fleet.manager.state_dir import StateDir
 from fleet.repository.key_files import new_key_file
 from tests.manager.bundles import make_bundle
 from tests.manager.test_command_line import ENVIRONMENT, PROGRAM, ROOT, edge_fleet
@@ -125,6 +126,7 @@ def test_what_is_approved_is_listed(published: Path, tmp_path: Path) -> None:
         ("digits", "1.0.0", "1.1.0"),
         ("digits", "1.1.0", "1.1.0"),
     ]
+    StateDir(tmp_path / "empty").prepare()
     assert edge_fleet("line", "list", state=tmp_path / "empty") == []
 
 

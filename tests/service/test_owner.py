@@ -45,6 +45,11 @@ def test_what_root_installs_for_the_service_belongs_to_the_service(bench: Bench)
 def test_what_root_publishes_for_the_service_belongs_to_the_service(tmp_path: Path) -> None:
     real = given_to_a_service(tmp_path / "fleet")
     with pytest.raises(SystemExit) as done:
+        fleet_main(
+            ["ca", "request", "--out", str(tmp_path / "csr"), "--state", str(tmp_path / "fleet")]
+        )
+    assert done.value.code == 0, "the fleet's name is settled"
+    with pytest.raises(SystemExit) as done:
         fleet_main(["key", "rotate", "snapshot", "--state", str(tmp_path / "fleet")])
     assert done.value.code == 3, "nothing was published yet"
     with pytest.raises(SystemExit) as done:
