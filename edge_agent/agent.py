@@ -126,6 +126,8 @@ class Agent:
         self._tell_findings()
         if self.parts.state_dir.full:
             self._alarm_once("state-directory-full", self.parts.state_dir.full)
+        if self.parts.anchor.note:
+            self._alarm_once("trust-root-missing", self.parts.anchor.note)
         if self.desk.damage is not None:
             log.error("%s. %s", self.desk.damage.message, self.desk.damage.hint)
             self.reports.event("trust-damaged", "alarm", self.desk.damage.message)

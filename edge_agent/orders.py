@@ -75,7 +75,8 @@ class OrderDesk:
 
     Args:
         state_dir: holds ``trust/``.
-        root: bytes of the root file from the configuration.
+        root: bytes of the root that verification begins with; None where ``damage`` is given.
+        damage: why nothing may be installed, found before.
         fleet, device, device_key, line, hardware: what this device is.
         clock: the device's clocks.
         held: digests of the bundles in the slots now; they may come back below a line's floor.
@@ -91,7 +92,7 @@ class OrderDesk:
     def __init__(
         self,
         state_dir: Path,
-        root: bytes,
+        root: bytes | None,
         *,
         fleet: str,
         device: str,
@@ -99,13 +100,14 @@ class OrderDesk:
         line: str,
         hardware: str,
         clock: SystemClock,
+        damage: DamagedTrustError | None = None,
         held: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         directory = state_dir / "trust"
         directory.mkdir(parents=True, exist_ok=True)
-        self.damage: DamagedTrustError | None = None
+        self.damage = damage
         self._kept(lambda: _require_own(directory))
-        self._store = self._kept(lambda: TrustStore(directory, root=root))
+        self._store = self._kept(lambda: TrustStore(directory, root=root)) if root else None
         self._floor_path = directory / "time-floor.json"
         self._floor = self._kept(lambda: load_floor(self._floor_path)) or TimeFloor()
         self._last_path = directory / "last-order.json"

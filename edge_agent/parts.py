@@ -38,11 +38,13 @@ from edge_agent.transfer.budget import ByteBudget
 from edge_agent.transfer.fetch import BundleFetcher, Network
 from edge_agent.transfer.http_source import HttpSource
 from edge_agent.transfer.pace import Pace
+from edge_agent.trust.anchor import settle_anchor
 from edge_agent.update.boot import BootMarker
 from edge_agent.update.executor import Ports
 from edge_agent.update.journal import Journal
 from edge_agent.update.manager import UpdateManager
 from edge_agent.update.order import Order
+from edge_agent.update.pointer import BOOT_FILE
 from edge_agent.update.readiness import DeviceReadiness, next_opening_ts
 from edge_agent.update.slots import Slots
 from edge_agent.update.worker import Worker
@@ -84,8 +86,10 @@ class Parts:
         path = Path(device.state_dir)
         self.config = config
         self.key_trouble = ""
-        root = _read_root(Path(config.trust.root))
         self.state_dir = StateDir(path)
+        self.anchor = settle_anchor(
+            Path(config.trust.root), path / "trust", installed=(path / BOOT_FILE).exists()
+        )
         boot_id = _KERNEL_BOOT_ID.read_text().strip()
         self.marker = BootMarker(path, boot_id)
         self.identity = self._read_identity(path / "device-key.pem")
@@ -102,7 +106,8 @@ class Parts:
         )
         self.desk = OrderDesk(
             path,
-            root,
+            self.anchor.root,
+            damage=self.anchor.damage,
             fleet=device.fleet,
             device=device.id,
             device_key=fingerprint,
@@ -207,7 +212,7 @@ class Parts:
             order=self.update.handle,
             state=lambda: self.update.state,
             health=config.health,
-            root=root,
+            root=self.anchor.root or b"",
         )
         self.medium_install = MediumInstall(
             device.id,
@@ -275,16 +280,6 @@ class Parts:
     def _sign(self, topic: str, payload: bytes) -> str:
         """The device's signature; without its key there is none, and the fleet takes nothing."""
         return self.identity.sign(topic, payload) if self.identity else ""
-
-
-def _read_root(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise AgentError(
-            f"cannot read the trust root {path}: {error.strerror}",
-            hint=f"on the fleet's machine: edge-fleet root > {path.name}; then copy it to {path}",
-        ) from error
 
 
 def _predictions(config: AgentConfig) -> PredictionsFile | None:

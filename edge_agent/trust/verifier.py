@@ -102,6 +102,11 @@ class TrustStore:
                 self._check_same_repository(root)
 
     @property
+    def anchor(self) -> bytes:
+        """The root file that this device began with."""
+        return self._state.anchor
+
+    @property
     def root_version(self) -> int:
         """The version of the root that is trusted now."""
         return Metadata[Root].from_bytes(self._state.root).signed.version

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from fleet.repository.tuf_repository import Repository
 from tests.agent.conftest import Bench
 from tests.agent.test_agent_alone import in_small_file_system
 
@@ -46,6 +48,43 @@ def test_damaged_trust_or_key_stops_updates_and_no_inference(
         assert "what runs keeps running" in refused.stderr
     assert bench.stop(agent) == 0
     assert path.read_bytes() == before
+
+
+def test_a_root_file_that_is_gone_or_wrong_stops_no_inference(
+    installed: Bench, tmp_path: Path
+) -> None:
+    bench = installed
+    root = bench.home / "root.json"
+    good = root.read_bytes()
+    (bench.home / "1.1.0").mkdir()
+    new = bench.bundle("1.1.0")
+    stranger = Repository(tmp_path / "stranger", "test", time.time)
+    stranger.initialise()
+    for found, said in (
+        (b"[device]", "expected the fleet's root of trust"),
+        (stranger.root_bytes(), "another repository"),
+        (None, "the root that was kept of it counts"),
+    ):
+        root.unlink()
+        if found is not None:
+            root.write_bytes(found)
+        (bench.home / "predictions.jsonl").unlink(missing_ok=True)
+        (bench.home / "agent.log").write_text("")
+        agent = bench.start()
+        bench.wait("answers", lambda: len(bench.predictions()) > 10)
+        log = (bench.home / "agent.log").read_text()
+        assert [line for line in log.splitlines() if " ERROR " in line and said in line], log
+        status = bench.wait("the status", bench.status)
+        root.write_bytes(good)
+        if found is not None:
+            assert said in status["last_refusal"]
+            refused = bench.install(new)
+            assert refused.returncode == 4
+            assert said in refused.stderr
+            assert "what runs keeps running" in refused.stderr
+        else:
+            assert bench.install(new).returncode == 0, "the kept anchor has not lost a thing"
+        assert bench.stop(agent) == 0
 
 
 def test_a_slot_that_was_lost_is_said_and_never_told_as_committed(installed: Bench) -> None:
