@@ -128,13 +128,16 @@ class Agent:
             self._alarm_once("state-directory-full", self.parts.state_dir.full)
         if self.parts.anchor.note:
             self._alarm_once("trust-root-missing", self.parts.anchor.note)
-        if self.desk.damage is not None:
+        if self.parts.state_dir.read_only:
+            self._alarm_once("state-directory-read-only", self.parts.state_dir.read_only)
+        elif self.desk.damage is not None:
             log.error("%s. %s", self.desk.damage.message, self.desk.damage.hint)
             self.reports.event("trust-damaged", "alarm", self.desk.damage.message)
         self.remote.start()
         self.engine.start()
         self.recorder.start()
-        self.parts.api.start()
+        if self.parts.api is not None:
+            self.parts.api.start()
         # Every slot is read through first, and a supervisor must not take that for a hang.
         self.parts.systemd.extend_start(READY_AT_LATEST_S + self.update.slots.read_through_s())
         self.update.start(boot)
@@ -345,7 +348,8 @@ class Agent:
         inference = (parts.systemd.stopping, self.engine.stop, self.recorder.stop, self._take_rest)
         telling = (parts.spool.flush, self._upload_rest)
         link = (self.fleet.stop, parts.budget.close, parts.sources.stop)
-        ending = (parts.api.stop, parts.hooks.close, parts.worker.stop, self.fetcher.cancel)
+        api = () if parts.api is None else (parts.api.stop,)
+        ending = (*api, parts.hooks.close, parts.worker.stop, self.fetcher.cancel)
         marking = (parts.marker.end,) if self._stop.is_set() else ()
         last = (parts.spool.close, *marking, parts.state_dir.close)
         for close in (*inference, *telling, *link, *ending, *last):

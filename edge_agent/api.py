@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.errors import AgentError
+from edge_agent.statedir import is_locked
 from edge_contract.codec import MESSAGE_LIMIT_BYTES, decode_json, encode_json
 from edge_contract.errors import ContractError, ExitCode
 
@@ -158,6 +159,12 @@ def call(state_dir: Path, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 exit_code=ExitCode.AUTH,
             ) from error
         except OSError as error:
+            if is_locked(state_dir):
+                raise AgentError(
+                    f"an edge-agent runs on {state_dir} and listens to nobody: {error.strerror}",
+                    hint="look into its log, and whether the state directory can be written",
+                    exit_code=ExitCode.NETWORK,
+                ) from error
             raise AgentNotRunningError(
                 f"no edge-agent runs on {state_dir}",
                 hint="start one: edge-agent run --config FILE; or name its file: --config FILE",

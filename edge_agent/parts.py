@@ -14,7 +14,7 @@ from edge_agent.api import LocalApi
 from edge_agent.clock import SystemClock
 from edge_agent.config import AgentConfig
 from edge_agent.drift.monitor import DriftSettings
-from edge_agent.errors import AgentError
+from edge_agent.errors import AgentError, DamagedTrustError
 from edge_agent.fleet_link import FleetLink
 from edge_agent.hooks import DeviceHooks
 from edge_agent.identity import Identity
@@ -33,6 +33,7 @@ from edge_agent.settings import own_settings, setters
 from edge_agent.statedir import StateDir
 from edge_agent.telemetry.drift_windows import merge_windows
 from edge_agent.telemetry.spool import Spool
+from edge_agent.telemetry.unkept import CAP_BYTES, UnkeptSpool
 from edge_agent.transfer.block_sources import BlockSources
 from edge_agent.transfer.budget import ByteBudget
 from edge_agent.transfer.fetch import BundleFetcher, Network
@@ -90,24 +91,29 @@ class Parts:
         self.anchor = settle_anchor(
             Path(config.trust.root), path / "trust", installed=(path / BOOT_FILE).exists()
         )
+        read_only = self.state_dir.read_only
+        refused = DamagedTrustError(read_only) if read_only else None
+        self._unkept = UnkeptSpool() if refused else None
+        spool_dir = self._unkept.path if self._unkept else path
+        spool_cap = int(config.telemetry.spool_cap_mb * 1e6)
         boot_id = _KERNEL_BOOT_ID.read_text().strip()
         self.marker = BootMarker(path, boot_id)
         self.identity = self._read_identity(path / "device-key.pem")
         fingerprint = self.identity.fingerprint if self.identity else ""
         self.spool = Spool.open(
-            path / "spool.db",
-            cap_bytes=int(config.telemetry.spool_cap_mb * 1e6),
+            spool_dir / "spool.db",
+            cap_bytes=min(spool_cap, CAP_BYTES) if refused else spool_cap,
             quotas=SPOOL_SHARES,
             # One a start, not one a kernel boot: counters lost with a damaged spool cannot collide.
             boot_id=secrets.token_hex(8),
             merge={"telemetry": merge_payloads, "drift": merge_windows},
             clock=clock.wall_s,
-            ledger_path=path / "spool-ledger.jsonl" if config.telemetry.ledger else None,
+            ledger_path=spool_dir / "spool-ledger.jsonl" if config.telemetry.ledger else None,
         )
         self.desk = OrderDesk(
             path,
             self.anchor.root,
-            damage=self.anchor.damage,
+            damage=refused or self.anchor.damage,
             fleet=device.fleet,
             device=device.id,
             device_key=fingerprint,
@@ -227,7 +233,7 @@ class Parts:
             facts=lambda: self.reports.state(""),
             sign=self._sign,
         )
-        self.api = LocalApi(path, post)
+        self.api = None if refused else LocalApi(path, post)
         self.systemd = Systemd()
 
     def facts(self) -> dict[str, Any]:

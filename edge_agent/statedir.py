@@ -22,6 +22,7 @@ from edge_contract.errors import ExitCode
 from edge_contract.layout import write_durably
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TAKES_NOTHING = (errno.EROFS, errno.EIO)
 _DECIDES = (BOOT_FILE, "slots", "slots/A", "slots/B", "update", "update/journal")
 """Below the state directory: what says which model runs."""
 
@@ -36,6 +37,8 @@ class StateDir:
     Attributes:
         full: what to say of a disk that is full under a version that was installed: that version
             runs all the same; "" where there is room.
+        read_only: the same of a disk that takes no write at all (EROFS, EIO): nothing is kept, and
+            nothing new is installed; "" where it does.
 
     Raises:
         AgentError: another process holds it, it cannot be made or written (full with nothing to
@@ -44,12 +47,12 @@ class StateDir:
 
     def __init__(self, path: Path, *, for_owner: bool = False) -> None:
         self.path = path
-        self.full = ""
+        self.full = self.read_only = ""
         try:
             make_private(path, for_owner=for_owner)
             self._lock = os.open(path / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise unwritable(path, error) from error
+            self._lock = self._run_all_the_same(error)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -59,6 +62,8 @@ class StateDir:
                 f"another edge-agent (pid {pid}) runs on {path}; two would corrupt its slots",
                 hint=f"edge-agent status --state-dir {path}",
             ) from error
+        if self.read_only:
+            return
         try:
             mine = f"{os.getpid()}\n".encode()
             os.ftruncate(self._lock, os.pwrite(self._lock, mine, 0))
@@ -71,7 +76,23 @@ class StateDir:
                 )
                 return
             os.close(self._lock)
-            raise unwritable(path, error) from error
+            self._lock = self._run_all_the_same(error)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _run_all_the_same(self, error: OSError) -> int:
+        """The lock of a disk that takes no write, under a version that was installed."""
+        refusal = unwritable(self.path, error)
+        if error.errno not in _TAKES_NOTHING or not (self.path / BOOT_FILE).exists():
+            raise refusal from error
+        try:
+            lock = os.open(self.path / "agent.lock", os.O_RDONLY)
+        except OSError:
+            raise refusal from error
+        self.read_only = (
+            f"{refusal.message}; what is installed runs all the same, nothing new is installed, and"
+            " telemetry is kept in memory alone"
+        )
+        return lock
 
     def close(self) -> None:
         """Release the lock."""
@@ -151,6 +172,21 @@ def doubt_about(path: Path, owners: set[int], *, mend: Path) -> Doubt | None:
         text = f"{path} may be changed by others (mode {mode:04o}): expected at most 0755"
         return Doubt(text, advice.format(f"chmod -R go-w {mend}"))
     return None
+
+
+def is_locked(path: Path) -> bool:
+    """Whether an agent runs on a state directory; False as well where that cannot be seen."""
+    try:
+        lock = os.open(path / "agent.lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def unwritable(path: Path, error: OSError) -> AgentError:

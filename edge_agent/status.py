@@ -57,4 +57,5 @@ def sentence(parts: Parts) -> str:
     model = parts.engine.model
     runs = f"runs {model.manifest.name} {model.version}" if model else "has no model yet"
     link = "online" if parts.fleet.up else "offline"
-    return f"{runs}, {link}, {parts.engine.answered_count} frames answered"
+    kept = "; keeps nothing, its disk takes no write" if parts.state_dir.read_only else ""
+    return f"{runs}, {link}, {parts.engine.answered_count} frames answered{kept}"

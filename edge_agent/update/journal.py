@@ -114,7 +114,8 @@ class Journal:
         directory = self._path.parent
         directory.mkdir(exist_ok=True)
         for leftover in directory.glob(f".{self._path.name}.*.part"):
-            leftover.unlink()
+            with contextlib.suppress(OSError):  # a disk that takes no write stops no model
+                leftover.unlink()
         data = self._path.read_bytes() if self._path.exists() else b""
         entries, damaged, torn_bytes = _split(data)
         self.state = next((e.state for e in reversed(entries) if e.state), UpdateState())

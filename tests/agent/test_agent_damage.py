@@ -147,6 +147,34 @@ def test_a_device_that_starts_on_a_full_disk_runs_what_is_installed(installed: B
     assert "Traceback" not in log
 
 
+def test_a_device_that_starts_on_a_read_only_disk_runs_what_is_installed(
+    installed: Bench,
+) -> None:
+    bench = installed
+    kept = bench.home / "kept"
+    bench.state.rename(kept)
+    answers = f"grep -c class_id {bench.home}/predictions.jsonl 2>/dev/null"
+    client = f"{sys.executable} -m edge_agent.cli"
+    script = (
+        f"cp -a {kept}/. {bench.state}/; mount -o remount,ro {bench.state};"
+        f" {client} run --config {bench.config} >{bench.home}/agent.log 2>&1 & agent=$!; i=0;"
+        f' until [ "$({answers} || echo 0)" -gt 30 ] || [ $i -gt 99 ]; do'
+        " i=$((i+1)); sleep 0.1; done;"
+        f" {client} status --state-dir {bench.state} 2>{bench.home}/asked; echo asked $?;"
+        " kill -TERM $agent; wait $agent; echo ended $?"
+    )
+    done = in_small_file_system(bench, "8m", script)
+    log = (bench.home / "agent.log").read_text()
+    assert done.stdout.split() == ["asked", "7", "ended", "0"], log + done.stdout
+    assert bench.predictions()[-1]["model_version"] == "1.0.0", log
+    told = [line for line in log.splitlines() if " ERROR " in line]
+    assert len(told) == 1, log
+    assert "Read-only file system; what is installed runs all the same" in told[0]
+    assert "telemetry is kept in memory alone" in told[0]
+    assert "Traceback" not in log
+    assert "listens to nobody" in (bench.home / "asked").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
