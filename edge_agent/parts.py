@@ -254,6 +254,7 @@ class Parts:
             "held": state.held,
             "update_waits_for": printable(self.update.waits_for),
             "update_opens_ts": self._opens_ts(),
+            "clock_known": self.desk.present_s() is not None,
             **self.remote.facts(),
         }
 

@@ -45,6 +45,7 @@ class AgentState(Header, frozen=True, kw_only=True):
     update_waits_for: why the update under way waits, a sentence ("": it does not).
     update_opens_ts: when the maintenance windows that it waits for are open next, unix seconds; 0
         where it waits for none, or does not know the time.
+    clock_known: whether it knows the time of day; without it no window is ever open for it.
     config_epoch, config_seq: number of the configuration in force (0: none of the fleet's).
     config_refused: why the newest configuration was refused ("": it was not).
     settings: what holds now, by name (``edge_contract.configuration``); the unit is in the name.
@@ -67,6 +68,7 @@ class AgentState(Header, frozen=True, kw_only=True):
     spool_dropped_count: int
     update_waits_for: str = ""
     update_opens_ts: float = 0.0
+    clock_known: bool = True
     config_epoch: int = 0
     config_seq: int = 0
     config_refused: str = ""

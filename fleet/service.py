@@ -77,10 +77,11 @@ class FleetService:
         self._manager.do(self._manager.poll_repository)
         with self._store.read() as tx:
             plan = planning.make_rollout_plan(tx, self._catalogue, order, who=who)
+            clockless = planning.clockless(devices.list_devices(tx), plan)
         manager = self._manager
         goodput_bytes_s = manager.blobs.goodput_bytes_s()
         preview = preview_bytes(self._catalogue, manager.deltas, goodput_bytes_s, plan)
-        return planning.plan_view(self._catalogue, order, plan, preview)
+        return planning.plan_view(self._catalogue, order, plan, preview, clockless)
 
     def versions(self) -> list[VersionView]:
         """Published bundles, newest version of each line first."""

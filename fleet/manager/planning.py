@@ -53,10 +53,29 @@ def make_rollout_plan(
     )
 
 
+def clockless(rows: Sequence[DeviceRow], plan: RolloutPlan) -> list[str]:
+    """The plan's devices that would wait for its window for ever: they do not know the time."""
+    planned = {device.device for device in plan.devices} if plan.window else set()
+    states = {row.device: _state(row) for row in rows if row.device in planned}
+    return sorted(name for name, state in states.items() if state and not state.clock_known)
+
+
+def _clock_lines(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    why = "the clock is not known to be right there, so no window opens"
+    return [f"  {shown}: {why}; set it from the network (NTP), or leave --window out for them"]
+
+
 def plan_view(
-    catalogue: Catalogue, order: RolloutOrder, plan: RolloutPlan, preview: BytesPreview
+    catalogue: Catalogue,
+    order: RolloutOrder,
+    plan: RolloutPlan,
+    preview: BytesPreview,
+    waiting: list[str],
 ) -> PlanView:
-    """The plan for people: the waves in it are the plan's own."""
+    """The plan for people: the waves in it are the plan's own; ``waiting`` are ``clockless``."""
     bytes_by_hardware = {
         hardware: catalogue.download_bytes(plan.digest_to, hardware)
         for hardware in {device.hardware for device in plan.devices}
@@ -79,8 +98,9 @@ def plan_view(
         window=plan.window,
         bytes_total=sum(bytes_by_hardware[device.hardware] for device in plan.devices),
         bytes=preview,
+        clockless=waiting,
         command=command_line(order),
-        text=f"{preview_text(plan)}\n{preview_lines(preview)}",
+        text="\n".join([preview_text(plan), *_clock_lines(waiting), preview_lines(preview)]),
     )
 
 
@@ -99,9 +119,7 @@ def _chosen(rows: Sequence[DeviceRow], names: list[str] | None) -> list[DeviceRo
 
 
 def _candidate(row: DeviceRow, *, revoked: bool) -> Candidate:
-    state = None
-    if row.state is not None:
-        state = decode_json(row.state, AgentState, what=f"stored state of {row.device}")
+    state = _state(row)
     epoch, seq = max(row.desired, row.reported)
     return Candidate(
         device=row.device,
@@ -114,6 +132,12 @@ def _candidate(row: DeviceRow, *, revoked: bool) -> Candidate:
         held=state is not None and state.held,
         revoked=revoked,
     )
+
+
+def _state(row: DeviceRow) -> AgentState | None:
+    if row.state is None:
+        return None
+    return decode_json(row.state, AgentState, what=f"stored state of {row.device}")
 
 
 def committed_digest(state: AgentState | None) -> str:

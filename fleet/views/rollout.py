@@ -189,6 +189,7 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
 
     bytes_total: an upper bound of what all eligible devices will fetch, blobs only.
     bytes: what they will probably fetch, and for how long.
+    clockless: devices that do not know the time of day, and would wait for the window for ever.
     command: the same as a command line.
     text: the same for a terminal, several lines.
     """
@@ -205,5 +206,6 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     window: str
     bytes_total: int
     bytes: BytesPreview
+    clockless: list[str]
     command: str
     text: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from sqlalchemy import select
 
@@ -255,6 +256,19 @@ def test_a_dry_run_is_what_then_happens(fleet: FleetUnderTest) -> None:
     fleet.service.start_rollout(order, who="ann")
     (first,) = wait_until(lambda: [d for d in devices if d.desired])
     assert plan.waves[0].devices == [first.name]
+
+
+def test_a_dry_run_names_who_would_wait_for_a_window_for_ever(fleet: FleetUnderTest) -> None:
+    _, wrong = fleet.enrolled("cam-1", "cam-2")
+    fleet.publish("1.0.0")
+    fleet.published("1.0.0")
+    wrong.say_state(more={"clock_known": False})
+    order = RolloutOrder(line="digits", version="1.0.0", shares=[1.0], window="02:00-04:00")
+    wait_until(lambda: fleet.service.plan_rollout(order, who="ann").clockless == ["cam-2"])
+    text = fleet.service.plan_rollout(order, who="ann").text
+    assert "cam-2: the clock is not known to be right there" in text
+    always = msgspec.structs.replace(order, window="")
+    assert fleet.service.plan_rollout(always, who="ann").clockless == []
 
 
 def test_a_device_that_drops_off_is_offline_and_not_failed(fleet: FleetUnderTest) -> None:
