@@ -70,7 +70,8 @@ def take_up(state: UpdateState, order: Order, *first: Effect) -> Outcome:
     """From rest, begin ``order``, or let it wait where the owner holds updates."""
     rest = replace(state, waiting=None)
     if order.digest == state.active:
-        ended = Ended(order=order, phase="committed", reason="it is the active version already")
+        reason = "it is the active version already, so nothing needs doing"
+        ended = Ended(order=order, phase="committed", reason=reason)
         return replace(rest, ended=ended), (
             *first,
             Report(order, ended.phase, ended.reason),

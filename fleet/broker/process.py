@@ -311,6 +311,6 @@ def _require_free(host: str, port: int) -> None:
         except OSError as error:
             raise FleetError(
                 f"port {port} on {host} cannot be used: {error.strerror}",
-                hint="another broker may be running there: stop it, or choose another port",
+                hint="another broker may be running there: stop it, or choose --mqtt-port",
                 exit_code=ExitCode.NETWORK,
             ) from error

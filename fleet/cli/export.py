@@ -44,6 +44,7 @@ def _health_options(command: F) -> F:
     help="Where the medium is mounted.",
 )
 @click.option("--devices", default="", help="Who may install it: names joined by commas.")
+@click.option("--all", "everything", is_flag=True, help="Every device of LINE but the revoked.")
 @click.option(
     "--status",
     "statuses",
@@ -61,6 +62,7 @@ def export(
     version: str,
     directory: Path,
     devices: str,
+    everything: bool,
     statuses: tuple[Path, ...],
     who: str,
     state: StateDir,
@@ -77,7 +79,8 @@ def export(
     from edge_contract.signing import fingerprint
     from fleet.repository.media_desk import MediaDesk
     from fleet.store import open_store
-    from fleet.store.devices import get_device
+    from fleet.store.devices import get_device, list_devices
+    from fleet.store.identity import all_revoked_keys
     from fleet.transfer.media_devices import read_status
     from fleet.transfer.usb import write_medium
 
@@ -85,19 +88,30 @@ def export(
     published = repository.find(line, version)
     wanted = list(dict.fromkeys(name.strip() for name in devices.split(",") if name.strip()))
     strangers = [read_status(path, fleet=repository.archive.fleet, line=line) for path in statuses]
-    if not wanted and not strangers:
+    if wanted and everything or not (wanted or everything or strangers):
         raise FleetError(
-            f"--devices: expected names joined by commas, got {devices!r}",
+            f"expected --all, or --devices with names joined by commas, got {devices!r}"
+            + (" and --all" if everything else ""),
             hint="edge-fleet devices",
             exit_code=ExitCode.USAGE,
         )
     store = open_store(state.store, fleet=state.existing())
     try:
         with store.read() as tx:
+            if everything:
+                revoked = all_revoked_keys(tx)
+                found = (row for row in list_devices(tx) if row.line == line)
+                wanted = [row.device for row in found if row.public_key not in revoked]
             names = [*wanted, *(stranger.device for stranger in strangers)]
             rows = {name: get_device(tx, name) for name in names}
     finally:
         store.close()
+    if not rows:
+        raise FleetError(
+            f"no device of line {line} is enrolled",
+            hint="edge-fleet devices",
+            exit_code=ExitCode.NOT_FOUND,
+        )
     named = []
     for name in wanted:
         row = rows[name]

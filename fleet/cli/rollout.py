@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import click
 
-from edge_contract.errors import ExitCode
+from edge_contract.errors import ExitCode, WherryError
 from edge_contract.health import HealthSpec
 from fleet.cli.terminal import (
     CommandGroup,
@@ -116,8 +116,11 @@ def rollout_start(
     from fleet.cli.api_client import ApiClient
 
     given = {name: value for name, value in limits.items() if value is not None}
-    gate = parse_gate({f: _with_unit(f, given[f]) for f in GATE_OPTIONS if f in given})
-    health = HealthSpec(**{name: given[name] for name in HEALTH_OPTIONS if name in given})
+    try:
+        gate = parse_gate({f: _with_unit(f, given[f]) for f in GATE_OPTIONS if f in given})
+        health = HealthSpec(**{name: given[name] for name in HEALTH_OPTIONS if name in given})
+    except WherryError as error:
+        raise FleetError(error.message, hint=error.hint, exit_code=ExitCode.USAGE) from error
     shares, counts = parse_waves(waves)
     order = RolloutOrder(
         line=line,

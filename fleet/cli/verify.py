@@ -132,7 +132,10 @@ def show(limit: int, state: StateDir, as_json: bool) -> None:
 )
 @json_option
 def verify_log(log: Path, trust: Path, approvals: tuple[Path, ...], as_json: bool) -> None:
-    """Check the file LOG (audit.jsonl): nothing removed, moved, edited or added by a stranger."""
+    """Check the file LOG: nothing removed, moved, edited or added by a stranger.
+
+    LOG is audit.jsonl of the manager's state directory, or a copy of it.
+    """
     from edge_contract.metadata import decode_metadata_set
     from fleet.clock import SystemClock
     from fleet.repository.audit_log import verify_audit

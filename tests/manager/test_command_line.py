@@ -296,10 +296,10 @@ def test_a_mistyped_state_directory_makes_no_fleet(
     ("words", "code"),
     [
         (("rollout", "start", "digits"), 2),
-        (("rollout", "start", "digits", "1.0.0", "--soak-s", "off"), 1),
-        (("rollout", "start", "digits", "1.0.0", "--quorum-share", "1"), 1),
+        (("rollout", "start", "digits", "1.0.0", "--soak-s", "off"), 2),
+        (("rollout", "start", "digits", "1.0.0", "--quorum-share", "1"), 2),
         (("rollout", "start", "digits", "1.0.0", "--waves", "50%,10"), 2),
-        (("rollout", "start", "digits", "1.0.0", "--trial-s", "0"), 1),
+        (("rollout", "start", "digits", "1.0.0", "--trial-s", "0"), 2),
         (("rollout", "start", "digits", "1.0.0", "--window", "2-5"), 2),
         (("rollout", "start", "digits", "1.0.0", "--window", "02:00-02:00"), 2),
         (("rollout", "start", "digits", "1.0.0", "--window", "02:00-25:00"), 2),

@@ -139,6 +139,11 @@ def test_a_mistyped_broker_makes_no_fleet(tmp_path: Path) -> None:
 def test_a_stick_for_nobody_is_not_written(published: Path, tmp_path: Path) -> None:
     words = ("export", "digits", "1.0.0", "--usb", tmp_path, "--devices", ",")
     assert "names joined by commas" in edge_fleet(*words, state=published, code=2)["error"]
+    assert "expected --all" in edge_fleet(*words[:-2], state=published, code=2)["error"]
+    both = (*words[:-1], "cam-1", "--all")
+    assert "and --all" in edge_fleet(*both, state=published, code=2)["error"]
+    nobody = edge_fleet(*words[:-2], "--all", state=published, code=3)
+    assert "no device of line digits is enrolled" in nobody["error"]
     assert not list(tmp_path.glob("wherry-*"))
 
 

@@ -200,6 +200,8 @@ def test_a_stick_for_others_is_refused_and_what_runs_stays(
     assert refused.returncode != 0
     assert "not in the medium's set" in refused.stderr.replace("\n", " ")
     assert not offline_bench.status()["active_digest"]
+    everyone = export(fleet, tmp_path / "all", "digits", "1.0.0", "--all", "--json")
+    assert json.loads(everyone.stdout)["devices"] == ["cam-1", "cam-9"]
     unknown = export(fleet, tmp_path / "s2", "digits", "1.0.0", "--devices", "nobody")
     assert unknown.returncode == 3
     assert "edge-agent status --json" in unknown.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,14 +11,18 @@ import msgspec
 import pytest
 from tuf.api.metadata import Metadata, MetaFile
 
+from edge_contract.codec import encode_json
 from edge_contract.errors import ContractError, TrustError
 from fleet.errors import FleetError
+from fleet.manager.state_dir import StateDir
 from fleet.repository.media_desk import MediaDesk
 from fleet.repository.offline_files import (
     OfflineFiles,
     describe_offline_files,
+    read_offline_files,
     sign_offline_files,
 )
+from tests.manager.test_command_line import edge_fleet
 from tests.trust.office import Office
 
 
@@ -37,6 +42,24 @@ def test_offline_files_count_once_the_threshold_has_signed(office: Office) -> No
     with pytest.raises(FleetError, match="needs 1 more of bob, cy"):
         desk.take(files)
     desk.take(signed(office, files, "bob"))
+
+
+def test_a_second_draft_loses_no_signature_unless_it_is_told_to(office: Office) -> None:
+    state = StateDir(office.home / "state")
+    state.prepare("shop")
+    file = office.home / "offline.json"
+    prepare = ("media", "prepare", file)
+    edge_fleet(*prepare, state=state.path)
+    edge_fleet(*prepare, state=state.path)
+    draft = read_offline_files(file)
+    half = encode_json(sign_offline_files(draft, office.people["ada"], now_s=time.time()))
+    file.write_bytes(half)
+    error = edge_fleet(*prepare, state=state.path, code=2)
+    assert "has signatures that a new draft would lose" in error["error"]
+    assert "--replace" in error["hint"]
+    assert file.read_bytes() == half
+    edge_fleet(*prepare, "--replace", state=state.path)
+    assert file.read_bytes() != half
 
 
 def last_for_ever(metadata: Any) -> None:
