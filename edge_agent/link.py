@@ -72,6 +72,7 @@ SHORT_MAX = 3
 """So many accepted connections in a row that ended within ``SHORT_S`` are taken for a shared
 identity: mosquitto 2.0 does not tell a client with a certificate that its session was taken."""
 _TAKEN_OVER = 0x8E
+_UNSPECIFIED = 0x80
 
 
 class Link:
@@ -301,13 +302,14 @@ class Link:
             )
             text = (
                 "accepted connections end at once: another agent connects with this device's"
-                " identity; one of the two must go"
+                " identity; one of the two must go, or get a name of its own: [device] id in its"
+                " configuration, and a key that was not copied"
             )
             self._post(LinkDown(text, shared=True))
         elif refusal:
             self._post(LinkDown(f"the broker refuses TLS: {refusal}", tls_refused=True))
         else:
-            self._post(LinkDown(f"disconnected: {reason}"))
+            self._post(LinkDown(f"disconnected: {_why(reason)}"))
 
     def _taken_over(self, was_up: bool, reason: Any) -> bool:
         if reason.value == _TAKEN_OVER:
@@ -325,3 +327,13 @@ class Link:
         pairs = getattr(message.properties, "UserProperty", None) or []
         signature = next((value for key, value in pairs if key == SIGNATURE_PROPERTY), "")
         self._post(Inbound(topic, bytes(message.payload), signature))
+
+
+def _why(reason: Any) -> str:
+    """A broker's reason; where it says none, what that mostly means."""
+    if reason.value != _UNSPECIFIED:
+        return str(reason)
+    return (
+        "the broker or the network ended the connection and gave no reason; if that repeats, see"
+        " whether another agent runs under this device's name"
+    )

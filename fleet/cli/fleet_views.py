@@ -187,7 +187,8 @@ def _device_text(detail: dict[str, Any]) -> str:
     lines += _settings_lines(device["configuration"])
     lines += [f"alarm:     {_when(a['ts'])} {a['text']}" for a in detail["alarms"][:5]]
     lines += [
-        f"finding:   {f['count']} x {f['kind']} ({f['cls']}): {f['detail']}"
+        f"finding:   {f['count']} x {f['kind']} ({f['cls']}), last {_when(f['last_at_s'])}:"
+        f" {f['detail']}"
         for f in detail["findings"]
     ]
     lines += [f"{_when(e['ts'])} {e['name']}: {e['text']}" for e in reversed(detail["events"][:10])]

@@ -77,8 +77,9 @@ def enrol(
         return Enrolment(
             device,
             None,
-            "another key is pinned for this device id; new hardware under an old name:"
-            f" edge-fleet devices replace {device}, or remove {device} first",
+            "another key is pinned for this name. A second device needs a name of its own ([device]"
+            " id in its configuration); new hardware under the old name needs, at the fleet:"
+            f" edge-fleet devices replace {device}",
         )
     same = replace(row, hardware=asked.hardware, line=asked.line, agent_version=asked.agent_version)
     return Enrolment(device, same)

@@ -137,10 +137,10 @@ class IntakePage:
             result = Enrolment(device, result.row, renew=True)
         self._taken.enrolments.append(result)
         if result.row is None:
-            self._find(device, "refused_key", "enroll", result.reason)
-            journal.add_log(
-                self._tx, self._now_s, "device", device, f"{device}: {result.reason}", "warning"
-            )
+            # Every try counts; only the first of them is a line of its own.
+            if self._find(device, "refused_key", "enroll", result.reason):
+                text = f"{device}: {result.reason}"
+                journal.add_log(self._tx, self._now_s, "device", device, text, "warning")
             return
         self._new_keys[device] = bytes.fromhex(result.row.public_key)
         self._roster.put(result.row)
@@ -278,7 +278,8 @@ class IntakePage:
         journal.add_log(self._tx, self._now_s, kind, device, text, event.severity)
         self._taken.changes[kind, device] = text
 
-    def _find(self, device: str, kind: str, cls: str, detail: str) -> None:
+    def _find(self, device: str, kind: str, cls: str, detail: str) -> bool:
+        """Count a refusal; whether it is the first of its kind."""
         first = journal.add_finding(
             self._tx,
             device=device[:80],
@@ -289,6 +290,7 @@ class IntakePage:
         )
         text = f"{device or 'somebody'}: {_plain(detail)}" if first else ""
         self._taken.changes["finding", device] = text
+        return first
 
 
 def _plain(text: str) -> str:

@@ -339,15 +339,22 @@ def test_a_refused_subscription_is_posted_with_the_filters_that_are_deaf(tmp_pat
     assert refused == SubscriptionRefused((f"edge/v1/{FLEET}/cam-1/desired/+",), "Not authorized")
 
 
-def test_a_session_that_was_taken_over_is_told_as_such(tmp_path: Path) -> None:
-    with _scripted_broker(bytes([0xE0, 2, 0x8E, 0])) as port:
+@pytest.mark.parametrize(
+    ("code", "shared", "says"),
+    [(0x8E, True, "a name of its own"), (0x80, False, "gave no reason; if that repeats")],
+)
+def test_an_end_by_the_broker_says_what_it_means(
+    tmp_path: Path, code: int, shared: bool, says: str
+) -> None:
+    with _scripted_broker(bytes([0xE0, 2, code, 0])) as port:
         link, events = _plain_link(tmp_path, port)
         assert isinstance(events.get(timeout=5), LinkUp)
         link.subscribe(["a/b"])
         down = events.get(timeout=5)
         link.stop()
     assert isinstance(down, LinkDown)
-    assert down.shared
+    assert down.shared == shared
+    assert says in down.reason
 
 
 @contextmanager

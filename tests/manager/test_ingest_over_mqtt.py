@@ -15,7 +15,7 @@ from sqlalchemy import event, func, select
 from edge_contract.codec import encode_json
 from edge_contract.sketch import DriftSketch, FeatureSketch, pack_range
 from edge_contract.topics import topic
-from fleet.store import schema
+from fleet.store import journal, schema
 from tests.device_words import said_state
 from tests.manager.bundles import REFERENCE
 from tests.manager.conftest import FleetUnderTest
@@ -164,8 +164,17 @@ def test_a_second_key_for_a_device_is_refused(fleet: FleetUnderTest) -> None:
     pinned = fleet.service.device("cam-1").key_fingerprint
     device.enrol(Ed25519PrivateKey.generate())
     wait_until(lambda: not device.enrolled[-1].accepted)
-    assert "another key is pinned" in device.enrolled[-1].reason
+    reason = device.enrolled[-1].reason
+    assert "another key is pinned" in reason
+    assert "a name of its own" in reason
+    assert reason.count("cam-1") == 1
     assert finding_kinds(fleet)["cam-1", "refused_key"] == 1
+    device.enrol(Ed25519PrivateKey.generate())
+    wait_until(lambda: finding_kinds(fleet)["cam-1", "refused_key"] == 2)
+    assert fleet.manager is not None
+    with fleet.manager.store.read() as tx:
+        said = [row.text for row in journal.read_log(tx, kind="device", subject="cam-1", limit=9)]
+    assert len([text for text in said if "another key" in text]) == 1, "tries are counted, not told"
     assert fleet.service.device("cam-1").key_fingerprint == pinned
     device.enrol()
     wait_until(lambda: device.enrolled[-1].accepted)
