@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from edge_contract.errors import ExitCode
+from edge_contract.errors import ContractError, ExitCode
 from edge_contract.health import HealthSpec
 from edge_contract.receipt import Receipt
 from fleet.cli.repository_options import open_repository, who_option
@@ -84,13 +84,17 @@ def export(
     from fleet.transfer.media_devices import read_status
     from fleet.transfer.usb import write_medium
 
+    try:
+        health = HealthSpec(**{k: v for k, v in limits.items() if v is not None})
+    except ContractError as error:
+        raise FleetError(error.message, hint=error.hint, exit_code=ExitCode.USAGE) from error
     repository = open_repository(state)
     published = repository.find(line, version)
     wanted = list(dict.fromkeys(name.strip() for name in devices.split(",") if name.strip()))
     strangers = [read_status(path, fleet=repository.archive.fleet, line=line) for path in statuses]
-    if wanted and everything or not (wanted or everything or strangers):
+    if (wanted and everything) or not (wanted or everything or strangers):
         raise FleetError(
-            f"expected --all, or --devices with names joined by commas, got {devices!r}"
+            f"expected --all, --devices with names joined by commas, or --status; got {devices!r}"
             + (" and --all" if everything else ""),
             hint="edge-fleet devices",
             exit_code=ExitCode.USAGE,
@@ -152,7 +156,7 @@ def export(
             version,
             named,
             rollout=f"media-{hex_of(published.digest)[:12]}",
-            health=HealthSpec(**{k: v for k, v in limits.items() if v is not None}),
+            health=health,
         ),
         manifest_bytes=manifest_bytes,
         manifest=repository.manifest(published.digest),

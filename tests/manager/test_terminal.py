@@ -140,6 +140,7 @@ def test_a_stick_for_nobody_is_not_written(published: Path, tmp_path: Path) -> N
     words = ("export", "digits", "1.0.0", "--usb", tmp_path, "--devices", ",")
     assert "names joined by commas" in edge_fleet(*words, state=published, code=2)["error"]
     assert "expected --all" in edge_fleet(*words[:-2], state=published, code=2)["error"]
+    assert "trial_s" in edge_fleet(*words, "--trial-s", "0", state=published, code=2)["error"]
     both = (*words[:-1], "cam-1", "--all")
     assert "and --all" in edge_fleet(*both, state=published, code=2)["error"]
     nobody = edge_fleet(*words[:-2], "--all", state=published, code=3)
