@@ -40,9 +40,9 @@ def settle_anchor(path: Path, directory: Path, *, installed: bool) -> Anchor:
         installed: a version was installed here, which has to run whatever comes out.
 
     Raises:
-        AgentError: nothing is installed, and the file is missing, or no root.
+        AgentError: nothing is installed, and the file is missing or no root, or cannot be kept.
         TrustError: nothing is installed, and it is refused, or another repository's.
-        OSError: what was kept cannot be read, or the first anchor not be written.
+        OSError: what was kept cannot be read.
     """
     hint = f"on the fleet's machine: edge-fleet root > {path.name}; then copy it to {path}"
     given, missing = _read(path)
@@ -63,6 +63,9 @@ def settle_anchor(path: Path, directory: Path, *, installed: bool) -> Anchor:
         TrustStore(directory, root=given)
     except TrustError as error:
         return _stop(kept, error, installed)
+    except OSError as error:
+        unkept = f"cannot keep the trust root in {directory}: {error.strerror}"
+        return _stop(kept, AgentError(unkept, hint="make it writable"), installed)
     return Anchor(given)
 
 

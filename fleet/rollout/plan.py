@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from edge_contract.errors import ExitCode
 from fleet.errors import FleetError
 from fleet.rollout.gate import Gate
 
@@ -224,19 +225,23 @@ def make_waves(
         FleetError: both or neither of shares and counts, or values out of their range.
     """
     if (shares is None) == (counts is None):
-        raise FleetError("waves: expected either shares or counts")
+        raise FleetError("waves: expected either shares or counts", exit_code=ExitCode.USAGE)
     if shares is not None:
         rising = all(a < b for a, b in zip((0.0, *shares), shares, strict=False))
         if not rising or not shares or shares[-1] != 1.0:
             raise FleetError(
                 f"waves: expected cumulative shares that rise from above 0 to 1.0, got {shares!r}",
                 hint='for instance "1%,10%,50%,100%"',
+                exit_code=ExitCode.USAGE,
             )
         ends = [math.ceil(Fraction(repr(float(share))) * len(devices)) for share in shares]
     else:
         counts = counts or ()
         if any(isinstance(count, bool) or count < 1 for count in counts) or not counts:
-            raise FleetError(f"waves: expected counts of at least 1 device, got {counts!r}")
+            raise FleetError(
+                f"waves: expected counts of at least 1 device, got {counts!r}",
+                exit_code=ExitCode.USAGE,
+            )
         ends = [sum(counts[: i + 1]) for i in range(len(counts))] + [len(devices)]
     order = _interleaved(devices, seed)
     starts = [0, *ends]

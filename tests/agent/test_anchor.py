@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from edge_agent.errors import AgentError
+from edge_agent.trust import verifier
 from edge_agent.trust.anchor import settle_anchor
 from edge_contract.errors import TrustError
 from tests.trust.tuf_simulator import Publisher
@@ -69,3 +71,17 @@ def test_an_installed_version_runs_whatever_lies_there(
         assert (found.damage is None) == (wrong == "stranger")
     if found.damage is not None:
         assert "what runs keeps running" in found.damage.message
+
+
+def test_a_root_that_the_disk_does_not_keep_stops_installs_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(verifier, "write_durably", refuse)
+    damage = settle_anchor(root, tmp_path / "trust", installed=True).damage
+    assert damage is not None
+    assert "Read-only file system; new installs stop" in damage.message
+    with pytest.raises(AgentError, match="cannot keep the trust root"):
+        settle_anchor(root, tmp_path / "trust", installed=False)

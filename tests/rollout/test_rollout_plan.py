@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rollout_bench import NEW, OLD, candidates, plan_of
 
+from edge_contract.errors import ExitCode
 from fleet.errors import FleetError
 from fleet.rollout import Candidate, Gate, RolloutPlan, make_plan, preview_dict, preview_text
 
@@ -75,8 +76,9 @@ def test_devices_left_over_by_counts_form_a_last_wave():
     ],
 )
 def test_waves_that_leave_devices_out_or_make_no_sense_are_refused(waves):
-    with pytest.raises(FleetError, match="waves: expected"):
+    with pytest.raises(FleetError, match="waves: expected") as refused:
         make(candidates(10), **waves)
+    assert refused.value.exit_code is ExitCode.USAGE
 
 
 def test_every_device_left_out_is_listed_with_its_reason():
