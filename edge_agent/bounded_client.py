@@ -26,6 +26,13 @@ class BoundedClient(mqtt.Client):
             raise OSError(errno.EMSGSIZE, f"a packet of {bufsize} bytes")
         return super()._sock_recv(bufsize)
 
+    @property
+    def unread_bytes(self) -> int:
+        """Of a message that has begun to come and is not whole. For ``on_disconnect``, on paho's
+        thread: what was cut off has cost its bytes, and no one else tells of it."""
+        packet = self._in_packet
+        return len(packet["packet"]) if packet["to_process"] > 0 else 0
+
 
 def connect_properties() -> Properties:
     """Tells an honest broker not to send what would be hung up on."""

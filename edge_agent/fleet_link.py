@@ -16,6 +16,7 @@ from edge_agent.identity import Identity
 from edge_agent.identity.contact import Contact, certificate_files
 from edge_agent.identity.renewal import Renewal
 from edge_agent.link import Inbound, Link, LinkDown, LinkEvent
+from edge_agent.metadata_pull import MetadataPull
 from edge_agent.orders import OrderDesk, Refusal
 from edge_agent.reports import Reports
 from edge_agent.telemetry.spool import Spool
@@ -49,6 +50,8 @@ STATE_EVERY_S = 60.0
 METERED_STATE_EVERY_S = 6 * 3600.0
 METERED_KEEPALIVE_S = 600
 """On a metered link: four states and 40 KB of keepalives a day."""
+SPENT_PAUSE_S = 3600
+"""Before coming back on a metered link whose day is spent: a connection costs 9 KB."""
 SIGNATURE_BYTES = 110
 """The user property with the signature."""
 
@@ -139,6 +142,14 @@ class FleetLink:
                     desk.reference_s,
                 )
         self._uploader = Uploader(spool, self._publish, resend_s)
+        self._metadata = MetadataPull(
+            device.fleet,
+            device.line,
+            desk,
+            budget,
+            subscribe=self._subscribe,
+            unsubscribe=self._unsubscribe,
+        )
 
     @property
     def up(self) -> bool:
@@ -180,6 +191,7 @@ class FleetLink:
         self.up_before = True
         self._budget.spend(CONNECT_BYTES)
         self._listening.clear()
+        self._metadata.disconnected(self._clock.monotonic_s())
         self._link.subscribe(device_filters(device.fleet, device.id, device.line))
         self._enrolled = False
         self._announce()
@@ -199,6 +211,9 @@ class FleetLink:
             self._renewal.refused(self._clock.monotonic_s())
         self.up_before = False
         self._uploader.disconnected()
+        lost_bytes = message_bytes("", event.unread_bytes, qos=0) if event.unread_bytes else 0
+        self._budget.spend(lost_bytes)
+        self._metadata.disconnected(self._clock.monotonic_s(), lost_bytes)
 
     def state_changed(self) -> None:
         """Publish the retained state with the next tick."""
@@ -222,6 +237,9 @@ class FleetLink:
         """Upload, ask again for lost blocks, publish the state when it is due."""
         self._uploader.tick(now_s)
         self._fetcher.tick(now_s, online=self.up)
+        self._metadata.tick(now_s)
+        if self._link is not None:
+            self._link.pace(SPENT_PAUSE_S if self._budget.exhausted else 0)
         self._stop_listening()
         if self.up and now_s >= self._ping_due_s:
             self._budget.spend(PING_BYTES)
@@ -260,7 +278,9 @@ class FleetLink:
             if topic.cls == "blob":
                 block = decode_msgpack(message.payload, BlobBlock, what=message.topic)
                 self._fetcher.block(block, now_s, shared=True)
-            return self._desk.metadata(message.payload) if topic.cls == "metadata" else None
+            if topic.cls == "metadata":
+                return self._metadata.inbound(topic.name, message.payload, now_s)
+            return None
         if (topic.fleet, topic.device) != (self._device.fleet, self._device.id):
             raise TrustError(f"{message.topic}: this device is {self._device.id}")
         match (topic.cls, topic.name):
@@ -348,6 +368,14 @@ class FleetLink:
             return False
         self._budget.spend(message_bytes(topic, len(payload) + SIGNATURE_BYTES))
         return True
+
+    def _subscribe(self, name: str) -> None:
+        if self._link is not None:
+            self._link.subscribe([name])
+
+    def _unsubscribe(self, name: str) -> None:
+        if self._link is not None:
+            self._link.unsubscribe([name])
 
     def _stop_listening(self) -> None:
         """Hear no more of blobs that are here."""

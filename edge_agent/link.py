@@ -40,11 +40,13 @@ class LinkDown(msgspec.Struct, frozen=True):
 
     shared: the broker gave this device's session to another connection with the same identity.
     tls_refused: TLS itself failed, on this side or the broker's, or there is nothing to show.
+    unread_bytes: of a message that was cut off.
     """
 
     reason: str
     shared: bool = False
     tls_refused: bool = False
+    unread_bytes: int = 0
 
 
 class SubscriptionRefused(msgspec.Struct, frozen=True):
@@ -122,6 +124,8 @@ class Link:
         self._monotonic_s = (clock or SystemClock()).monotonic_s
         self._up_since_s = 0.0
         self._short_count = 0
+        self._shared = False
+        self._pause_s = 0.0
         if config.tls:
             # Before the first attempt, so that no attempt can ever be made without.
             client.tls_set_context(TimedContext(ssl.PROTOCOL_TLS_CLIENT))
@@ -131,7 +135,6 @@ class Link:
         """Held while the network thread is ended or begun."""
         self._stopped = False
         client.username_pw_set(user)
-        client.reconnect_delay_set(1, max(1, int(config.reconnect_max_s)))
         client.max_inflight_messages_set(64)
         client.on_pre_connect = self._on_pre_connect
         client.on_connect = self._on_connect
@@ -140,6 +143,7 @@ class Link:
         client.on_message = self._on_message
         client.on_subscribe = self._on_subscribe
         self._client = client
+        self._set_delays()
 
     @property
     def up(self) -> bool:
@@ -170,6 +174,16 @@ class Link:
             _, mid = self._client.subscribe([(name, 1) for name in filters])
             if mid is not None:
                 self._asked[mid] = tuple(filters)
+
+    def pace(self, pause_s: float) -> None:
+        """Wait at least so long before coming back, when the connection ends."""
+        if pause_s != self._pause_s:
+            self._pause_s = pause_s
+            self._set_delays()
+
+    def _set_delays(self) -> None:
+        least_s = max(1, SHARED_WAIT_S if self._shared else 0, int(self._pause_s))
+        self._client.reconnect_delay_set(least_s, max(least_s, int(self._config.reconnect_max_s)))
 
     def reconnect(self) -> None:
         """End the connection and come back at once, with the certificate that is newest.
@@ -297,19 +311,19 @@ class Link:
         was_up, self._up = self._up, False
         refusal = "" if was_up else self._tls_refusal()
         if self._taken_over(was_up, reason):
-            client.reconnect_delay_set(
-                SHARED_WAIT_S, max(SHARED_WAIT_S, int(self._config.reconnect_max_s))
-            )
+            self._shared = True
+            self._set_delays()
             text = (
                 "accepted connections end at once: another agent connects with this device's"
                 " identity; one of the two must go, or get a name of its own: [device] id in its"
                 " configuration, and a key that was not copied"
             )
-            self._post(LinkDown(text, shared=True))
+            self._post(LinkDown(text, shared=True, unread_bytes=self._client.unread_bytes))
         elif refusal:
             self._post(LinkDown(f"the broker refuses TLS: {refusal}", tls_refused=True))
         else:
-            self._post(LinkDown(f"disconnected: {_why(reason)}"))
+            unread_bytes = self._client.unread_bytes
+            self._post(LinkDown(f"disconnected: {_why(reason)}", unread_bytes=unread_bytes))
 
     def _taken_over(self, was_up: bool, reason: Any) -> bool:
         if reason.value == _TAKEN_OVER:

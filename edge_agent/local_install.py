@@ -24,12 +24,12 @@ from edge_agent.update.events import Event, Ordered
 from edge_agent.update.order import LOCAL, Order
 from edge_agent.update.ports import Aside
 from edge_agent.update.state import UpdateState
-from edge_contract.codec import DOCUMENT_LIMIT_BYTES, MESSAGE_LIMIT_BYTES
+from edge_contract.codec import DOCUMENT_LIMIT_BYTES
 from edge_contract.errors import ContractError, ExitCode, WherryError
 from edge_contract.health import HealthSpec
 from edge_contract.layout import BundleDir
 from edge_contract.messages import Phase
-from edge_contract.metadata import MetadataSet, decode_metadata_set
+from edge_contract.metadata import METADATA_FILE_LIMIT_BYTES, MetadataSet, decode_metadata_set
 from edge_contract.model import MODEL_FILE, ModelManifest, decode_model_manifest
 
 APPROVAL_FILE = "approval.json"
@@ -68,8 +68,8 @@ def read_local_bundle(bundle_path: Path, approval_path: Path | None) -> LocalBun
             exit_code=ExitCode.AUTH,
         )
     with open_file(found) as file:
-        data = file.read(MESSAGE_LIMIT_BYTES + 1)
-    approval = decode_metadata_set(data, where=str(found))
+        data = file.read(METADATA_FILE_LIMIT_BYTES + 1)
+    approval = decode_metadata_set(data, where=str(found), limit_bytes=METADATA_FILE_LIMIT_BYTES)
     return LocalBundle(bundle, model, approval)
 
 

@@ -21,7 +21,7 @@ import msgspec
 from edge_agent.clock import SystemClock
 from edge_agent.errors import DamagedTrustError
 from edge_agent.statedir import doubt_about
-from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
+from edge_agent.trust.approved import ApprovedLine, ApprovedTarget, HeldMetadata
 from edge_agent.trust.commands import (
     UsedNonces,
     accept_command,
@@ -139,18 +139,26 @@ class OrderDesk:
         """Sequence of the last order obeyed."""
         return self._last.seq if self._last else 0
 
+    @property
+    def held_metadata(self) -> HeldMetadata | None:
+        """What is verified and kept; None where what was kept is damaged, and nothing can be."""
+        return self._store.held if self._store is not None else None
+
+    def expect_metadata(self, now_s: float) -> None:
+        """Metadata was asked for: an order that waits for it is given its time of grace anew."""
+        self._waiting_since_s = now_s
+
+    def root(self, data: bytes) -> Refusal | None:
+        """A root arrived. None: it is the one after the trusted root, verified and kept."""
+        return self._judge(lambda: self._sound_store().update_root(data))
+
     def metadata(self, data: bytes) -> Refusal | None:
-        """A metadata set arrived (retained, or from a file). None: verified and kept.
+        """A metadata set arrived. None: verified and kept.
 
         The refusal is for the log; the verified state of before stays in force.
         """
-        try:
-            received = decode_metadata_set(data, where="metadata from the broker")
-            self.approve(received)
-        except (TrustError, ContractError) as error:
-            self.last_refusal = error.message
-            return Refusal(error.message)
-        return None
+        where = "metadata from the broker"
+        return self._judge(lambda: self.approve(decode_metadata_set(data, where=where)))
 
     def approve(self, metadata: MetadataSet) -> ApprovedLine:
         """Verify a metadata set and keep it.
@@ -357,6 +365,14 @@ class OrderDesk:
         save_last_order(self._last_path, order.last)
         # Only what the disk has taken counts: else the retry would be taken for a repeat.
         self._floor, self._last = floor, order.last
+
+    def _judge(self, verify: Callable[[], object]) -> Refusal | None:
+        try:
+            verify()
+        except (TrustError, ContractError) as error:
+            self.last_refusal = error.message
+            return Refusal(error.message)
+        return None
 
     def _kept(self, load: Callable[[], T]) -> T | None:
         """What ``load`` finds; None where it is damaged, which ``damage`` then says."""

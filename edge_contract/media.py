@@ -11,10 +11,11 @@ from typing import Literal
 
 import msgspec
 
-from edge_contract.codec import DOCUMENT_LIMIT_BYTES, decode_json, encode_json
+from edge_contract.codec import decode_json, encode_json
 from edge_contract.digest import check_digest
 from edge_contract.errors import ContractError
 from edge_contract.health import HealthSpec
+from edge_contract.metadata import METADATA_FILE_LIMIT_BYTES
 from edge_contract.model import LineName
 from edge_contract.profile import ProfileId
 
@@ -80,7 +81,7 @@ def decode_media_set(data: bytes, *, where: str) -> MediaSet:
     Raises:
         ContractError: too long or malformed.
     """
-    return decode_json(data, MediaSet, what=where, limit_bytes=2 * DOCUMENT_LIMIT_BYTES)
+    return decode_json(data, MediaSet, what=where, limit_bytes=METADATA_FILE_LIMIT_BYTES)
 
 
 def decode_media_order(payload: bytes) -> MediaOrder:

@@ -2,16 +2,25 @@
 
 Retained on ``_fleet/metadata/{line}`` and written beside a bundle for installs without a fleet.
 One document, because separately retained files arrive in any order and mixed versions would have
-to be told from an attack. Every part is checked by TUF's own rules; the envelope adds no trust.
+to be told from an attack. Roots are the exception: their order is in them, so over MQTT each is a
+message of its own and their number has no end. Every part is checked by TUF's own rules; neither
+the envelope nor the head adds trust.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
-from edge_contract.codec import MESSAGE_LIMIT_BYTES, decode_json, encode_json
+from edge_contract.codec import (
+    DOCUMENT_LIMIT_BYTES,
+    MESSAGE_LIMIT_BYTES,
+    decode_json,
+    encode_json,
+)
+from edge_contract.digest import check_digest, digest_of
 from edge_contract.errors import ContractError
 from edge_contract.model import LineName
 
@@ -23,12 +32,17 @@ OFFLINE_SNAPSHOT = "offline-snapshot"
 OFFLINE_TIMESTAMP = "offline-timestamp"
 """Delegated roles without paths: their keys sign the long-lived metadata of offline media."""
 OFFLINE_ROLES = (OFFLINE_SNAPSHOT, OFFLINE_TIMESTAMP)
+ROOTS_FILE_BYTES = DOCUMENT_LIMIT_BYTES
+"""Of roots in one file, before base64."""
+METADATA_FILE_LIMIT_BYTES = 2 * DOCUMENT_LIMIT_BYTES
+"""The largest file with roots in it: ``approval.json``, ``media.json``."""
 
 
 class MetadataSet(msgspec.Struct, frozen=True, kw_only=True):
     """Raw TUF files, base64 in JSON.
 
-    roots: versions 1, 2, … in order; a device skips those that it has already verified.
+    roots: in files, versions up to the newest in order; a device skips those that it has already
+        verified. Empty over MQTT, where each is retained on ``_fleet/metadata/root.{N}``.
     line_role: the delegated targets role of the line; its targets are bundle manifests named
         ``{line}/{version}``.
     directors: the bytes of the target ``directors.json`` of the top-level targets role.
@@ -42,6 +56,46 @@ class MetadataSet(msgspec.Struct, frozen=True, kw_only=True):
     targets: bytes
     line_role: bytes
     directors: bytes
+
+
+class MetadataHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What is retained for a line, so that a device knows whether it lacks any of it. Not signed:
+    it can only make a device ask, or not ask.
+
+    root_version: of the newest root.
+    digest: ``parts_digest`` of the retained set.
+    """
+
+    schema: Literal[1] = 1
+    line: LineName
+    root_version: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        check_digest(self.digest, where="head.digest")
+        if self.root_version < 1:
+            raise ContractError(f"head.root_version: expected 1 or more, got {self.root_version}")
+
+
+def retained(value: MetadataSet) -> MetadataSet:
+    """A set as it is retained: without roots, each of which is retained by itself."""
+    return msgspec.structs.replace(value, roots=[])
+
+
+def parts_digest(value: MetadataSet) -> str:
+    """Tells two sets apart by what they hold besides roots, however they are written."""
+    parts = (value.timestamp, value.snapshot, value.targets, value.line_role, value.directors)
+    return digest_of(encode_json([value.line, *map(digest_of, parts)]))
+
+
+def newest_roots(roots: Sequence[bytes]) -> list[bytes]:
+    """Those of ``roots``, in order, that a file carries: the newest ``ROOTS_FILE_BYTES``."""
+    kept = len(roots)
+    room = ROOTS_FILE_BYTES
+    while kept and len(roots[kept - 1]) <= room:
+        kept -= 1
+        room -= len(roots[kept])
+    return list(roots[kept:])
 
 
 def target_path(line: str, version: str) -> str:
@@ -77,10 +131,26 @@ def encode_metadata_set(value: MetadataSet) -> bytes:
     return encode_json(value)
 
 
-def decode_metadata_set(data: bytes, *, where: str) -> MetadataSet:
+def decode_metadata_set(
+    data: bytes, *, where: str, limit_bytes: int = MESSAGE_LIMIT_BYTES
+) -> MetadataSet:
     """Parse a metadata set.
+
+    Args:
+        data: the raw bytes.
+        where: they came from.
+        limit_bytes: ``METADATA_FILE_LIMIT_BYTES`` for a file.
 
     Raises:
         ContractError: too long or malformed.
     """
-    return decode_json(data, MetadataSet, what=where, limit_bytes=MESSAGE_LIMIT_BYTES)
+    return decode_json(data, MetadataSet, what=where, limit_bytes=limit_bytes)
+
+
+def decode_metadata_head(data: bytes, *, where: str) -> MetadataHead:
+    """Parse a head.
+
+    Raises:
+        ContractError: malformed.
+    """
+    return decode_json(data, MetadataHead, what=where)

@@ -33,6 +33,11 @@ CODE_PREFIX = "code."
 CA_NAME = "ca"
 """``_fleet/enrolled/ca``: the fleet's CA certificate, retained, checked against the code."""
 
+HEAD_PREFIX = "head."
+ROOT_PREFIX = "root."
+"""``_fleet/metadata/head.{line}`` and ``_fleet/metadata/root.{N}``. A line's name never holds a
+dot, so neither can be taken for ``_fleet/metadata/{line}``."""
+
 _FLEET_OR_DEVICE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
@@ -92,7 +97,7 @@ def parse_topic(text: str) -> Topic:
 
 
 def device_filters(fleet: str, device: str, line: str) -> list[str]:
-    """What a device subscribes to on every CONNACK."""
+    """What a device subscribes to on every CONNACK; metadata itself only when it lacks some."""
     own = f"{ROOT}/{check_id(fleet, what='fleet')}/{check_id(device, what='device')}"
     return [
         f"{own}/desired/+",
@@ -101,8 +106,13 @@ def device_filters(fleet: str, device: str, line: str) -> list[str]:
         f"{own}/blob/data",
         f"{own}/blob/delta",
         f"{own}/blob/refused",
-        f"{ROOT}/{fleet}/{EVERYONE}/metadata/{line}",
+        metadata_topic(fleet, HEAD_PREFIX + line),
     ]
+
+
+def metadata_topic(fleet: str, name: str) -> str:
+    """Where a line's metadata (``{line}``), its head or a root is retained."""
+    return topic(fleet, EVERYONE, "metadata", name)
 
 
 def broadcast_topic(fleet: str, digest_hex: str) -> str:

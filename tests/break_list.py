@@ -175,7 +175,7 @@ BREAKS = [
     Break(
         "8 a malformed safety setting never reads as off",
         "a floor that is no version reads as none",
-        "edge_agent/trust/verifier.py",
+        "edge_agent/trust/line_role.py",
         "    if not isinstance(floor, str):",
         "    if not isinstance(floor, str):\n        return ''\n    if False:",
         "tests/attacks/test_metadata.py::test_malformed_floor_of_a_line",
@@ -378,5 +378,13 @@ BREAKS = [
         '    "enroll/renew",\n)',
         '    "enroll/renew",\n    "#",\n)',
         "tests/attacks/test_identity_broker.py",
+    ),
+    Break(
+        "metered links: a lying head cannot overdraw them",
+        "metadata that brought nothing new is fetched again without a limit",
+        "edge_agent/metadata_pull.py",
+        "        elif not self._fruitless or self._may_try_again(now_s):",
+        "        else:",
+        "tests/agent/test_metadata_pull.py",
     ),
 ]

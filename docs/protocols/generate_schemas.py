@@ -42,6 +42,7 @@ DOCUMENTS: dict[str, Any] = {
     "media-order": media.MediaOrder,
     "media-set": media.MediaSet,
     "metadata-set": metadata.MetadataSet,
+    "metadata-head": metadata.MetadataHead,
     "agent-state": messages.AgentState,
     "online": messages.Online,
     "update-status": messages.UpdateStatus,

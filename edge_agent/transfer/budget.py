@@ -42,6 +42,8 @@ RECORD_BYTES = 29
 """Of TLS 1.3 around one write."""
 CONNECT_BYTES = 6000
 """TCP and TLS handshake with two certificates, CONNECT with its will, SUBSCRIBE."""
+ASK_BYTES = 4 * (32 + RECORD_BYTES) + 8 * PACKET_BYTES
+"""SUBSCRIBE to one topic and UNSUBSCRIBE, both answered, each answer acknowledged."""
 PING_BYTES = 2 * (2 + RECORD_BYTES) + 4 * PACKET_BYTES
 """One keepalive, there and back, each acknowledged."""
 
@@ -96,6 +98,11 @@ class ByteBudget:
         """In the last 24 hours of running time (up to one more, for hours are counted whole)."""
         first = self._hour() - DAY_H
         return sum(size for hour, size in self._spent.items() if hour >= first)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the day's bytes are gone."""
+        return self.metered and self.spent_bytes >= self.limit_bytes
 
     def spend(self, size_bytes: int) -> None:
         """Count what went over the link, either way."""

@@ -74,3 +74,13 @@ class ApprovedLine(msgspec.Struct, frozen=True):
                 docs="explanation/trust.md",
             )
         return target
+
+
+class HeldMetadata(msgspec.Struct, frozen=True):
+    """What of the metadata is verified and kept.
+
+    digest: ``parts_digest`` of the set.
+    """
+
+    root_version: int
+    digest: str

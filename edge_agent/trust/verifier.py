@@ -19,9 +19,10 @@ from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Targets
 
 from edge_agent.errors import DamagedTrustError
-from edge_agent.trust.approved import ApprovedLine, ApprovedTarget
+from edge_agent.trust.approved import ApprovedLine, HeldMetadata
 from edge_agent.trust.decision_core import EnvelopeType, TrustedMetadataSet
 from edge_agent.trust.kept_file import read_kept
+from edge_agent.trust.line_role import approved_targets, delegated_role, min_release
 from edge_agent.trust.offline_roles import read_role, verify_offline
 from edge_contract.codec import decode_json, encode_json
 from edge_contract.desired import DIRECTORS_TARGET, Directors, decode_directors
@@ -29,14 +30,12 @@ from edge_contract.errors import ContractError, TrustError
 from edge_contract.layout import write_durably
 from edge_contract.media import MediaSet, decode_media_set, encode_media_set
 from edge_contract.metadata import (
-    MIN_RELEASE_FIELD,
     MetadataSet,
-    target_path,
-    version_order,
+    parts_digest,
 )
 
 _STATE_LIMIT_BYTES = 4 << 20
-"""Above the largest metadata set and the largest medium in base64, with a root beside them."""
+"""Above the largest set and the largest medium in base64 (no roots in them), and a root."""
 
 _ATTACKS: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.UnsignedMetadataError, "not signed by a threshold of the keys of its role"),
@@ -111,6 +110,24 @@ class TrustStore:
         """The version of the root that is trusted now."""
         return Metadata[Root].from_bytes(self._state.root).signed.version
 
+    @property
+    def held(self) -> HeldMetadata:
+        """What is kept. It is computed from the files, so no other record can disagree."""
+        return HeldMetadata(self.root_version, parts_digest(self._kept_set()))
+
+    def update_root(self, data: bytes) -> None:
+        """Check the root after the one that is trusted, and remember it.
+
+        Raises:
+            TrustError: refused, or another version than the next.
+        """
+        with _refusals("root"):
+            trusted = TrustedMetadataSet(self._state.root, EnvelopeType.METADATA)
+            trusted.update_root(data)
+        before = self._state
+        self._keep(root=data)
+        self._write(before)
+
     def verify(self, metadata: MetadataSet, *, reference_s: float) -> ApprovedLine:
         """Check a metadata set by TUF's rules, and remember it.
 
@@ -129,8 +146,7 @@ class TrustStore:
         try:
             return self._verify(metadata, reference_s)
         finally:
-            if self._state is not before:
-                write_durably(self._path, encode_json(self._state))
+            self._write(before)
 
     def approved(self, *, reference_s: float) -> ApprovedLine | None:
         """What was verified last, checked again at ``reference_s``; None if nothing was.
@@ -164,7 +180,7 @@ class TrustStore:
         """
         with _refusals("offline medium"):
             targets = read_role(Targets, media.targets).signed
-            role = _delegated_role(targets, media.line)
+            role = delegated_role(targets, media.line)
             versions = self._versions_seen(role)
             edition = verify_offline(media, self._state.root, role, versions, reference_s)
         directors = _directors(edition.targets, media.directors)
@@ -172,18 +188,18 @@ class TrustStore:
             line=media.line,
             timestamp_version=edition.timestamp.version,
             expires_s=edition.expires_s,
-            targets=_approved_targets(edition.line_role, media.line),
+            targets=approved_targets(edition.line_role, media.line),
             directors=directors,
-            min_release=_min_release(edition.line_role, media.line),
+            min_release=min_release(edition.line_role, media.line),
         )
         before = self._state
         self._keep(
             root=edition.root_bytes,
-            media=encode_media_set(media),
+            # Its roots are verified, and can be hundreds.
+            media=encode_media_set(msgspec.structs.replace(media, roots=[])),
             versions={**before.versions, **edition.versions(role)},
         )
-        if self._state is not before:
-            write_durably(self._path, encode_json(self._state))
+        self._write(before)
         return approved
 
     def _versions_seen(self, role: str) -> dict[str, int]:
@@ -196,20 +212,20 @@ class TrustStore:
         return seen
 
     def _approved_online(self, reference_s: float) -> ApprovedLine | None:
-        kept = self._state
-        if not kept.directors:
+        if not self._state.directors:
             return None
-        return self.verify(
-            MetadataSet(
-                line=kept.line,
-                roots=[],
-                timestamp=kept.timestamp,
-                snapshot=kept.snapshot,
-                targets=kept.targets,
-                line_role=kept.line_role,
-                directors=kept.directors,
-            ),
-            reference_s=reference_s,
+        return self.verify(self._kept_set(), reference_s=reference_s)
+
+    def _kept_set(self) -> MetadataSet:
+        kept = self._state
+        return MetadataSet(
+            line=kept.line,
+            roots=[],
+            timestamp=kept.timestamp,
+            snapshot=kept.snapshot,
+            targets=kept.targets,
+            line_role=kept.line_role,
+            directors=kept.directors,
         )
 
     def _verify(self, metadata: MetadataSet, reference_s: float) -> ApprovedLine:
@@ -226,7 +242,7 @@ class TrustStore:
             self._update_snapshot(trusted, metadata.snapshot)
         with _refusals("targets"):
             targets = trusted.update_targets(metadata.targets)
-        role = _delegated_role(targets, metadata.line)
+        role = delegated_role(targets, metadata.line)
         with _refusals(f"{role!r}"):
             line_role = trusted.update_delegated_targets(metadata.line_role, role, Targets.type)
         with _refusals(f"{role!r}"):
@@ -247,9 +263,9 @@ class TrustStore:
             line=metadata.line,
             timestamp_version=trusted.timestamp.version,
             expires_s=min(role.expires for role in roles).timestamp(),
-            targets=_approved_targets(line_role, metadata.line),
+            targets=approved_targets(line_role, metadata.line),
             directors=directors,
-            min_release=_min_release(line_role, metadata.line),
+            min_release=min_release(line_role, metadata.line),
         )
 
     def _update_timestamp(self, trusted: TrustedMetadataSet, data: bytes) -> None:
@@ -289,6 +305,16 @@ class TrustStore:
         if changed != self._state:
             self._state = changed
 
+    def _write(self, before: _Trusted) -> None:
+        if self._state is before:
+            return
+        try:
+            write_durably(self._path, encode_json(self._state))
+        except OSError:
+            # Only what the disk has taken counts: else it would not be asked for again.
+            self._state = before
+            raise
+
     def _load(self) -> _Trusted | None:
         data = read_kept(self._path)
         if data is None:
@@ -322,32 +348,6 @@ class TrustStore:
         )
 
 
-def _delegated_role(targets: Targets, line: str) -> str:
-    """The role that alone may approve versions of ``line``."""
-    if targets.delegations is not None:
-        probe = target_path(line, "0.0.0")
-        for name, terminating in targets.delegations.get_roles_for_target(probe):
-            if terminating:
-                return name
-            break
-    raise TrustError(
-        f"the targets role delegates no model line {line!r}",
-        hint="publish a version of it first, or correct the line in the device's configuration",
-    )
-
-
-def _approved_targets(line_role: Targets, line: str) -> dict[str, ApprovedTarget]:
-    """Targets of this line only: whatever else the role lists is not its to approve."""
-    prefix = target_path(line, "")
-    found: dict[str, ApprovedTarget] = {}
-    for path, target in line_role.targets.items():
-        version = path.removeprefix(prefix)
-        digest = target.hashes.get("sha256")
-        if path.startswith(prefix) and "/" not in version and digest is not None:
-            found[version] = ApprovedTarget(version, f"sha256:{digest}", target.length)
-    return found
-
-
 def _directors(targets: Targets, data: bytes) -> Directors:
     target = targets.targets.get(DIRECTORS_TARGET)
     if target is None:
@@ -355,20 +355,6 @@ def _directors(targets: Targets, data: bytes) -> Directors:
     with _refusals(DIRECTORS_TARGET):
         target.verify_length_and_hashes(data)
     return decode_directors(data)
-
-
-def _min_release(line_role: Targets, line: str) -> str:
-    """The signed floor of the line.
-
-    Raises:
-        ContractError: malformed. It never reads as "no floor".
-    """
-    floor = line_role.unrecognized_fields.get(MIN_RELEASE_FIELD, "")
-    if not isinstance(floor, str):
-        raise ContractError(f"{line}: {MIN_RELEASE_FIELD} is not a version: {floor!r}")
-    if floor:
-        version_order(floor)
-    return floor
 
 
 @contextmanager

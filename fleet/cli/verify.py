@@ -39,7 +39,7 @@ def verify(bundle: Path, trust: Path, approval: Path | None, as_json: bool) -> N
     """
     import tempfile
 
-    from edge_contract.metadata import decode_metadata_set
+    from edge_contract.metadata import METADATA_FILE_LIMIT_BYTES, decode_metadata_set
     from fleet.clock import SystemClock
     from fleet.repository.bundle_intake import opened_bundle, read_model
     from fleet.repository.outsider import verify_approval
@@ -55,7 +55,9 @@ def verify(bundle: Path, trust: Path, approval: Path | None, as_json: bool) -> N
     with tempfile.TemporaryDirectory() as scratch, opened_bundle(bundle, Path(scratch)) as opened:
         model, digest = read_model(opened), opened.digest
         blobs = len(opened.descriptors())
-    signed = decode_metadata_set(found.read_bytes(), where=str(found))
+    signed = decode_metadata_set(
+        found.read_bytes(), where=str(found), limit_bytes=METADATA_FILE_LIMIT_BYTES
+    )
     chain = verify_approval(signed, trust.read_bytes(), SystemClock().wall_s())
     if (chain.line, chain.versions.get(model.version)) != (model.name, digest):
         raise FleetError(
@@ -136,14 +138,16 @@ def verify_log(log: Path, trust: Path, approvals: tuple[Path, ...], as_json: boo
 
     LOG is audit.jsonl of the manager's state directory, or a copy of it.
     """
-    from edge_contract.metadata import decode_metadata_set
+    from edge_contract.metadata import METADATA_FILE_LIMIT_BYTES, decode_metadata_set
     from fleet.clock import SystemClock
     from fleet.repository.audit_log import verify_audit
     from fleet.repository.outsider import verify_approval
 
     chains = [
         verify_approval(
-            decode_metadata_set(path.read_bytes(), where=str(path)),
+            decode_metadata_set(
+                path.read_bytes(), where=str(path), limit_bytes=METADATA_FILE_LIMIT_BYTES
+            ),
             trust.read_bytes(),
             SystemClock().wall_s(),
         )

@@ -70,7 +70,7 @@ class BrokerSession:
         self._facts.connected_since_s = now_s
         self._facts.well("broker")
         _log.info("connected to the broker at %s", self._address)
-        self._publisher.metadata()
+        self._publisher.metadata(anew=True)
         if self._issuers.installed:
             self._publisher.authority(self._issuers.ca_pem)
         with self._store.read() as tx:

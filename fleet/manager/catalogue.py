@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edge_contract.codec import encode_json
 from edge_contract.errors import ExitCode, WherryError
 from edge_contract.manifest import Descriptor, Manifest
-from edge_contract.metadata import encode_metadata_set
+from edge_contract.metadata import (
+    MetadataHead,
+    encode_metadata_set,
+    parts_digest,
+    retained,
+)
 from edge_contract.model import DRIFT_REFERENCE_FILE, MODEL_FILE
 from edge_contract.reference import MAX_REFERENCE_BYTES, DriftReference
 from fleet.errors import FleetError
@@ -21,11 +27,15 @@ class Edition:
     """One state of the repository.
 
     metadata: line -> the payload of the retained ``_fleet/metadata/{line}``.
+    heads: line -> the payload of ``_fleet/metadata/head.{line}``.
+    roots: the payload of ``_fleet/metadata/root.{N}``, version 1 first.
     """
 
     timestamp_version: int = 0
     published: tuple[PublishedVersion, ...] = ()
     metadata: Mapping[str, bytes] = field(default_factory=dict)
+    heads: Mapping[str, bytes] = field(default_factory=dict)
+    roots: tuple[bytes, ...] = ()
 
 
 class Catalogue:
@@ -55,13 +65,24 @@ class Catalogue:
         version = self._repository.timestamp_version()
         if version == self._edition.timestamp_version:
             return False
+        roots = self._repository.roots()
+        metadata: dict[str, bytes] = {}
+        heads: dict[str, bytes] = {}
+        for line in self._repository.lines():
+            value = retained(self._repository.metadata_set(line))
+            metadata[line] = encode_metadata_set(value)
+            head = MetadataHead(
+                line=line,
+                root_version=len(roots),
+                digest=parts_digest(value),
+            )
+            heads[line] = encode_json(head)
         self._edition = Edition(
             timestamp_version=version,
             published=tuple(self._repository.published()),
-            metadata={
-                line: encode_metadata_set(self._repository.metadata_set(line))
-                for line in self._repository.lines()
-            },
+            metadata=metadata,
+            heads=heads,
+            roots=roots,
         )
         return True
 

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 
 from edge_contract.codec import encode_json
 from edge_contract.messages import Ack, BlobRefused, DeltaOffer, EnrolAnswer, RecordRefused
-from edge_contract.topics import CA_NAME, EVERYONE, topic
+from edge_contract.topics import (
+    CA_NAME,
+    EVERYONE,
+    HEAD_PREFIX,
+    ROOT_PREFIX,
+    metadata_topic,
+    topic,
+)
 from fleet.manager.catalogue import Catalogue
 from fleet.manager.connection import Connection
 from fleet.manager.director import Director
@@ -35,6 +42,7 @@ class Publisher:
         self._connection = connection
         self._director = director
         self._catalogue = catalogue
+        self._roots_told: tuple[bytes, ...] = ()
 
     def orders(self, issued: Iterable[OrderRow]) -> None:
         """Retain each device's order; an empty one clears the topic."""
@@ -62,11 +70,26 @@ class Publisher:
             signature = self._director.sign(to, b"")
             self._connection.publish(to, b"", qos=1, retain=True, signature=signature)
 
-    def metadata(self) -> None:
-        """Retain the metadata of every line."""
-        for line, payload in self._catalogue.edition.metadata.items():
-            name = topic(self._fleet, EVERYONE, "metadata", line)
-            self._connection.publish(name, payload, qos=1, retain=True)
+    def metadata(self, *, anew: bool = False) -> None:
+        """Retain the roots, then the metadata of every line, then the heads that name both.
+
+        Args:
+            anew: the broker may have forgotten the roots, too.
+        """
+        edition = self._catalogue.edition
+        told = () if anew else self._roots_told
+        for version, root in enumerate(edition.roots, 1):
+            if told[version - 1 : version] != (root,):
+                self._retain_metadata(f"{ROOT_PREFIX}{version}", root)
+        self._roots_told = edition.roots
+        for line, payload in edition.metadata.items():
+            self._retain_metadata(line, payload)
+        for line, payload in edition.heads.items():
+            self._retain_metadata(HEAD_PREFIX + line, payload)
+
+    def _retain_metadata(self, name: str, payload: bytes) -> None:
+        to = metadata_topic(self._fleet, name)
+        self._connection.publish(to, payload, qos=1, retain=True)
 
     def command(self, device: str, name: str, envelope: bytes) -> None:
         """Send a signed command; never retained."""

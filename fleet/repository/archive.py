@@ -26,7 +26,7 @@ from tuf.api.metadata import (
 from edge_contract.codec import DOCUMENT_LIMIT_BYTES, encode_json
 from edge_contract.desired import DIRECTORS_TARGET, DirectorKey, Directors, decode_directors
 from edge_contract.errors import ExitCode, TrustError
-from edge_contract.metadata import OFFLINE_ROLES
+from edge_contract.metadata import OFFLINE_ROLES, newest_roots
 from edge_contract.signing import ed25519_key, public_bytes
 from fleet.errors import FleetError
 from fleet.repository.audit_log import AuditLog
@@ -197,6 +197,7 @@ class Archive:
             self.record(who, purpose, event_id(draft), reason)
             self.signer.commit(base, draft)
             return COMMITTED
+        self.signer.check_sizes(base, draft, lacking)
         event = SigningEvent(
             id=event_id(draft),
             fleet=self.fleet,
@@ -204,7 +205,7 @@ class Archive:
             asked_by=who,
             asked_at=self.clock(),
             reason=reason,
-            roots=list(base.roots),
+            roots=newest_roots(base.roots),
             base={role: data for role, data in before.items() if role != Root.type},
             base_directors=self.directors_bytes(base),
             proposed={},

@@ -7,7 +7,7 @@ timestamp are signed last, when a draft has all its signatures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
@@ -16,13 +16,12 @@ from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
-from edge_contract.codec import MESSAGE_LIMIT_BYTES
 from edge_contract.errors import ExitCode
-from edge_contract.metadata import encode_metadata_set
 from edge_contract.signing import ed25519_key, public_bytes
 from fleet.errors import FleetError
 from fleet.repository.key_files import OWNER_FIELD
 from fleet.repository.keys import ManagerKeys
+from fleet.repository.message_sizes import SIGNATURE_BYTES, check_message_sizes
 from fleet.repository.role_files import Edition, RoleFiles, check_signed, line_of, to_bytes
 
 _DAY_S = 86_400.0
@@ -240,6 +239,32 @@ class EditionSigner:
                 "signatures are missing: " + "; ".join(item.sentence() for item in lacking),
                 exit_code=ExitCode.AUTH,
             )
+        edition, written = self._edition(base, draft)
+        check_message_sizes(edition, draft.directors)
+        if Root.type in draft.roles:
+            version = edition.root.signed.version
+            self._files.drop_roots_after(version - 1)
+            self._files.write_role(Root.type, version, edition.roots[-1])
+        for role, number in written.items():
+            self._files.write_role(role, number, edition.raw[role])
+        self._files.write_timestamp(edition.raw[Timestamp.type])
+        return edition
+
+    def check_sizes(self, base: Edition | None, draft: Draft, lacking: Sequence[Missing]) -> None:
+        """Whether the draft will fit with the signatures that it still lacks: asked before people
+        give them.
+
+        Raises:
+            FleetError: it would be longer than a device accepts, or a key is missing.
+        """
+        edition, _ = self._edition(base, draft)
+        to_come: dict[str, int] = {}
+        for item in lacking:
+            to_come[item.role] = to_come.get(item.role, 0) + item.count * SIGNATURE_BYTES
+        check_message_sizes(edition, draft.directors, to_come)
+
+    def _edition(self, base: Edition | None, draft: Draft) -> tuple[Edition, dict[str, int]]:
+        """What a draft makes of ``base``, and the versions of its new files, roots apart."""
         roots = list(base.roots) if base else self._roots()
         if Root.type in draft.roles:
             roots.append(to_bytes(draft.roles[Root.type]))
@@ -263,15 +288,7 @@ class EditionSigner:
         assert targets is not None
         snapshot, timestamp = self._online(base, root, meta, raw, written, draft)
         edition = Edition(root, timestamp, snapshot, targets, lines, raw, tuple(roots))
-        for line in lines:
-            _check_size(line, encode_metadata_set(edition.metadata_set(line, draft.directors)))
-        if Root.type in draft.roles:
-            self._files.drop_roots_after(len(roots) - 1)
-            self._files.write_role(Root.type, root.signed.version, roots[-1])
-        for role, version in written.items():
-            self._files.write_role(role, version, raw[role])
-        self._files.write_timestamp(raw[Timestamp.type])
-        return edition
+        return edition, written
 
     def expiry(self, role_type: str) -> datetime:
         """When a role that is signed now expires."""
@@ -361,12 +378,3 @@ class EditionSigner:
 
 def _meta_file(version: int, data: bytes) -> MetaFile:
     return MetaFile.from_data(version, data, ["sha256"])
-
-
-def _check_size(line: str, encoded: bytes) -> None:
-    if len(encoded) > MESSAGE_LIMIT_BYTES:
-        raise FleetError(
-            f"the signed metadata of {line!r} would be {len(encoded)} bytes; devices accept at"
-            f" most {MESSAGE_LIMIT_BYTES}",
-            hint="publish under a new model line",
-        )

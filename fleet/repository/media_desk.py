@@ -24,7 +24,12 @@ from edge_contract.media import (
     MediaSet,
     decode_media_order,
 )
-from edge_contract.metadata import OFFLINE_ROLES, OFFLINE_SNAPSHOT, OFFLINE_TIMESTAMP
+from edge_contract.metadata import (
+    OFFLINE_ROLES,
+    OFFLINE_SNAPSHOT,
+    OFFLINE_TIMESTAMP,
+    newest_roots,
+)
 from edge_contract.signing import sign_document
 from fleet.errors import FleetError
 from fleet.repository.edition_signer import owner_of, role_keys
@@ -164,7 +169,7 @@ class MediaDesk:
             self._archive.record(self._who, "media", f"{line} {version}", text)
             return MediaSet(
                 line=line,
-                roots=list(base.roots),
+                roots=newest_roots(base.roots),
                 offline_timestamp=files.timestamp,
                 offline_snapshot=files.snapshot,
                 targets=base.raw[Targets.type],

@@ -10,7 +10,6 @@ the one that exists.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,14 +20,11 @@ from tuf.api.serialization.json import JSONSerializer
 
 from edge_contract.errors import ExitCode, TrustError
 from edge_contract.layout import write_durably
-from edge_contract.metadata import OFFLINE_ROLES, MetadataSet
+from edge_contract.metadata import OFFLINE_ROLES, MetadataSet, newest_roots
 from fleet.errors import FleetError
 
 _SERIALIZER = JSONSerializer(compact=True)
 _TIMESTAMP_FILE = "timestamp.json"
-ROOTS_LIMIT_BYTES = 48 * 1024
-"""Half of a message, in base64. A root that five people sign anew every year fills a whole one in
-26 years, and a fleet that rotates keys sooner."""
 _LINE_ROLE_PREFIX = "line-"
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
@@ -81,10 +77,7 @@ class Edition:
         return self.targets if name == Targets.type else self.lines.get(line_of(name))
 
     def metadata_set(self, line: str, directors: bytes) -> MetadataSet:
-        """What a device of ``line`` needs, as one document.
-
-        Of the roots it holds the newest, as far as ``ROOTS_LIMIT_BYTES`` goes. A device that knows
-        none of them was away for dozens of roots; a medium, which holds all, brings it forward.
+        """What a device of ``line`` needs, as one document for a file.
 
         Raises:
             FleetError: the line has no published version.
@@ -97,23 +90,13 @@ class Edition:
             )
         return MetadataSet(
             line=line,
-            roots=_newest(self.roots),
+            roots=newest_roots(self.roots),
             timestamp=self.raw[Timestamp.type],
             snapshot=self.raw[Snapshot.type],
             targets=self.raw[Targets.type],
             line_role=self.raw[line_role(line)],
             directors=directors,
         )
-
-
-def _newest(roots: Sequence[bytes]) -> list[bytes]:
-    """The end of the chain that fits; the root in force in any case."""
-    room_bytes = ROOTS_LIMIT_BYTES - len(roots[-1])
-    first = len(roots) - 1
-    while first > 0 and len(roots[first - 1]) <= room_bytes:
-        first -= 1
-        room_bytes -= len(roots[first])
-    return list(roots[first:])
 
 
 class RoleFiles:

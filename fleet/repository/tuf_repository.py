@@ -228,13 +228,17 @@ class Repository:
         return list(self._files.read().lines)
 
     def metadata_set(self, line: str) -> MetadataSet:
-        """All that a device needs to check a version of ``line``, as one document.
+        """All that a device needs to check a version of ``line``, as one document for a file.
 
         Raises:
             FleetError: nothing of that line was published.
         """
         edition = self._files.read()
         return edition.metadata_set(line, self.archive.directors_bytes(edition))
+
+    def roots(self) -> tuple[bytes, ...]:
+        """Every root up to the one in force, version 1 first."""
+        return self._files.read().roots
 
     def published(self) -> list[PublishedVersion]:
         """Every approved version, by line and then by semantic version; none before a publish."""

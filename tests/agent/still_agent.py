@@ -47,6 +47,7 @@ class Wire:
         self.said: list[tuple[str, bytes]] = []
         self.filters: list[str] = []
         self.came_back = 0
+        self.pause_s = 0.0
 
     def publish(self, name: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         self.said.append((name, payload))
@@ -60,6 +61,9 @@ class Wire:
 
     def reconnect(self) -> None:
         self.came_back += 1
+
+    def pace(self, pause_s: float) -> None:
+        self.pause_s = pause_s
 
     def start(self) -> None:
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.fleet_link import SPENT_PAUSE_S
 from edge_agent.identity.certificate import CertificateFiles
 from edge_agent.identity.renewal import ASK_EVERY_S
 from edge_agent.link import LinkDown
@@ -135,3 +136,18 @@ def test_connections_keepalives_and_blocks_over_http_are_counted(tmp_path: Path)
         assert spent() == message_bytes("", 5000, qos=0)
         agent._http_failed(HttpFailed("no such page", 700))
         assert spent() == message_bytes("", 700, qos=0), "nor is what came to nothing free"
+        agent.fleet.disconnected(LinkDown("cut off", unread_bytes=5000))
+        assert spent() == message_bytes("", 5000, qos=0), "nor what was cut off"
+
+
+def test_a_metered_device_comes_back_slowly_once_its_day_is_spent(tmp_path: Path) -> None:
+    with still_agent(tmp_path, link=METERED) as device:
+        budget = device.parts.budget
+        budget.spend(budget.limit_bytes - 1)
+        device.pass_s(0.0)
+        assert device.wire.pause_s == 0
+        budget.spend(1)
+        device.pass_s(0.0)
+        assert device.wire.pause_s == SPENT_PAUSE_S
+        device.pass_s(25 * 3600.0)
+        assert device.wire.pause_s == 0

@@ -15,6 +15,8 @@ import pytest
 from edge_agent.config import MqttSection
 from edge_agent.identity import Identity
 from edge_agent.link import Inbound, Link, LinkDown, LinkEvent, LinkUp
+from edge_agent.transfer.budget import ByteBudget
+from tests.agent.conftest import Bench
 
 CONNACK = bytes([0x20, 3, 0, 0, 0])
 REFUSED = bytes([0x20, 3, 0, 0x87, 0])
@@ -212,3 +214,33 @@ def test_a_broker_that_sends_a_packet_without_end_is_hung_up_on(tmp_path: Path) 
     assert taken_bytes < 20_000_000, "what the sockets hold, and no more"
     # An honest broker is told (MQTT 5, property 39: Maximum Packet Size).
     assert b"\x27" + struct.pack(">I", 2 * 128 * 1024) in connects.get(timeout=1)
+
+
+def test_what_had_come_of_a_message_that_was_cut_off_is_told(
+    meet: Callable[..., tuple[FakeBroker, queue.Queue[LinkEvent]]],
+) -> None:
+    _, events = meet(CONNACK, bytes([0x30, 0x88, 0x27]) + bytes(1000))  # of 5,000
+    down = next_of(LinkDown, events)
+    assert isinstance(down, LinkDown)
+    assert down.unread_bytes == 1000
+
+
+def test_a_device_whose_day_is_spent_does_not_come_back_at_once(bench: Bench) -> None:
+    broker = FakeBroker(CONNACK)  # hangs up on everybody after a moment
+    bench.configure(
+        f'[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\nreconnect_max_s = 1\n'
+        "[link]\nmetered = true\n"
+    )
+    bench.state.mkdir()
+    spent = ByteBudget(bench.state / "byte-budget.json", 1_000_000, lambda: 1.0, "last boot")
+    spent.spend(1_000_000)
+    spent.close()
+    bench.start()
+    try:
+        broker.connects.get(timeout=20)
+        with pytest.raises(queue.Empty):
+            broker.connects.get(timeout=4)
+        budget = bench.status()["budget"]
+        assert budget["spent_bytes"] > 1_006_000
+    finally:
+        broker.close()

@@ -25,9 +25,18 @@ from edge_contract.messages import (
     EnrolAnswer,
     RecordRefused,
 )
+from edge_contract.metadata import MetadataHead, parts_digest
 from edge_contract.signed_time import TIME_TYPE, TimeReply
 from edge_contract.signing import sign_document, sign_message
-from edge_contract.topics import EVERYONE, broadcast_topic, device_filters, topic
+from edge_contract.topics import (
+    EVERYONE,
+    HEAD_PREFIX,
+    ROOT_PREFIX,
+    broadcast_topic,
+    device_filters,
+    metadata_topic,
+    topic,
+)
 from tests.agent.bundles import HARDWARE
 from tests.attacks.victim import DEVICE, FLEET, Victim
 from tests.trust.tuf_simulator import LINE, NOW_S
@@ -102,10 +111,13 @@ def good_messages(victim: Victim) -> dict[str, tuple[Sealed, bytes]]:
         "blob/delta": (bare, encode_json(offer)),
         "blob/refused": (bare, encode_json(BlobRefused(digest=BLOB, reason="no"))),
     }
-    metadata = encode_json(victim.publisher.metadata_set())
+    metadata = victim.publisher.metadata_set()
+    head = MetadataHead(line=LINE, root_version=2, digest=parts_digest(metadata))
     return {
         **{topic(FLEET, DEVICE, *name.split("/")): made for name, made in own.items()},
-        topic(FLEET, EVERYONE, "metadata", LINE): (bare, metadata),
+        metadata_topic(FLEET, LINE): (bare, encode_json(metadata)),
+        metadata_topic(FLEET, HEAD_PREFIX + LINE): (bare, encode_json(head)),
+        metadata_topic(FLEET, f"{ROOT_PREFIX}2"): (bare, metadata.roots[0]),
         broadcast_topic(FLEET, hex_of(BLOB)): (bare, encode_msgpack(block)),
     }
 
@@ -125,7 +137,8 @@ def junk_like(good: bytes, dice: random.Random) -> Iterator[bytes]:
 def test_fuzzed_messages_on_every_topic(signed: bool, victim: Victim) -> None:
     key = victim.publisher.keys["director"][0]
     messages = good_messages(victim)
-    heard = [*device_filters(FLEET, DEVICE, LINE), f"edge/v1/{FLEET}/{EVERYONE}/blob/+"]
+    everyone = f"edge/v1/{FLEET}/{EVERYONE}"
+    heard = [*device_filters(FLEET, DEVICE, LINE), f"{everyone}/blob/+", f"{everyone}/metadata/+"]
     for name in heard:
         assert any(topic_matches_sub(name, sent) for sent in messages), f"nothing is sent on {name}"
     for name, (wrapped, good) in messages.items():

@@ -103,6 +103,8 @@ def served(secure: SecureFleet, kit: DeviceKit, peer: Peer, seq: int, within_s: 
         "rogue/cmd/run",
         "rogue/blob/data",
         "_fleet/metadata/digits",
+        "_fleet/metadata/head.digits",
+        "_fleet/metadata/root.2",
         "_fleet/enrolled/ca",
         "_manager/desired/model",
     ],

@@ -51,7 +51,7 @@ from edge_contract.signing import (
     verify_document,
     verify_message,
 )
-from edge_contract.topics import device_filters, parse_topic, topic
+from edge_contract.topics import device_filters, metadata_topic, parse_topic, topic
 from tests.device_words import said_state, said_summary
 from tests.manager.bundles import HARDWARE
 
@@ -329,7 +329,8 @@ class SimulatedDevice:
         payload = bytes(message.payload)
         kind = (where.cls, where.name)
         if where.cls == "metadata":
-            self.metadata.append(decode_metadata_set(payload, where="test"))
+            if where.name == self.line:
+                self.metadata.append(decode_metadata_set(payload, where="test"))
         elif kind == ("desired", "model"):
             self.desired.append(self._verified(payload) if payload else None)
         elif kind == ("desired", "config") and payload:
@@ -384,7 +385,9 @@ class SimulatedDevice:
         client.will_set(to, payload, 1, True, properties)
 
     def _on_connect(self, client: mqtt.Client, *_: Any) -> None:
-        client.subscribe([(name, 1) for name in device_filters(self.fleet, self.name, self.line)])
+        filters = device_filters(self.fleet, self.name, self.line)
+        filters.append(metadata_topic(self.fleet, self.line))  # whatever the head says
+        client.subscribe([(name, 1) for name in filters])
 
     def _on_subscribe(self, *_: Any) -> None:
         self._subscribed.set()

@@ -312,7 +312,7 @@ def test_root_that_skips_a_version_is_refused(publisher: Publisher, store: Trust
         verify(store, publisher.metadata_set())
 
 
-def test_a_device_that_missed_more_roots_than_a_message_holds_comes_back_by_a_medium(
+def test_a_device_that_missed_more_roots_than_a_file_holds_comes_back_by_a_medium(
     tmp_path: Path,
 ) -> None:
     publisher = MediaPublisher()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,11 @@ from tuf.ngclient import FetcherInterface, Updater
 
 from edge_agent.trust.bundle_check import check_manifest
 from edge_agent.trust.verifier import TrustStore
-from edge_contract.codec import MESSAGE_LIMIT_BYTES
 from edge_contract.errors import ContractError, ExitCode, TrustError
 from edge_contract.layout import pack_tar
-from edge_contract.metadata import decode_metadata_set, encode_metadata_set
+from edge_contract.metadata import decode_metadata_set
 from edge_contract.signing import public_bytes
 from fleet.errors import FleetError
-from fleet.repository.role_files import ROOTS_LIMIT_BYTES
 from fleet.repository.tuf_repository import PublishedVersion, Repository
 from tests.trust.bundle_maker import bundle_files, make_bundle, write_files
 from tests.trust.office import Office
@@ -45,19 +42,6 @@ def test_published_bundle_is_approved_by_a_device(tmp_path: Path) -> None:
     ]
     assert approved.directors.trusted("farm", "digits", NOW_S) == []
     assert approved.timestamp_version == repo.timestamp_version()
-
-
-def test_a_chain_of_many_roots_does_not_outgrow_what_devices_accept(tmp_path: Path) -> None:
-    repo, bundle = repository(tmp_path), make_bundle(tmp_path / "b")
-    repo.publish(bundle.path)
-    edition = repo._files.read()
-    chain = tuple(b"%03d" % number + edition.roots[0][3:] for number in range(300))
-    signed = replace(edition, roots=chain).metadata_set("digits", b"{}")
-    assert tuple(signed.roots) == chain[-len(signed.roots) :]
-    assert len(signed.roots) > 20
-    assert len(encode_metadata_set(signed)) < MESSAGE_LIMIT_BYTES
-    one_large = replace(edition, roots=(chain[0], b"x" * ROOTS_LIMIT_BYTES))
-    assert one_large.metadata_set("digits", b"{}").roots == [b"x" * ROOTS_LIMIT_BYTES]
 
 
 def test_every_blob_of_a_published_bundle_can_be_served(tmp_path: Path) -> None:
@@ -229,7 +213,7 @@ def test_line_with_more_versions_than_a_device_accepts_is_refused(
     repo = repository(tmp_path)
     repo.publish(make_bundle(tmp_path / "b").path)
     before = repo.metadata_set("digits")
-    monkeypatch.setattr("fleet.repository.edition_signer.MESSAGE_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("fleet.repository.message_sizes.MESSAGE_LIMIT_BYTES", 1000)
     with pytest.raises(FleetError, match="devices accept at most 1000"):
         repo.publish(make_bundle(tmp_path / "c", version="1.1.0").path)
     assert repo.metadata_set("digits") == before
