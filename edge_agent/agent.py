@@ -30,8 +30,8 @@ from edge_agent.link import Inbound, LinkDown, LinkUp, SubscriptionRefused
 from edge_agent.local_install import Imported
 from edge_agent.medium_install import MediumCopied
 from edge_agent.memory import limit_arenas
-from edge_agent.orders import Refusal
 from edge_agent.parts import Parts
+from edge_agent.refusal import Refusal
 from edge_agent.reports import AGENT_VERSION
 from edge_agent.status import full_status, sentence
 from edge_agent.transfer.beside import Worked

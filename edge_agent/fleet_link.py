@@ -17,7 +17,8 @@ from edge_agent.identity.contact import Contact, certificate_files
 from edge_agent.identity.renewal import Renewal
 from edge_agent.link import Inbound, Link, LinkDown, LinkEvent
 from edge_agent.metadata_pull import MetadataPull
-from edge_agent.orders import OrderDesk, Refusal
+from edge_agent.orders import OrderDesk
+from edge_agent.refusal import Refusal
 from edge_agent.reports import Reports
 from edge_agent.telemetry.spool import Spool
 from edge_agent.telemetry.uploader import Uploader

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from edge_agent.orders import OrderDesk, Refusal
+from edge_agent.orders import OrderDesk
+from edge_agent.refusal import Refusal
 from edge_agent.transfer.budget import ASK_BYTES, ByteBudget, message_bytes
 from edge_contract.errors import TrustError
 from edge_contract.metadata import MetadataHead, decode_metadata_head

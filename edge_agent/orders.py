@@ -7,8 +7,6 @@ what runs keeps running.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import secrets
 from collections import deque
@@ -16,10 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from edge_agent.clock import SystemClock
 from edge_agent.errors import DamagedTrustError
+from edge_agent.refusal import Refusal, claimed_by
 from edge_agent.statedir import doubt_about
 from edge_agent.trust.approved import ApprovedLine, ApprovedTarget, HeldMetadata
 from edge_agent.trust.commands import (
@@ -41,7 +38,6 @@ from edge_agent.trust.time_floor import TimeFloor, accept_time, load_floor, save
 from edge_agent.trust.verifier import TrustStore
 from edge_contract.codec import encode_json
 from edge_contract.command import Command
-from edge_contract.desired import Desired, decode_desired
 from edge_contract.errors import ContractError, TrustError
 from edge_contract.media import MediaSet
 from edge_contract.metadata import MetadataSet, decode_metadata_set
@@ -58,16 +54,6 @@ TIME_QUESTIONS_MAX = 8
 T = TypeVar("T")
 
 _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """An order or metadata that was refused.
-
-    claimed: what the document says of itself, unverified: to name it in the report, no more.
-    """
-
-    reason: str
-    claimed: Desired | None = None
 
 
 class OrderDesk:
@@ -206,7 +192,7 @@ class OrderDesk:
             if self._complained or now_s - self._waiting_since_s < GRACE_S:
                 return None
             self._complained = True
-            return Refusal(error.message, _claimed(self._waiting))
+            return Refusal(error.message, claimed_by(self._waiting))
         self.last_refusal = ""
         if order.repeat:
             self._waiting = None
@@ -402,10 +388,3 @@ def _require_own(directory: Path) -> None:
             raise DamagedTrustError(
                 f"{doubt.text}; new installs stop, what runs keeps running", hint=doubt.hint
             )
-
-
-def _claimed(envelope: bytes) -> Desired | None:
-    try:
-        return decode_desired(base64.b64decode(json.loads(envelope)["payload"]))
-    except (ContractError, ValueError, KeyError, TypeError, RecursionError):
-        return None

@@ -10,7 +10,7 @@ from edge_agent.clock import SystemClock
 from edge_agent.config import DeviceSection
 from edge_agent.drift.events import Commissioned, DeploymentGap, DriftAlarm, DriftEvent, Recovered
 from edge_agent.infer.recorder import SketchClosed, WindowClosed
-from edge_agent.orders import Refusal
+from edge_agent.refusal import Refusal
 from edge_agent.telemetry.spool import Spool
 from edge_agent.update.order import Order
 from edge_contract import __version__

@@ -16,7 +16,8 @@ from edge_agent.metadata_pull import (
     VAIN_SHARE,
     MetadataPull,
 )
-from edge_agent.orders import GRACE_S, Refusal
+from edge_agent.orders import GRACE_S
+from edge_agent.refusal import Refusal
 from edge_agent.transfer.budget import ByteBudget, message_bytes
 from edge_agent.trust.order import AcceptedOrder
 from edge_contract.codec import encode_json

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import edge_agent.trust.last_accepted
-from edge_agent.orders import GRACE_S, OrderDesk, Refusal
+from edge_agent.orders import GRACE_S, OrderDesk
+from edge_agent.refusal import Refusal
 from edge_agent.trust.order import AcceptedOrder
 from edge_contract.codec import encode_json
 from edge_contract.errors import TrustError
