@@ -382,8 +382,17 @@ class OrderDesk:
 
 def _require_own(directory: Path) -> None:
     owners = {os.geteuid(), directory.parent.stat().st_uid}
-    for path in (directory, *directory.iterdir()):
-        doubt = doubt_about(path, owners, mend=directory)
+    try:
+        found = [
+            doubt_about(path, owners, mend=directory) for path in (directory, *directory.iterdir())
+        ]
+    except OSError as error:
+        raise DamagedTrustError(
+            f"cannot look at {directory}: {error.strerror}; new installs stop, what runs keeps"
+            " running",
+            hint=f"if the disk was damaged and the device is yours, remove {directory}",
+        ) from error
+    for doubt in found:
         if doubt is not None:
             raise DamagedTrustError(
                 f"{doubt.text}; new installs stop, what runs keeps running", hint=doubt.hint

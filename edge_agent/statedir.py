@@ -4,10 +4,13 @@ cannot be written.
 As OpenSSH does with its own files (``StrictModes``): what others could have changed is refused with
 the command that puts it right, never mended in silence. What decides which model runs stops the
 start; ``trust/`` stops only new installs (``OrderDesk``), and the device's key only the link.
+Below a directory that others cannot enter nobody could have changed anything: loose modes there, as
+earlier releases made them under a umask of 002, stop nothing and are tightened.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -123,7 +126,41 @@ def make_private(path: Path, *, for_owner: bool = False) -> None:
     doubt = doubt_about_state(path, for_owner=for_owner)
     if doubt is not None:
         raise AgentError(doubt.text, hint=doubt.hint)
+    if not (for_owner or any(path.iterdir())) and path.stat().st_uid != os.geteuid():
+        # Root in a container, on an empty directory of a user: else the next start would refuse it.
+        os.chown(path, os.geteuid(), -1)
+    if _closed(path):
+        _tighten(path)
+    elif any(_loose(place) for place in _trust(path)):
+        return  # closed now, the next start would take what others could have changed for safe
     path.chmod(0o700)
+
+
+def _closed(path: Path) -> bool:
+    """Whether nobody but its owner can reach what lies in this directory."""
+    return not path.stat().st_mode & 0o011
+
+
+def _loose(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & 0o022)
+    except OSError:
+        return False  # missing, or on a bad sector: whoever reads it will say so
+
+
+def _trust(path: Path) -> tuple[Path, ...]:
+    trust = path / "trust"
+    try:
+        return (trust, *trust.iterdir())
+    except OSError:
+        return ()
+
+
+def _tighten(path: Path) -> None:
+    for place in (*(path / name for name in _DECIDES), *_trust(path)):
+        if _loose(place):
+            with contextlib.suppress(PermissionError):  # root's
+                place.chmod(stat.S_IMODE(place.stat().st_mode) & ~0o022)
 
 
 class Doubt(NamedTuple):
@@ -142,18 +179,20 @@ def doubt_about_state(path: Path, *, for_owner: bool) -> Doubt | None:
     if not any(path.iterdir()):
         return None
     owners = {os.geteuid(), path.stat().st_uid} if for_owner else {os.geteuid()}
+    closed = _closed(path)
     places = (path, *(path / name for name in _DECIDES))
-    doubts = (doubt_about(place, owners, mend=path) for place in places)
+    doubts = (doubt_about(place, owners, mend=path, closed=closed) for place in places)
     return next((doubt for doubt in doubts if doubt is not None), None)
 
 
-def doubt_about(path: Path, owners: set[int], *, mend: Path) -> Doubt | None:
+def doubt_about(path: Path, owners: set[int], *, mend: Path, closed: bool = False) -> Doubt | None:
     """Whether others could have changed what lies here; None where they could not.
 
     Args:
         path: a file or directory; a missing one gives no doubt.
         owners: accounts that may own it, beside root.
         mend: the directory that the advice is about.
+        closed: it lies where others cannot come, whatever its mode.
 
     Raises:
         OSError: it cannot be looked at.
@@ -167,7 +206,7 @@ def doubt_about(path: Path, owners: set[int], *, mend: Path) -> Doubt | None:
         mine = os.geteuid()
         text = f"{path} belongs to user {found.st_uid}, not to the agent's (user {mine})"
         return Doubt(text, advice.format(f"sudo chown -R {mine} {mend}"))
-    if found.st_mode & 0o022:
+    if found.st_mode & 0o022 and not closed:
         mode = stat.S_IMODE(found.st_mode)
         text = f"{path} may be changed by others (mode {mode:04o}): expected at most 0755"
         return Doubt(text, advice.format(f"chmod -R go-w {mend}"))

@@ -63,6 +63,7 @@ def test_a_state_that_others_could_have_changed_starts_nothing(
     name: str, bits: int, state: Path
 ) -> None:
     path = state / name
+    state.chmod(0o755)
     path.chmod(path.stat().st_mode | bits)
     before = mode(path)
     with pytest.raises(AgentError, match="may be changed by others") as refused:
@@ -74,6 +75,33 @@ def test_a_state_that_others_could_have_changed_starts_nothing(
     assert finding.hint == refused.value.hint
     os.system(f"chmod -R go-w {state}")  # the hint, word for word
     StateDir(state).close()
+
+
+def test_a_state_of_an_earlier_release_under_umask_002_runs_on(state: Path) -> None:
+    loose = [*(state / name for name in DECISIVE[1:]), state / "trust", state / "trust/root.json"]
+    loose[-2].mkdir()
+    loose[-1].write_bytes(b"{}")
+    for path in loose:
+        path.chmod(path.stat().st_mode | 0o020)
+    assert not [f for f in examine(None, state) if "changed by others" in f.text]
+    StateDir(state).close()  # nobody could come through the directory above
+    assert not [path for path in loose if mode(path) & 0o022]
+
+
+def test_closing_the_directory_makes_no_loose_trust_safe(state: Path) -> None:
+    (state / "trust").mkdir()
+    state.chmod(0o755)
+    (state / "trust").chmod(0o777)
+    for _ in range(2):
+        StateDir(state).close()
+        assert mode(state / "trust") == 0o777, "OrderDesk refuses it, after every start"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another account")
+def test_root_in_a_container_starts_again_on_an_empty_directory_of_a_user(tmp_path: Path) -> None:
+    os.chown(tmp_path, NOBODY, -1)
+    for _ in range(2):
+        StateDir(tmp_path).close()
 
 
 def test_a_directory_that_others_may_only_read_or_that_is_empty_is_closed(
@@ -117,6 +145,15 @@ def test_trust_that_others_could_have_changed_stops_new_installs(name: str, tmp_
     assert "what runs keeps running" in again.last_refusal
     again.desired(publisher.order(seq=2), 0.0)
     assert "changed by others" in str(again.decide(GRACE_S + 1))
+
+
+def test_trust_that_cannot_be_looked_at_stops_new_installs_and_no_model(tmp_path: Path) -> None:
+    publisher = Publisher()
+    ready_desk(tmp_path, publisher)
+    (tmp_path / "trust" / "loop").symlink_to("loop")  # as a damaged directory does: no stat
+    again = open_desk(tmp_path, publisher)
+    assert again.damage is not None
+    assert "what runs keeps running" in again.damage.message
 
 
 @pytest.mark.parametrize("loose", [0o644, 0o640, 0o604])

@@ -93,6 +93,7 @@ def test_two_agents_on_one_state_directory(victim: Victim) -> None:
 def test_state_directory_that_others_may_write(name: str, victim: Victim) -> None:
     path = state_of(victim) / name
     path.touch() if path.suffix else None
+    state_of(victim).chmod(0o755)  # below a closed one nobody comes
     path.chmod(0o777)
     victim.tries(lambda: StateDir(state_of(victim)))
     victim.refused("edge_agent.statedir", "may be changed by others")
