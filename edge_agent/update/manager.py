@@ -34,6 +34,8 @@ from edge_agent.update.state import Stage, UpdateState, deadline_s
 from edge_agent.update.trial import TrialJudge
 
 LATER_S = 60.0
+FULL_MAX_S = 3600.0
+"""Between two tries to fill a slot on a disk that was full: doubled from ``LATER_S`` to this."""
 """How long after "later" a hook is asked again."""
 
 _UNDOABLE = frozenset(Stage) - {Stage.COMMITTING, Stage.ROLLING_BACK}
@@ -88,6 +90,8 @@ class UpdateManager:
         self._judge: TrialJudge | None = None
         self._judge_digest = ""
         self._left_unwritten = False
+        self._rest_s = later_s
+        self._full_count = 0
         self._stage_began_s = monotonic_s()
         self.blocked = ""
         """Why the next step cannot be taken now (the disk), or ""."""
@@ -246,8 +250,14 @@ class UpdateManager:
         if after.ticket != before.ticket:
             self._stage_began_s = self._monotonic_s()
             self._undone, self._ask_again, self.waits_for = [], None, ""
-            if isinstance(event, StageFailed) and event.full:
-                self.waits_for = event.reason
+        if after.order != before.order:
+            self._full_count = 0
+        self._rest_s = self._later_s
+        if isinstance(event, StageFailed) and event.full and after.ticket != before.ticket:
+            self.waits_for = event.reason
+            # A file system that promises room and has none is written to with every try.
+            self._rest_s = max(self._later_s, min(self._later_s * 2**self._full_count, FULL_MAX_S))
+            self._full_count = min(self._full_count + 1, 16)
         elif isinstance(event, HookAnswer) and event.answer == "later":
             self.waits_for = event.reason
         if after.stage not in _JUDGED:
@@ -280,7 +290,8 @@ class UpdateManager:
         if isinstance(effect, Watch):
             self._watch(effect.order)
         elif isinstance(effect, AskAgain):
-            self._ask_later(RunHook(effect.ticket, effect.hook, effect.order))
+            question = RunHook(effect.ticket, effect.hook, effect.order)
+            self._ask_again = (self._monotonic_s() + self._rest_s, question)
         elif isinstance(effect, RunHook) and (wait := self._wait(effect)):
             self._ask_later(effect, wait.opens_in_s)
         else:
@@ -294,7 +305,7 @@ class UpdateManager:
             if answer is not None:
                 self.handle(answer)
 
-    def _ask_later(self, question: RunHook, opens_in_s: float = math.inf) -> None:
+    def _ask_later(self, question: RunHook, opens_in_s: float) -> None:
         """Ask after a while, or when a window opens, for it may be open for a minute only."""
         self._ask_again = (self._monotonic_s() + min(self._later_s, opens_in_s), question)
 
