@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_contract.codec import MESSAGE_LIMIT_BYTES
+from edge_contract.metadata import METADATA_FILE_LIMIT_BYTES
 from tests.trust.bundle_maker import make_bundle
 from tests.update.fleet import V1
 from tests.update.medium_bench import last, write_approved
@@ -31,7 +32,11 @@ def test_an_approved_bundle_is_installed_and_its_client_hears_every_step(setup: 
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("approval.json", "at most 131072 are accepted"), ("root.json", "root")]
+    ("name", "says"),
+    [
+        ("approval.json", f"at most {METADATA_FILE_LIMIT_BYTES} are accepted"),
+        ("root.json", "root"),
+    ],
 )
 def test_a_document_of_any_length_is_read_to_its_limit_only(
     setup: Setup, name: str, says: str
