@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from edge_contract.codec import MESSAGE_LIMIT_BYTES
 from edge_contract.metadata import METADATA_FILE_LIMIT_BYTES
 from tests.trust.bundle_maker import make_bundle
 from tests.update.fleet import V1
@@ -49,7 +48,7 @@ def test_a_document_of_any_length_is_read_to_its_limit_only(
     bench.loop()
     reply = last(request)
     assert says in reply["error"]
-    assert str(MESSAGE_LIMIT_BYTES + 1) in reply["error"] or name == "root.json"
+    assert str(METADATA_FILE_LIMIT_BYTES + 1) in reply["error"] or name == "root.json"
 
 
 @pytest.mark.parametrize(
