@@ -16,7 +16,7 @@ KERAS_VENV ?= .venv-keras
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo demo-mosquitto demo-embedded test test-device test-export test-export-keras fuzz check bench deb install clean
+.PHONY: help demo demo-mosquitto demo-embedded test test-device breaks test-export test-export-keras fuzz check bench deb install clean
 
 help:
 	@echo "make demo [BROKER=auto|mosquitto|embedded] [SERVE=1]   the whole journey, under two minutes"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-device                                       emulated boards, power cuts, kills, systemd (installs qemu where it may)"
 	@echo "make test-export                                       the export lines for PyTorch (installs it: TORCH=torch==2.13.0)"
 	@echo "make test-export-keras                                 the export lines for Keras and TensorFlow (KERAS=tensorflow-cpu==2.21.0)"
+	@echo "make breaks                                            one promise at a time taken out: the suite must notice (six minutes)"
 	@echo "make fuzz [SECONDS=300]                                damaged models and data against the compiler's readers"
 	@echo "make check                                             lint, types, layers, schemas, docs"
 	@echo "make bench                                             the figures, beside their peers"
@@ -57,6 +58,9 @@ test: $(STAMP)
 test-device: $(STAMP)
 	sh tests/device/debian_packages.sh
 	$(PYTEST) -m device -rP tests/device
+
+breaks: $(STAMP)
+	$(BIN)/python tests/breaks.py
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.compiler.fuzz --deep --seconds $(SECONDS)
