@@ -110,8 +110,10 @@ def update_on(at: int, length: int) -> tuple[str, int]:
             if length == FOR_EVER:
                 rounds(device, 20, ended)
                 disk.free()
-            # What was refused is tried again, not given up; a slot a minute later.
-            rounds(device, 110, ended)
+            # No longer than it takes anyway: what was refused is tried again, not given up.
+            rounds(device, 40, ended)
+            if "cannot fill the spare slot" in device.manager.waits_for:
+                rounds(device, 70, ended)  # filled again a minute later
         assert ended(), device.manager.status()
         is_sound(device)
         how = device.phases(2)[-1]
