@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +171,8 @@ def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def write_secret(path: Path, data: bytes) -> None:
     """Write durably; never readable by others, not even for an instant."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Two threads of one process may be at it, and neither must take the other's away.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)

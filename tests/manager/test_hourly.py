@@ -74,7 +74,8 @@ def test_issuer_own_certificate_and_revocation_list_are_looked_after_every_hour(
     authority = open_authority(tmp_path / "ca", PASSPHRASE)
 
     def install() -> Issuers:
-        """`edge-fleet ca install`, by another process."""
+        """`edge-fleet ca install`. By another process; here between two turns of the loop, as the
+        names of temporary files tell processes apart and not two threads of one."""
         beside = Issuers(state / "identity", FLEET)
         signed = authority.sign_issuer(beside.request(), now_s=clock.wall_s(), days=180)
         ca = (tmp_path / "ca" / "ca.crt.pem").read_bytes()
@@ -91,7 +92,7 @@ def test_issuer_own_certificate_and_revocation_list_are_looked_after_every_hour(
     try:
         manager.do(lambda: None)
         assert not issuers.installed
-        install()
+        manager.do(install)
         clock.ahead_s += 3601
         wait_until(lambda: issuers.installed, what="for the issuer to be noticed")
 
@@ -107,7 +108,7 @@ def test_issuer_own_certificate_and_revocation_list_are_looked_after_every_hour(
         assert asked() == ["edge-fleet ca request --out issuer.csr"]
         assert "the issuer certificate, and its revocation list" in manager.reminders.due[0].text
         assert "certificate" not in manager.facts.problem, "nothing is wrong yet"
-        second = install().issuers[-1].id
+        second = manager.do(install).issuers[-1].id
         clock.ahead_s += 3601
         wait_until(lambda: not asked(), what="for the reminder to go")
         assert issuers.issuers[-1].id == second
